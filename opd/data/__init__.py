@@ -1,0 +1,1 @@
+"""What feeds it: tasks, prompts, tokenizers and verifiers."""

@@ -1,0 +1,105 @@
+"""What every prepared task shares: the example, and a TFDS builder that needs no TensorFlow."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One prompt; the text to imitate and the final answer, where there are any."""
+
+    prompt: str
+    solution: str | None = None
+    answer: str | None = None
+
+
+Splits = Mapping[str, tuple[Example, ...]]
+
+FEATURES = tuple(field.name for field in dataclasses.fields(Example))
+
+
+class ExampleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes splits of examples as array_record, in order; a task says which in `examples`.
+
+    TFDS's global register is left alone: it has a dataset of the same name for some tasks.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = {}  # no downloads; TFDS would look for checksums beside this module
+
+    def __init__(self, task: Any, data_dir: str | os.PathLike[str]):
+        self.task = task
+        super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
+
+    @abc.abstractmethod
+    def examples(self) -> Splits:
+        """The task's splits, a pure function of its config and its source files."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = {name: tfds.features.Text() for name in FEATURES}
+        features = tfds.features.FeaturesDict(text)
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded, ever
+        return {name: self._generate_examples(split) for name, split in self.examples().items()}
+
+    def _generate_examples(self, examples: Iterable[Example]):
+        yield from enumerate(dataclasses.asdict(example) for example in examples)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS prints, logs and draws bars for what takes a second here."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    tfds.disable_progress_bar()
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def write(builder: ExampleBuilder) -> None:
+    """Prepares the builder's data under its `data_dir`. Touches no network."""
+    downloads = Path(builder.data_dir).parents[1] / "downloads"
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with _quiet():
+        builder.download_and_prepare(download_config=config, download_dir=downloads)
+    shutil.rmtree(downloads, ignore_errors=True)  # TFDS makes an empty one
+
+
+def read(builder: ExampleBuilder) -> Splits:
+    """What `write` wrote."""
+    with _quiet():
+        sources = builder.as_data_source()
+    return {name: tuple(map(_example, source)) for name, source in sources.items()}
+
+
+def _example(record: Mapping[str, bytes]) -> Example:
+    return Example(**{name: record[name].decode("utf-8") for name in FEATURES})
+
+
+def hold_out(keys: Iterable[str], count: int, seed: int) -> set[str]:
+    """`count` of the distinct keys: those whose SHA-256 with the seed is smallest.
+
+    A key's side depends on itself and the threshold only, so equal prompts never straddle.
+    """
+
+    def rank(key: str) -> str:
+        return hashlib.sha256(f"{seed}\0{key}".encode()).hexdigest()
+
+    return set(sorted(set(keys), key=rank)[:count])

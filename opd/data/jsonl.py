@@ -1,0 +1,77 @@
+"""JSONL files, read strictly: every complaint names the file and the line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from opd.data.builder import Example
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One ("FILE:LINE", object) for each line.
+
+    Raises:
+        ValueError: no such file, not UTF-8, or a line that isn't one JSON object.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    lines = content.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{path}: is empty, needs at least one line")
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{where}: not UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "a number or a nesting beyond what can be read")
+            raise ValueError(f"{where}: not JSON ({reason})") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object, found {type(value).__name__}")
+        yield where, value
+
+
+def text_field(where: str, line: dict[str, Any], name: str) -> str:
+    """The non-empty string `line[name]`.
+
+    Raises:
+        ValueError: it is missing, empty or something else, or no UTF-8 can hold it.
+    """
+    if name not in line:
+        raise ValueError(f"{where}: needs {name!r}, has {', '.join(sorted(line)) or 'nothing'}")
+    value = line[name]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{where}: {name!r} must be a non-empty string, found {value!r:.60}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: {name!r} holds half of a surrogate pair") from None
+    return value
+
+
+def read_prompts(path: Path) -> list[Example]:
+    """Prompts, one object a line: `prompt`, and optionally `answer` (a string or an integer).
+
+    The answer doubles as the solution to imitate.
+
+    Raises:
+        ValueError: a malformed line, by file and number.
+    """
+    examples = []
+    for where, line in read_objects(path):
+        prompt = text_field(where, line, "prompt")
+        answer = line.get("answer")
+        if isinstance(answer, int) and not isinstance(answer, bool):
+            answer = str(answer)
+        elif answer is not None:
+            answer = text_field(where, line, "answer")
+        examples.append(Example(prompt, answer, answer))
+    return examples

@@ -1,0 +1,528 @@
+"""From a config to batches of NumPy arrays: tasks, prompts, demonstrations, verification.
+
+N examples, P prompt length, B rollouts, T completion length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import grain
+import numpy as np
+
+from opd.data import arithmetic, gsm8k, jsonl
+from opd.data.builder import Example, ExampleBuilder, Splits, hold_out, read, write
+from opd.data.tokenizers import (
+    BPETokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    check,
+    train_bpe,
+)
+from opd.data.verifiers import VERIFIERS, Verifier
+
+__all__ = [
+    "DataConfig",
+    "Example",
+    "Task",
+    "decode_completion",
+    "demonstrations",
+    "encode_prompts",
+    "encode_solutions",
+    "load",
+    "prompts",
+    "verify",
+]
+
+TASKS = ("arithmetic", "gsm8k", "jsonl")
+TOKENIZERS = ("byte", "char", "bpe")
+LONG_PROMPTS = ("error", "skip")
+
+# Part of what a prepared folder is named after: raise it when what is written changes.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to learn, in which tokens. None: the task's own default, or the longest there is.
+
+    Raises:
+        ValueError: one line, what was given and what is allowed.
+    """
+
+    task: str = "arithmetic"
+    path: str | None = None  # gsm8k: the folder of train.jsonl and test.jsonl
+    prompts: str | None = None  # jsonl: the file; it makes the task jsonl
+    operation: str = "add"  # arithmetic, see ArithmeticConfig
+    digits: int = 2
+    reverse: bool = False
+    annotations: bool = False  # gsm8k: keep the <<...>> of the worked answers
+    tokenizer: str = "byte"
+    alphabet: str | None = None  # char; arithmetic has a default
+    bpe_size: int = 2048
+    max_prompt: int | None = None  # P, tokens
+    max_completion: int | None = None  # T, tokens, EOS included
+    long_prompts: str = "error"
+    train: int | None = None  # examples (arithmetic: operand pairs, both orders of each)
+    validation: int | None = None
+    test: int | None = None
+    length: int | None = None  # arithmetic: the held-out length
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("task", self.task, TASKS)
+        _choice("tokenizer", self.tokenizer, TOKENIZERS)
+        _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
+        _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
+        for name, least in _LEAST.items():
+            _integer(name, getattr(self, name), least, optional=name in _OPTIONAL)
+        for name in ("reverse", "annotations"):
+            _choice(name, getattr(self, name), (False, True))
+        if self.seed >= 2**32:
+            raise ValueError(f"data.seed = {self.seed}: allowed are 0 to 2^32 - 1")
+        if self.prompts and self.path:
+            raise ValueError("data.path and data.prompts are both given: allowed is one of them")
+        if self.kind == "jsonl" and not self.prompts:
+            raise ValueError("data.task = 'jsonl' needs data.prompts = FILE.jsonl")
+        if self.kind == "gsm8k" and not self.path:
+            files = " and ".join(gsm8k.FILES)
+            raise ValueError(f"data.task = 'gsm8k' needs data.path = a folder with {files}")
+        if self.kind == "arithmetic":
+            if self.path:
+                raise ValueError(f"data.path = {self.path!r}: allowed for data.task = 'gsm8k' only")
+            _arithmetic(self)
+        if self.tokenizer == "char" and self.kind != "arithmetic" and not self.alphabet:
+            raise ValueError("data.tokenizer = 'char' needs data.alphabet, or choose byte or bpe")
+
+    @property
+    def kind(self) -> str:
+        """The task, `jsonl` where a prompt file is given."""
+        return "jsonl" if self.prompts else self.task
+
+
+_OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
+_LEAST = {
+    "digits": 1,
+    "bpe_size": 1,
+    "max_prompt": 1,
+    "max_completion": 1,
+    "train": 1,
+    "validation": 0,
+    "test": 0,
+    "length": 0,
+    "seed": 0,
+}
+
+
+def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        choices = ", ".join(map(str, allowed))
+        raise ValueError(f"data.{name} = {value!r}: allowed are {choices}")
+
+
+def _integer(name: str, value: Any, least: int, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"data.{name} = {value!r}: allowed are integers from {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Examples by split, the tokenizer they are read with, and who grades them.
+
+    `max_prompt` is P and `max_completion` T, both resolved; `skipped` counts the prompts dropped
+    for their length, by split. `where` is the folder of the prepared data, if any.
+
+    Raises:
+        ValueError: a tokenizer whose pad is its EOS.
+    """
+
+    config: DataConfig
+    tokenizer: Tokenizer
+    verifier: Verifier | None
+    splits: Splits
+    max_prompt: int
+    max_completion: int
+    skipped: Mapping[str, int]
+    where: Path | None = None
+
+    def __post_init__(self) -> None:
+        check(self.tokenizer)
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        """One split's examples.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if name not in self.splits:
+            allowed = ", ".join(self.splits)
+            raise ValueError(f"split {name!r}: the {self.config.kind} task has {allowed}")
+        return self.splits[name]
+
+
+# --- sources: config -> splits ---------------------------------------------------------------
+
+
+def _sizes(config: DataConfig, names: Sequence[str]) -> dict[str, int]:
+    """The sizes that were given; a task's own config has the defaults."""
+    return {n: getattr(config, n) for n in names if getattr(config, n) is not None}
+
+
+def _arithmetic(config: DataConfig) -> arithmetic.ArithmeticConfig:
+    given = {name: getattr(config, name) for name in ("operation", "digits", "reverse", "seed")}
+    sizes = _sizes(config, ("train", "validation", "test", "length"))
+    return arithmetic.ArithmeticConfig(**given, **sizes)
+
+
+def _gsm8k(config: DataConfig) -> gsm8k.GSM8KConfig:
+    given = {name: getattr(config, name) for name in ("path", "annotations", "seed")}
+    return gsm8k.GSM8KConfig(**given, **_sizes(config, ("train", "validation", "test")))
+
+
+@dataclasses.dataclass(frozen=True)
+class JSONLConfig:
+    """A prompt file; None holds out a tenth of the distinct prompts, at least one."""
+
+    prompts: str
+    validation: int | None = None
+    train: int | None = None
+    seed: int = 0
+
+
+def _jsonl(config: DataConfig) -> JSONLConfig:
+    sizes = _sizes(config, ("train", "validation"))
+    return JSONLConfig(config.prompts or "", seed=config.seed, **sizes)
+
+
+def _jsonl_splits(config: JSONLConfig) -> Splits:
+    """Train and validation, no prompt in both."""
+    examples = jsonl.read_prompts(Path(config.prompts))
+    distinct = {example.prompt for example in examples}
+    count = config.validation
+    if count is None:
+        count = max(1, len(distinct) // 10)
+    if count >= len(distinct):
+        raise ValueError(
+            f"data.validation = {count}: {config.prompts} has {len(distinct)} distinct prompts, "
+            f"allowed are 0 to {len(distinct) - 1}"
+        )
+    held_out = hold_out(distinct, count, config.seed)
+    sides = {
+        "train": [e for e in examples if e.prompt not in held_out][: config.train],
+        "validation": [e for e in examples if e.prompt in held_out],
+    }
+    return {name: tuple(side) for name, side in sides.items() if side}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One task: its own config, its splits, the files they come from, how it is prepared."""
+
+    config: Callable[[DataConfig], Any]
+    splits: Callable[[Any], Splits]
+    files: Callable[[DataConfig], list[Path]]
+    builder: Callable[[Any, Path], ExampleBuilder] | None  # None: read from its file every time
+    verifier: str
+
+
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "arithmetic": Source(
+            _arithmetic, arithmetic.splits, lambda c: [], arithmetic.Arithmetic, "exact"
+        ),
+        "gsm8k": Source(
+            _gsm8k,
+            gsm8k.splits,
+            lambda c: [Path(c.path or "") / name for name in gsm8k.FILES],
+            gsm8k.GSM8K,
+            "final_answer",
+        ),
+        "jsonl": Source(_jsonl, _jsonl_splits, lambda c: [Path(c.prompts or "")], None, "exact"),
+    }
+)
+
+
+def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
+    """The configured tokenizer; a BPE sees the training split alone."""
+    if config.tokenizer == "byte":
+        return ByteTokenizer()
+    if config.tokenizer == "char":
+        return CharTokenizer(config.alphabet or arithmetic.ALPHABET)
+    train = splits["train"]
+    texts = (example.prompt + (example.solution or "") for example in train)
+    return train_bpe(texts, config.bpe_size)
+
+
+# --- prepared data ---------------------------------------------------------------------------
+
+
+def _identity(config: DataConfig) -> dict[str, Any]:
+    """All that the prepared data depends on: sources by content, not by place."""
+    source = SOURCES[config.kind]
+    own = dataclasses.asdict(source.config(config))
+    own.pop("path", None)
+    own.pop("prompts", None)
+    tokenizer = {"tokenizer": config.tokenizer}
+    if config.tokenizer == "bpe":
+        tokenizer["bpe_size"] = config.bpe_size
+    files = {}
+    for path in source.files(config):
+        try:
+            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    return {"format": FORMAT, "task": config.kind, **own, **tokenizer, "files": files}
+
+
+def _folder(identity: Mapping[str, Any], workdir: Path) -> Path:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return workdir / "data" / f"{identity['task']}-{digest[:12]}"
+
+
+def _read_prepared(config: DataConfig, where: Path) -> tuple[Splits, Tokenizer]:
+    source = SOURCES[config.kind]
+    own = source.config(config)
+    splits = read(source.builder(own, where)) if source.builder else source.splits(own)
+    if config.tokenizer == "bpe":
+        return splits, BPETokenizer.load(where / "tokenizer.json")
+    return splits, _tokenizer(config, splits)
+
+
+def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, identity: Mapping) -> None:
+    """Writes a folder beside `where`, complete, and only then gives it its name."""
+    where.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=where.parent))
+    try:
+        source = SOURCES[config.kind]
+        if source.builder:
+            write(source.builder(source.config(config), staging))
+        if isinstance(tokenizer, BPETokenizer):
+            tokenizer.save(staging / "tokenizer.json")
+        (staging / "config.json").write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
+        staging.chmod(0o755)
+        try:
+            os.rename(staging, where)
+        except OSError:
+            if not where.is_dir():  # else another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+# --- loading ---------------------------------------------------------------------------------
+
+
+def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> Task:
+    """The configured task, prepared under `workdir/data` or found there; in memory without one.
+
+    Whatever is wrong with the config or the source is said before anything is written.
+
+    Raises:
+        ValueError: a missing or malformed source (file and line), a prompt that is too long.
+    """
+    identity = _identity(config)
+    where = None if workdir is None else _folder(identity, Path(workdir))
+    if where is not None and where.is_dir():
+        return _task(config, *_read_prepared(config, where), where)
+    source = SOURCES[config.kind]
+    splits = source.splits(source.config(config))
+    tokenizer = _tokenizer(config, splits)
+    task = _task(config, splits, tokenizer, None)
+    if where is None:
+        return task
+    _prepare(config, tokenizer, where, identity)
+    return _task(config, *_read_prepared(config, where), where)
+
+
+def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer, where: Path | None) -> Task:
+    lengths = {n: [len(tokenizer.encode(e.prompt)) for e in split] for n, split in splits.items()}
+    max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
+    kept, skipped = {}, {}
+    for name, split in splits.items():
+        fits = [length <= max_prompt for length in lengths[name]]
+        if config.long_prompts == "error" and not all(fits):
+            at = fits.index(False)
+            raise ValueError(
+                f"data.max_prompt = {max_prompt}: prompt {at} of {name} has {lengths[name][at]} "
+                f"tokens ({split[at].prompt[:40]!r}); allowed are at most {max_prompt}, or "
+                "data.long_prompts = 'skip'"
+            )
+        kept[name] = tuple(e for e, fit in zip(split, fits, strict=True) if fit)
+        skipped[name] = fits.count(False)
+        if not kept[name]:
+            shortest = min(lengths[name])
+            raise ValueError(
+                f"data.max_prompt = {max_prompt}: no prompt of {name} fits, the shortest has "
+                f"{shortest} tokens"
+            )
+    everything = [example for split in kept.values() for example in split]
+    graded = all(example.answer is not None for example in everything)
+    return Task(
+        config=config,
+        tokenizer=tokenizer,
+        verifier=VERIFIERS[SOURCES[config.kind].verifier] if graded else None,
+        splits=MappingProxyType(kept),
+        max_prompt=max_prompt,
+        max_completion=config.max_completion or _longest_solution(tokenizer, everything),
+        skipped=MappingProxyType(skipped),
+        where=where,
+    )
+
+
+def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int:
+    solutions = [example.solution for example in examples if example.solution is not None]
+    if not solutions:
+        raise ValueError("data.max_completion = None: needs a number of tokens, 1 or more, here")
+    return 1 + max(len(tokenizer.encode(solution)) for solution in solutions)
+
+
+# --- batches ---------------------------------------------------------------------------------
+
+Batch = dict[str, Any]
+
+
+def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
+    """A fixed list of examples as arrays.
+
+    Returns:
+        `prompt` [N, P] int32, left-padded with pad; `prompt_mask` [N, P] bool, false on padding;
+        `index` [N] int32, the place in the list; `answers`, a list of N strings ("" for none).
+
+    Raises:
+        ValueError: a prompt of more than P tokens.
+    """
+    count, width = len(examples), task.max_prompt
+    prompt = np.full((count, width), task.tokenizer.pad_id, np.int32)
+    mask = np.zeros((count, width), bool)
+    for row, example in enumerate(examples):
+        ids = task.tokenizer.encode(example.prompt)
+        if not 0 < len(ids) <= width:
+            raise ValueError(
+                f"prompt {row} has {len(ids)} tokens ({example.prompt[:40]!r}): allowed are 1 to "
+                f"{width} (data.max_prompt)"
+            )
+        prompt[row, width - len(ids) :] = ids
+        mask[row, width - len(ids) :] = True
+    return {
+        "prompt": prompt,
+        "prompt_mask": mask,
+        "index": np.arange(count, dtype=np.int32),
+        "answers": [example.answer or "" for example in examples],
+    }
+
+
+def encode_solutions(task: Task, examples: Sequence[Example]) -> Batch:
+    """The examples' solutions, each followed by EOS, as completions.
+
+    Returns:
+        `tokens` [N, T] int32, right-padded with pad; `mask` [N, T] bool, EOS graded and nothing
+        after; `ended` [N] bool, false where solution and EOS don't fit and were cut at T.
+
+    Raises:
+        ValueError: an example without a solution.
+    """
+    count, width = len(examples), task.max_completion
+    tokens = np.full((count, width), task.tokenizer.pad_id, np.int32)
+    mask = np.zeros((count, width), bool)
+    ended = np.zeros(count, bool)
+    for row, example in enumerate(examples):
+        if example.solution is None:
+            raise ValueError(f"prompt {example.prompt[:40]!r} has no solution to imitate")
+        ids = [*task.tokenizer.encode(example.solution), task.tokenizer.eos_id]
+        ended[row] = len(ids) <= width
+        ids = ids[:width]
+        tokens[row, : len(ids)] = ids
+        mask[row, : len(ids)] = True
+    return {"tokens": tokens, "mask": mask, "ended": ended}
+
+
+def prompts(task: Task, split: str, seed: int, batch: int) -> grain.MapDataset[Batch]:
+    """Batches of prompts without end: `dataset[n]` is step n's, a function of (seed, n) alone.
+
+    Every epoch is a fresh permutation; a batch may span two. The batch is that of
+    `encode_prompts`, with `index` the examples' places in the split.
+
+    Raises:
+        ValueError: no such split, or a batch of less than one.
+    """
+    return _batches(task, split, seed, batch, encode_prompts)
+
+
+def demonstrations(task: Task, split: str, seed: int, batch: int) -> grain.MapDataset[Batch]:
+    """Batches of prompts with their solutions: `prompts` and `encode_solutions` in one.
+
+    The same (split, seed) gives the order of `prompts`.
+
+    Raises:
+        ValueError: no such split, a batch of less than one, or an example without a solution.
+    """
+    if any(example.solution is None for example in task.split(split)):
+        raise ValueError(f"split {split!r} has prompts without an answer: nothing to imitate there")
+    return _batches(task, split, seed, batch, _encode_both)
+
+
+def _encode_both(task: Task, examples: Sequence[Example]) -> Batch:
+    return encode_prompts(task, examples) | encode_solutions(task, examples)
+
+
+def _batches(
+    task: Task,
+    split: str,
+    seed: int,
+    batch: int,
+    encode: Callable[[Task, Sequence[Example]], Batch],
+) -> grain.MapDataset[Batch]:
+    examples = task.split(split)
+    _integer("batch", batch, 1, optional=False)
+
+    def collate(rows: Sequence[int]) -> Batch:
+        encoded = encode(task, [examples[row] for row in rows])
+        return encoded | {"index": np.asarray(rows, np.int32)}
+
+    rows = grain.MapDataset.range(len(examples)).shuffle(seed=_shuffle_seed(split, seed)).repeat()
+    return rows.batch(batch, batch_fn=collate)
+
+
+def _shuffle_seed(split: str, seed: int) -> int:
+    """grain adds the epoch to its seed: hashed, or seed s + 1 would replay s one epoch later."""
+    return int.from_bytes(hashlib.sha256(f"{split}\0{seed}".encode()).digest()[:4], "big")
+
+
+# --- completions -----------------------------------------------------------------------------
+
+
+def decode_completion(task: Task, tokens: np.ndarray, mask: np.ndarray) -> str:
+    """The text of one completion: tokens [T] int32, mask [T] bool; EOS and padding are dropped."""
+    return task.tokenizer.decode(np.asarray(tokens)[np.asarray(mask)].tolist())
+
+
+def verify(task: Task, tokens: np.ndarray, mask: np.ndarray, answers: Sequence[str]) -> np.ndarray:
+    """Rewards, float32 [B], of completions: tokens [B, T] int32, mask [B, T] bool, B answers.
+
+    A completion that doesn't end in EOS earns 0: cut at T, it has no final answer yet.
+
+    Raises:
+        ValueError: the task has no verifier.
+    """
+    if task.verifier is None:
+        raise ValueError(f"{task.config.prompts}: not every line has an answer, nothing to verify")
+    tokens, mask = np.asarray(tokens), np.asarray(mask)
+    assert tokens.shape == mask.shape and len(tokens) == len(answers), (tokens.shape, mask.shape)
+    ended = np.any(mask & (tokens == task.tokenizer.eos_id), axis=1)
+    rewards = [
+        task.verifier(decode_completion(task, row, graded), answer) if end else 0.0
+        for row, graded, end, answer in zip(tokens, mask, ended, answers, strict=True)
+    ]
+    return np.asarray(rewards, np.float32)

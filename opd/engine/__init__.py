@@ -1,0 +1,1 @@
+"""The four rooms joined into jitted, sharded steps."""

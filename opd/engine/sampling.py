@@ -1,0 +1,198 @@
+"""Sampling completions: prefill and decode in one program.
+
+Random numbers are handed in as uniforms [B, T], one for each row and position, so that a row's
+completion does not depend on the rows beside it, on the batch split or on the mesh.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from opd import draws
+from opd.types import Array, Model, Params, pytree
+
+
+@pytree
+class Completion:
+    """What was sampled after the prompts."""
+
+    tokens: Array  # [B, T] int32, pad_id after EOS
+    mask: Array  # [B, T] bool, true up to and with EOS
+    logp: Array  # [B, T] nats, under the distribution actually sampled; 0 off the mask
+    ended: Array  # [B] bool, EOS was drawn (false: cut at T)
+
+
+class _State(NamedTuple):
+    """Carry of the decode loop: everything before `step` is final."""
+
+    step: Array
+    cache: object
+    last: Array  # [B], the token that enters the model next
+    live: Array  # [B], no EOS so far
+    completion: Completion
+
+
+def generate(
+    model: Model,
+    params: Params,
+    prompt: Array,
+    prompt_mask: Array,
+    uniforms: Array,
+    *,
+    eos_ids: tuple[int, ...],
+    pad_id: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Completion:
+    """Draw y_t ~ q(. | prompt, y_<t), q = top_p(top_k(softmax(logits / temperature))).
+
+    q is renormalised after each truncation, and `logp` is log q(y_t): the behavior policy's own
+    log-probability, so that importance ratios against it are unbiased where q > 0. Temperature 0
+    is the arg max, whose log-probability is 0. The loop ends as soon as every row has ended.
+
+    Args:
+        model: the policy; static, as are all the keyword arguments.
+        params: its parameters.
+        prompt: [B, P] int32, left-padded, P >= 1.
+        prompt_mask: [B, P] bool.
+        uniforms: [B, T] in [0, 1), T being the most tokens to draw.
+        eos_ids: tokens that end a completion; they are graded.
+        pad_id: what stands after the end; it must not be one of them.
+        temperature: of the policy, >= 0.
+        top_k: keep the k most likely tokens (and ties with the k-th).
+        top_p: keep the fewest most likely tokens whose mass is at least this (and ties with the
+            last of them).
+
+    Raises:
+        ValueError: arguments outside what is said here, or prompt and completion together longer
+            than the model allows; before anything compiles.
+    """
+    _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, top_k, top_p)
+    batch, length = uniforms.shape
+    width = prompt.shape[1]
+    unembedding = model.unembedding(params)
+    eos = jnp.asarray(eos_ids, jnp.int32)
+
+    # All but the last prompt token: that one enters first in the loop, whose body then is "extend,
+    # draw", so the draw is compiled once and no step runs the model for a token nobody needs.
+    cache = model.empty_cache(batch, width + length)
+    if width > 1:
+        _, cache = model.extend(params, cache, prompt[:, :-1], prompt_mask[:, :-1])
+
+    def running(state: _State) -> Array:
+        return (state.step < length) & jnp.any(state.live)
+
+    def body(state: _State) -> _State:
+        t = state.step
+        known = jnp.where(t == 0, prompt_mask[:, -1], state.live)
+        hidden, cache = model.extend(params, state.cache, state.last[:, None], known[:, None])
+        logits = truncated_logits(
+            logits_of(hidden[:, 0], unembedding), temperature=temperature, top_k=top_k, top_p=top_p
+        )
+        uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)
+        token, logp = draw(logits, uniform, greedy=temperature == 0)
+        token = jnp.where(state.live, token, pad_id)
+        stops = jnp.any(token[:, None] == eos[None], axis=1) & state.live
+        so_far = state.completion
+        completion = Completion(
+            tokens=_put(so_far.tokens, token, t),
+            mask=_put(so_far.mask, state.live, t),
+            logp=_put(so_far.logp, jnp.where(state.live, logp, 0), t),
+            ended=so_far.ended | stops,
+        )
+        return _State(t + 1, cache, token, state.live & ~stops, completion)
+
+    dtype = jnp.promote_types(unembedding.dtype, jnp.float32)
+    nothing = Completion(
+        tokens=jnp.full((batch, length), pad_id, jnp.int32),
+        mask=jnp.zeros((batch, length), bool),
+        logp=jnp.zeros((batch, length), dtype),
+        ended=jnp.zeros((batch,), bool),
+    )
+    start = _State(
+        step=jnp.zeros((), jnp.int32),
+        cache=cache,
+        last=prompt[:, -1].astype(jnp.int32),
+        live=jnp.ones((batch,), bool),
+        completion=nothing,
+    )
+    return jax.lax.while_loop(running, body, start).completion
+
+
+def logits_of(hidden: Array, unembedding: Array) -> Array:
+    """hidden [B, D] @ unembedding [V, D].T, out of the matmul in float32 or wider."""
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    return jax.lax.dot_general(
+        hidden, unembedding, (((1,), (1,)), ((), ())), preferred_element_type=dtype
+    )
+
+
+def truncated_logits(
+    logits: Array,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Array:
+    """Logits [B, V] of the distribution to sample: scaled, and -inf where it is cut.
+
+    Temperature first, then top-k, then top-p on what is left, renormalised (nucleus sampling:
+    Holtzman et al. 2020, section 3.1). Options that are off cost nothing.
+    """
+    if temperature == 0:
+        return logits
+    if temperature != 1.0:
+        logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    if top_p is not None and top_p < 1:
+        ordered = -jnp.sort(-logits, axis=-1)
+        mass = jax.nn.softmax(ordered, axis=-1)
+        above = jnp.cumsum(mass, axis=-1) - mass  # what the more likely tokens hold
+        least = jnp.min(jnp.where(above < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return logits
+
+
+def draw(logits: Array, uniform: Array, *, greedy: bool = False) -> tuple[Array, Array]:
+    """Tokens [B] drawn from softmax(logits [B, V]) at uniforms [B], and their log-probabilities."""
+    if greedy:
+        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return token, jnp.zeros(token.shape, logits.dtype)
+    logp = jax.nn.log_softmax(logits, axis=-1)
+    token = draws.inverse_cdf(jnp.exp(logp), uniform[:, None])
+    return token[:, 0], jnp.take_along_axis(logp, token, axis=-1)[:, 0]
+
+
+def _put(array: Array, column: Array, t: Array) -> Array:
+    return jax.lax.dynamic_update_slice(array, column[:, None].astype(array.dtype), (0, t))
+
+
+def _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, top_k, top_p):
+    vocab = model.vocab
+    if prompt.ndim != 2 or prompt.shape[1] < 1 or prompt.shape != prompt_mask.shape:
+        raise ValueError(
+            f"prompt {prompt.shape} and prompt_mask {prompt_mask.shape}: [B, P >= 1] is allowed"
+        )
+    if uniforms.ndim != 2 or uniforms.shape[0] != prompt.shape[0] or uniforms.shape[1] < 1:
+        raise ValueError(f"uniforms {uniforms.shape}: [{prompt.shape[0]}, T], T >= 1, is allowed")
+    for name, token in (("pad_id", pad_id), *(("eos_ids", token) for token in eos_ids)):
+        if not 0 <= token < vocab:
+            raise ValueError(f"{name} has token {token}: 0 to {vocab - 1} are allowed")
+    if pad_id in eos_ids:
+        raise ValueError(
+            f"pad_id {pad_id} is in eos_ids {tuple(eos_ids)}: padding must be told from the EOS "
+            "action, give another id"
+        )
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature is {temperature}: a number of at least 0 is allowed")
+    if top_k is not None and not 1 <= top_k <= vocab:
+        raise ValueError(f"top_k is {top_k}: 1 to {vocab}, or None, are allowed")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}: above 0 and up to 1, or None, are allowed")

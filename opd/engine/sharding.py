@@ -1,0 +1,126 @@
+"""One table from logical axes to mesh axes; every in- and out-sharding comes from it.
+
+Mesh axes: `data` splits the batch, `fsdp` the batch and the parameters, `tensor` the parameters
+and the heads. A laptop is the mesh of one device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from opd.types import Array, Model
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, tuple[str, ...]] = {
+    # activations
+    "batch": ("data", "fsdp"),
+    "time": (),
+    # parameters; activations share them
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+    "norm": (),
+    "layers": (),
+    "state": (),  # a tabular policy's rows
+    # stacks of whole trees
+    "estimator": (),
+}
+
+
+def make_mesh(
+    devices: Sequence[jax.Device] | None = None, data: int = -1, fsdp: int = 1, tensor: int = 1
+) -> Mesh:
+    """A mesh of all devices; one of the sizes may be -1, which is whatever is left.
+
+    Raises:
+        ValueError: the sizes don't multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    if len(open_axes) > 1 or any(size < 1 for size in sizes.values() if size != -1):
+        raise ValueError(f"mesh {given}: sizes of at least 1 are allowed, and one -1")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if open_axes:
+        sizes[open_axes[0]] = len(devices) // known
+    if math.prod(sizes.values()) != len(devices):
+        raise ValueError(f"mesh {given}: the sizes must multiply to {len(devices)} devices")
+    shape = tuple(sizes[name] for name in MESH_AXES)
+    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES)
+
+
+def spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """How an array of this shape, whose axes have these logical names, lies on the mesh.
+
+    An axis that a mesh axis doesn't divide is not split over it, and an array is split over a
+    mesh axis once: the first logical axis that asks for it has it.
+
+    Raises:
+        ValueError: a name that isn't in the table, or not one name for each axis.
+    """
+    if len(names) != len(shape):
+        raise ValueError(f"{len(names)} axis names {tuple(names)} for an array of shape {shape}")
+    unknown = [name for name in names if name is not None and name not in RULES]
+    if unknown:
+        raise ValueError(f"no rule for axis {unknown[0]!r}: {', '.join(RULES)} are allowed")
+    taken: set[str] = set()
+    parts = []
+    for name, size in zip(names, shape, strict=True):
+        axes: tuple[str, ...] = ()
+        for axis in RULES[name] if name is not None else ():
+            pieces = math.prod(mesh.shape[a] for a in (*axes, axis))
+            if axis not in taken and mesh.shape[axis] > 1 and size % pieces == 0:
+                axes = (*axes, axis)
+        taken.update(axes)
+        parts.append(axes[0] if len(axes) == 1 else axes or None)
+    return PartitionSpec(*parts)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def param_shardings(model: Model, mesh: Mesh) -> Any:
+    """A tree like the parameters, of NamedSharding; nothing is computed or allocated."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh)),
+        shapes,
+        model.axes(),
+    )
+
+
+def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """An array [B, ...] with its rows split over `data` and `fsdp`, as far as they divide B."""
+    names = ("batch", *(None,) * (len(shape) - 1)) if shape else ()
+    return NamedSharding(mesh, spec(names, shape, mesh))
+
+
+def batch_shardings(tree: Any, mesh: Mesh) -> Any:
+    """`batch_sharding` of every leaf: arrays or their abstract shapes."""
+    return jax.tree.map(lambda leaf: batch_sharding(mesh, leaf.shape), tree)
+
+
+def shard_batch(tree: Any, mesh: Mesh) -> Any:
+    """A batch put on the mesh, every leaf by its leading axis.
+
+    Every process hands in the whole batch.
+    """
+    return jax.device_put(tree, batch_shardings(tree, mesh))
+
+
+def constrain(x: Array, names: Sequence[str | None], mesh: Mesh) -> Array:
+    """Inside a jitted function: x, laid on the mesh by the logical names of its axes."""
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(names, x.shape, mesh)))

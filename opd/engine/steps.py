@@ -1,0 +1,305 @@
+"""The jitted steps: rollout, score, pull back, update, probe. Pure functions of their arguments.
+
+Data flows one way: prompts -> `rollout_step` -> Rollout -> `teacher_step` (the teacher's hidden
+states, kept) -> `pull_back` (statistics, coefficients, the vocabulary, the body) -> the optimizer
+(`update_step`) or the running moments (`probe_step`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from opd import draws, trees
+from opd.engine import sampling, sharding, vocab
+from opd.engine.vocab import Head, Pass
+from opd.masked import zero
+from opd.method import table
+from opd.method.coefficients import coefficients, weights
+from opd.method.table import Method
+from opd.types import (
+    Array,
+    Coefficients,
+    Max,
+    Mean,
+    Metrics,
+    Model,
+    Params,
+    Rollout,
+    Sum,
+    TokenStats,
+    pytree,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. Static."""
+
+    length: int  # T, tokens at most
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@pytree
+class State:
+    """What an update changes."""
+
+    params: Params
+    optimizer: Any
+    step: Array
+
+
+@pytree
+class Moments:
+    """Running sums of a probe on the device: the estimators' gradients, added up over groups."""
+
+    total: Params  # [K, ...], in the basis of `differences`
+
+
+def head(model: Model, params: Params, rollout: Rollout) -> Head:
+    """The hidden states that predict the completion, [B, T, D], and the unembedding.
+
+    Row P - 1 + t of the sequence predicts token t; the last token predicts nothing.
+    """
+    hidden = model.hidden(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
+    return Head(hidden[:, rollout.prompt.shape[1] - 1 :], model.unembedding(params))
+
+
+def fresh_uniforms(
+    seed: Array, step: Array, rollout: Rollout, methods: tuple[Method, ...]
+) -> Array | None:
+    """Uniforms [B, T, k] of a step's candidate draws, or None if no method draws any."""
+    count = vocab.draws(tuple(method.rules for method in methods))
+    if count == 0:
+        return None
+    key = draws.key(seed, step, "candidate")
+    return draws.uniforms(key, rollout.row, rollout.tokens.shape[1], count)
+
+
+def pull_back(
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    teacher: Head | None,
+    methods: tuple[Method, ...],
+    uniforms: Array | None,
+    how: Pass,
+    given: tuple[Coefficients, ...] | None = None,
+) -> tuple[Params, TokenStats]:
+    """Gradients of K methods on one rollout batch: one student forward, K pull-backs.
+
+    Ascent direction of each method's objective under its own reduction.
+
+    Args:
+        model: the student.
+        params: its parameters.
+        rollout: B sequences.
+        teacher: the teacher's side of the vocabulary, or None where no method asks it.
+        methods: K rows.
+        uniforms: [B, T, k] for rows that draw candidates afresh.
+        how: temperature and chunk.
+        given: the coefficients, where `rollout` is a part of the batch that they belong to;
+            None to compute them from this batch.
+
+    Returns:
+        Gradients with leaves [K, ...], and the statistics [B, T].
+    """
+
+    def forward(params: Params) -> Head:
+        return head(model, params, rollout)
+
+    student, vjp = jax.vjp(forward, params)
+    rules = tuple(method.rules for method in methods)
+    weigh, given = _weigh(methods, rollout, student, teacher, given, how)
+    cotangent, stats = vocab.pull(
+        student, teacher, rollout.tokens, rules, weigh, given, uniforms, how
+    )
+    (gradients,) = jax.vmap(vjp)(cotangent)
+    return gradients, stats
+
+
+def _weigh(methods, rollout, student, teacher, given, how) -> tuple[vocab.Weigh, Any]:
+    """How the vocabulary pass gets its coefficients: at hand, as it goes, or by a pass before."""
+    if given is not None:
+        return (lambda stats, given: given), given
+    known = tuple(weights(method, rollout) for method in methods)
+
+    def finish(stats: TokenStats, known) -> tuple[Coefficients, ...]:
+        return tuple(
+            coefficients(method, part, stats, rollout.group)
+            for method, part in zip(methods, known, strict=True)
+        )
+
+    if all(table.pointwise(method) for method in methods):
+        return finish, known
+    stats = vocab.stats(student, teacher, rollout.tokens, how)
+    return (lambda stats, given: given), finish(stats, known)
+
+
+def rollout_step(
+    model: Model,
+    params: Params,
+    prompt: Array,
+    prompt_mask: Array,
+    group: Array,
+    row: Array,
+    key: Array,
+    how: Sampling,
+) -> Rollout:
+    """Draw one completion a row: prefill and decode in one program.
+
+    The noise is a function of (key, row, position) alone.
+    """
+    drawn = sampling.generate(
+        model,
+        params,
+        prompt,
+        prompt_mask,
+        draws.uniforms(key, row, how.length),
+        eos_ids=how.eos_ids,
+        pad_id=how.pad_id,
+        temperature=how.temperature,
+        top_k=how.top_k,
+        top_p=how.top_p,
+    )
+    return Rollout(
+        prompt=prompt,
+        prompt_mask=prompt_mask,
+        tokens=drawn.tokens,
+        mask=drawn.mask,
+        logp_behavior=drawn.logp,
+        ended=drawn.ended,
+        group=group,
+        row=row,
+    )
+
+
+def score_step(
+    model: Model, params: Params, rollout: Rollout, teacher: Head | None, how: Pass
+) -> TokenStats:
+    """Token statistics [B, T] of a rollout: the only thing that evaluation needs of a forward."""
+    return vocab.stats(head(model, params, rollout), teacher, rollout.tokens, how)
+
+
+def update_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    rollout: Rollout,
+    teacher: Head | None,
+    method: Method,
+    seed: Array,
+    how: Pass,
+) -> tuple[State, Metrics]:
+    """One optimizer step of one method: the probe with K = 1, and optax."""
+    uniforms = fresh_uniforms(seed, state.step, rollout, (method,))
+    stacked, stats = pull_back(model, state.params, rollout, teacher, (method,), uniforms, how)
+    ascent = jax.tree.map(lambda leaf: leaf[0], stacked)
+    loss = jax.tree.map(jnp.negative, ascent)
+    updates, inner = optimizer.update(loss, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = rollout_metrics(rollout, stats)
+    metrics["gradient_norm"] = Mean(trees.norm(ascent), jnp.ones(()))
+    return State(params, inner, state.step + 1), metrics
+
+
+def rollout_metrics(rollout: Rollout, stats: TokenStats) -> Metrics:
+    """What a rollout and its statistics say, each with the rule by which parts are joined."""
+
+    def per_token(values: Array) -> Mean:
+        return Mean(jnp.sum(zero(values, rollout.mask)), jnp.sum(rollout.mask))
+
+    count = jnp.asarray(rollout.mask.shape[0], stats.logp_student.dtype)
+    length = jnp.sum(rollout.mask, 1)
+    drift = zero(stats.logp_student - rollout.logp_behavior, rollout.mask)
+    metrics: Metrics = {
+        "tokens": Sum(jnp.sum(length)),
+        "length": Mean(jnp.sum(length), count),
+        "length_max": Max(jnp.max(length)),
+        "truncated": Mean(jnp.sum(~rollout.ended), count),
+        "entropy_student": per_token(stats.entropy_student),
+        "log_ratio_max": Max(jnp.max(jnp.abs(drift))),
+    }
+    if stats.kl is not None:
+        metrics["kl"] = Mean(jnp.sum(zero(stats.kl, rollout.mask)), count)  # nats a sequence
+        metrics["entropy_teacher"] = per_token(stats.entropy_teacher)
+    if rollout.reward is not None:
+        metrics["reward"] = Mean(jnp.sum(rollout.reward), count)
+    return metrics
+
+
+def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:
+    """For each column, the column it is kept relative to (-1: none): its reference, if there.
+
+    The Gram matrix of Y_i - Y_ref holds small differences to float32's relative precision, which
+    <Y_i, Y_i> - 2 <Y_i, Y_ref> + <Y_ref, Y_ref> would lose.
+    """
+    names = [method.name for method in methods]
+    found = []
+    for name, method in zip(names, methods, strict=True):
+        reference = table.reference(method).name
+        found.append(names.index(reference) if reference in names and reference != name else -1)
+    return tuple(found)
+
+
+def probe_step(
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    teacher: Head | None,
+    methods: tuple[Method, ...],
+    given: tuple[Coefficients, ...],
+    uniforms: Array | None,
+    total: Params,
+    how: Pass,
+    group_size: int,
+    sketch: int,
+) -> tuple[Params, Array, Array]:
+    """Moments of K estimators' gradients over a batch's prompt groups, one group at a time.
+
+    Y_gi is estimator i's gradient averaged over group g's rollouts (its share of the batch's,
+    times the number of groups). Columns are kept relative to `differences`.
+
+    Args:
+        given: coefficients of the whole batch.
+        total: running sums, leaves [K, ...].
+        group_size: G; the batch holds U = B / G groups, side by side.
+        sketch: width W.
+
+    Returns:
+        The running sums, Gram matrices [U, K, K] and sketches [U, K, W].
+    """
+    groups = rollout.mask.shape[0] // group_size
+    base = differences(methods)
+
+    def split(leaf: Array) -> Array:
+        return leaf.reshape(groups, group_size, *leaf.shape[1:])
+
+    def one(total: Params, part) -> tuple[Params, tuple[Array, Array]]:
+        rollout, hidden, given, uniforms = part
+        side = None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
+        gradients, _ = pull_back(model, params, rollout, side, methods, uniforms, how, given)
+        kept = jax.tree.map(lambda leaf: _relative(leaf * groups, base), gradients)
+        total = jax.tree.map(jnp.add, total, kept)
+        return total, (trees.gram(kept, kept), trees.sketch(kept, sketch))
+
+    hidden = None if teacher is None else teacher.hidden
+    parts = jax.tree.map(split, (rollout, hidden, given, uniforms))
+    total, (gram, sketched) = jax.lax.scan(one, total, parts)
+    return total, gram, sketched
+
+
+def _relative(leaf: Array, base: tuple[int, ...]) -> Array:
+    """Columns less the column that each is kept relative to."""
+    index = jnp.asarray([max(b, 0) for b in base])
+    kept = jnp.asarray([b >= 0 for b in base]).reshape(-1, *[1] * (leaf.ndim - 1))
+    return leaf - zero(leaf[index], kept)

@@ -1,0 +1,216 @@
+"""The chunked pass over the vocabulary: token statistics, and the pull-back of K estimators.
+
+Nothing of size [B, T, V] ever exists: the time axis is cut into chunks of c tokens and one
+[B, c, V] block is built, used and dropped. Along T and never along B x T: flattened, every device
+of a mesh would compute every token.
+
+One temperature serves both sides; the policy is softmax(logits / temperature).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from opd.masked import zero
+from opd.method import local
+from opd.types import Array, Coefficients, TokenStats, pytree
+
+
+@pytree
+class Head:
+    """One side of the vocabulary: hidden states that predict the completion, and its matrix."""
+
+    hidden: Array  # [B, T, D]
+    unembedding: Array  # [V, D]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """How a pass is made: the policies' temperature, and tokens a chunk. Static."""
+
+    temperature: float = 1.0
+    chunk: int = 128
+
+
+Weigh = Callable[[TokenStats, Any], tuple[Coefficients, ...]]
+
+
+def log_softmax(head: Head, temperature: float) -> Array:
+    """log softmax(hidden unembedding^T / temperature), [B, T, V] nats, in float32 or wider.
+
+    The product leaves the matmul in that dtype: bfloat16 logits before a float32 softmax cost up
+    to a fifth of the gradient.
+    """
+    wide = jnp.promote_types(head.hidden.dtype, jnp.float32)
+    logits = jnp.einsum("btd,vd->btv", head.hidden, head.unembedding, preferred_element_type=wide)
+    return jax.nn.log_softmax(logits / temperature, axis=-1)
+
+
+def stats(student: Head, teacher: Head | None, tokens: Array, how: Pass) -> TokenStats:
+    """Token statistics [B, T] of the rollout's tokens under student and teacher."""
+
+    def block(carry: None, part: tuple[Array, Array | None, Array]) -> tuple[None, TokenStats]:
+        hidden, teacher_hidden, tokens = part
+        logp_student = log_softmax(dataclasses.replace(student, hidden=hidden), how.temperature)
+        logp_teacher = _teacher_logp(teacher, teacher_hidden, how)
+        return carry, _token_stats(logp_student, logp_teacher, tokens)
+
+    whole = (student.hidden, None if teacher is None else teacher.hidden, tokens)
+    _, found = _over_chunks(block, None, whole, how.chunk)
+    return found
+
+
+def pull(
+    student: Head,
+    teacher: Head | None,
+    tokens: Array,
+    rules: tuple[tuple[local.Rule, ...], ...],
+    weigh: Weigh,
+    given: Any,
+    uniforms: Array | None,
+    how: Pass,
+) -> tuple[Head, TokenStats]:
+    """Cotangents of the student's hidden states and unembedding for K estimators.
+
+    For each: dJ/dlogits_t = sum_j local_jt (a_jt - |a_jt| pi_t) + onehot_t (1_{y_t} - pi_t), where
+    |a| = sum_v a(v). Ascent direction.
+
+    Args:
+        student: the policy's side, [B, T, D] and [V, D].
+        teacher: the teacher's side, or None if no rule and no weight asks it.
+        tokens: [B, T], the rollout's own.
+        rules: each estimator's local rules.
+        weigh: from a chunk's statistics and its slice of `given` to K Coefficients. The
+            identity on `given` where they were computed beforehand.
+        given: pytree of [B, T, ...] arrays.
+        uniforms: [B, T, k] for rules that draw, k the most that an estimator draws.
+        how: temperature and chunk.
+
+    Returns:
+        Head of cotangents, [K, B, T, D] and [K, V, D], and the statistics [B, T] of the pass.
+    """
+    wide = jnp.promote_types(student.hidden.dtype, jnp.float32)
+
+    def block(d_unembedding: tuple[Array, ...], part):
+        hidden, teacher_hidden, tokens, given, uniforms = part
+        logp_student = log_softmax(dataclasses.replace(student, hidden=hidden), how.temperature)
+        logp_teacher = _teacher_logp(teacher, teacher_hidden, how)
+        found = _token_stats(logp_student, logp_teacher, tokens)
+        cache: dict[tuple[local.Rule, int], Array] = {}
+        d_hidden, added = [], []
+        for chosen, weight, total in zip(rules, weigh(found, given), d_unembedding, strict=True):
+            pushed = _pushes(chosen, logp_teacher, logp_student, uniforms, cache)
+            cotangent = _d_logits(pushed, weight, logp_student, tokens) / how.temperature
+            # The block's matmuls run in the model's dtype and add up in float32 or wider.
+            cotangent = cotangent.astype(hidden.dtype)
+            d_hidden.append(
+                jnp.einsum(
+                    "btv,vd->btd", cotangent, student.unembedding, preferred_element_type=wide
+                ).astype(hidden.dtype)
+            )
+            added.append(
+                total + jnp.einsum("btv,btd->vd", cotangent, hidden, preferred_element_type=wide)
+            )
+        return tuple(added), (tuple(d_hidden), found)
+
+    start = tuple(jnp.zeros(student.unembedding.shape, wide) for _ in rules)
+    teacher_hidden = None if teacher is None else teacher.hidden
+    whole = (student.hidden, teacher_hidden, tokens, given, uniforms)
+    d_unembedding, (d_hidden, found) = _over_chunks(block, start, whole, how.chunk)
+    dtype = student.unembedding.dtype
+    return Head(jnp.stack(d_hidden), jnp.stack(d_unembedding).astype(dtype)), found
+
+
+def draws(rules: tuple[tuple[local.Rule, ...], ...]) -> int:
+    """How many fresh uniforms a position needs: the most that one estimator draws."""
+    return max((sum(rule.draws for rule in chosen) for chosen in rules), default=0)
+
+
+def _teacher_logp(teacher: Head | None, hidden: Array | None, how: Pass) -> Array | None:
+    if teacher is None:
+        return None
+    return log_softmax(dataclasses.replace(teacher, hidden=hidden), how.temperature)
+
+
+def _pushes(
+    chosen: tuple[local.Rule, ...],
+    logp_teacher: Array | None,
+    logp_student: Array,
+    uniforms: Array | None,
+    cache: dict[tuple[local.Rule, int], Array],
+) -> list[Array]:
+    """a(v) of each rule of one estimator; a rule that another has computed is not run again.
+
+    The rules of one estimator draw from uniforms of their own; two estimators share them.
+    """
+    pushed, used = [], 0
+    for rule in chosen:
+        if (rule, used) not in cache:
+            own = None if uniforms is None else uniforms[..., used : used + rule.draws]
+            cache[rule, used] = local.candidate_weights(rule, logp_teacher, logp_student, own)
+        pushed.append(cache[rule, used])
+        used += rule.draws
+    return pushed
+
+
+def _d_logits(pushed: list[Array], weight: Coefficients, logp: Array, tokens: Array) -> Array:
+    """The law: one estimator's cotangent of the logits, [B, c, V]."""
+    own = zero(jnp.broadcast_to(weight.onehot[..., None], logp.shape), _is_token(logp, tokens))
+    total = own + sum(
+        coef[..., None] * push for coef, push in zip(weight.local, pushed, strict=True)
+    )
+    return total - jnp.sum(total, -1, keepdims=True) * jnp.exp(logp)
+
+
+def _is_token(logp: Array, tokens: Array) -> Array:
+    """One-hot by comparison, which a vocabulary sharded over a mesh needs no gather for."""
+    return jax.lax.broadcasted_iota(tokens.dtype, logp.shape, logp.ndim - 1) == tokens[..., None]
+
+
+def _token_stats(logp_student: Array, logp_teacher: Array | None, tokens: Array) -> TokenStats:
+    own = _is_token(logp_student, tokens)
+
+    def at_token(logp: Array) -> Array:
+        return jnp.sum(zero(logp, own), -1)
+
+    def entropy(logp: Array) -> Array:
+        return jnp.sum(local.entropy_bonus(logp), -1)
+
+    if logp_teacher is None:
+        return TokenStats(at_token(logp_student), entropy(logp_student))
+    return TokenStats(
+        logp_student=at_token(logp_student),
+        entropy_student=entropy(logp_student),
+        logp_teacher=at_token(logp_teacher),
+        entropy_teacher=entropy(logp_teacher),
+        kl=jnp.sum(local.reverse_kl(logp_teacher, logp_student), -1),
+    )
+
+
+def _over_chunks(block: Callable, carry: Any, whole: Any, chunk: int) -> tuple[Any, Any]:
+    """Scan `block` over chunks of the time axis, and put what it returns back together.
+
+    Leaves of `whole` are [B, T, ...]; T is padded to whole chunks with zeros, which weigh nothing.
+    """
+    length = jax.tree.leaves(whole)[0].shape[1]
+    count = -(-length // chunk)
+    if count == 1:
+        return block(carry, whole)
+
+    def cut(leaf: Array) -> Array:
+        pad = [(0, 0)] * leaf.ndim
+        pad[1] = (0, count * chunk - length)
+        leaf = jnp.pad(leaf, pad)
+        return jnp.moveaxis(leaf.reshape(leaf.shape[0], count, chunk, *leaf.shape[2:]), 1, 0)
+
+    def join(leaf: Array) -> Array:
+        leaf = jnp.moveaxis(leaf, 0, 1)
+        return leaf.reshape(leaf.shape[0], count * chunk, *leaf.shape[3:])[:, :length]
+
+    carry, parts = jax.lax.scan(block, carry, jax.tree.map(cut, whole))
+    return carry, jax.tree.map(join, parts)

@@ -1,0 +1,1 @@
+"""How good it was: the exact oracle, and intervals for what is only sampled."""

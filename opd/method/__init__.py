@@ -1,0 +1,1 @@
+"""What to push: candidate weights, time-axis functions, and the table of methods."""

@@ -1,0 +1,90 @@
+"""Baselines and normalisers, two ideas: what is subtracted, and what divides. [B, T] functions.
+
+A baseline that doesn't depend on the rollout's own actions leaves the expectation alone. The
+group's and the batch's mean do hold the rollout's own return, which shrinks the gradient by
+1 - 1/n; leave-one-out doesn't. Dividing by a standard deviation biases.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from opd import masked
+from opd.masked import zero
+from opd.types import Array
+
+# Added to a standard deviation, in reward units: a group of equal rewards teaches nothing.
+EPSILON = 1e-4
+
+
+def baseline(returns: Array, mask: Array, group: Array, kind: str) -> Array:
+    """What to subtract from the returns, [B, T]; one number for each rollout.
+
+    A rollout's return is its return-to-go at the first token.
+
+    Args:
+        returns: [B, T] returns-to-go.
+        mask: [B, T].
+        group: [B] prompt groups.
+        kind: one of BASELINES.
+    """
+    return zero(jnp.broadcast_to(BASELINES[kind](returns[:, 0], group)[:, None], mask.shape), mask)
+
+
+def normalise(advantage: Array, returns: Array, mask: Array, group: Array, kind: str) -> Array:
+    """The advantage [B, T] on the scale that one of NORMALISERS gives it."""
+    return zero(NORMALISERS[kind](advantage, returns[:, 0], mask, group), mask)
+
+
+def _group_sum(values: Array, group: Array) -> Array:
+    """The sum over each row's own group, [B]."""
+    return jax.ops.segment_sum(values, group, num_segments=group.shape[0])[group]
+
+
+def no_baseline(total: Array, group: Array) -> Array:
+    """0."""
+    return jnp.zeros_like(total)
+
+
+def batch_mean(total: Array, group: Array) -> Array:
+    """The batch's mean return (Williams 1992's reinforcement baseline, estimated in place)."""
+    return jnp.broadcast_to(jnp.mean(total), total.shape)
+
+
+def group_mean(total: Array, group: Array) -> Array:
+    """The prompt group's mean return (Shao et al. 2024, GRPO, section 4.1.2)."""
+    return _group_sum(total, group) / _group_sum(jnp.ones_like(total), group)
+
+
+def leave_one_out(total: Array, group: Array) -> Array:
+    """The mean return of the group's other rollouts (Kool et al. 2019; Ahmadian et al. 2024)."""
+    others = _group_sum(jnp.ones_like(total), group) - 1
+    return (_group_sum(total, group) - total) / jnp.maximum(others, 1)
+
+
+def no_normaliser(advantage: Array, total: Array, mask: Array, group: Array) -> Array:
+    """The advantage as it is."""
+    return advantage
+
+
+def group_std(advantage: Array, total: Array, mask: Array, group: Array) -> Array:
+    """Divided by the group's population standard deviation + EPSILON (GRPO, section 4.1.2)."""
+    deviation = total - group_mean(total, group)
+    spread = jnp.sqrt(group_mean(deviation**2, group))
+    return advantage / (spread + EPSILON)[:, None]
+
+
+def whiten(advantage: Array, total: Array, mask: Array, group: Array) -> Array:
+    """Mean 0 and standard deviation 1 over the graded tokens of the global batch."""
+    centred = advantage - masked.mean(advantage, mask)
+    return centred / (jnp.sqrt(masked.mean(centred**2, mask)) + EPSILON)
+
+
+BASELINES = {
+    "none": no_baseline,
+    "batch": batch_mean,
+    "group": group_mean,
+    "leave_one_out": leave_one_out,
+}
+NORMALISERS = {"none": no_normaliser, "group_std": group_std, "whiten": whiten}

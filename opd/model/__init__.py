@@ -1,0 +1,1 @@
+"""What gets pushed: policies as pure functions of their parameters."""

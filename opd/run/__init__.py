@@ -1,0 +1,1 @@
+"""The loops that people start, and what they write."""

@@ -1,0 +1,139 @@
+"""A measured figure with its 95 % interval, and how it is written down.
+
+Digits follow the interval: two significant digits of its half width, three of the value at most.
+A figure that is undefined is an en dash, never a zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """value, low, high at 95 %; an end is None where no interval was formed."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval at all."""
+        return self.low is not None and self.high is not None
+
+    def covers(self, number: float) -> bool:
+        """Whether the interval covers a number; without an interval nothing is excluded."""
+        return not self.known or self.low <= number <= self.high
+
+    def scaled(self, factor: float) -> Measured:
+        """The figure in another unit; the factor is positive."""
+        assert factor > 0, factor
+        ends = (None if end is None else end * factor for end in (self.low, self.high))
+        return Measured(self.value * factor, *ends)
+
+
+def _finite(number: Any) -> float | None:
+    if number is None or isinstance(number, bool) or not math.isfinite(number):
+        return None
+    return float(number)
+
+
+def measured(figure: Any) -> Measured | None:
+    """Reads {value, low, high} or a plain number; None where the value is null or not finite."""
+    if isinstance(figure, Measured):
+        return figure
+    if isinstance(figure, Mapping):
+        value = _finite(figure.get("value"))
+        low, high = _finite(figure.get("low")), _finite(figure.get("high"))
+        return None if value is None else Measured(value, low, high)
+    value = _finite(figure)
+    return None if value is None else Measured(value)
+
+
+def overlap(a: Measured, b: Measured) -> bool:
+    """Whether two intervals meet; true where one is missing, since nothing is then settled."""
+    if not (a.known and b.known):
+        return True
+    return a.low <= b.high and b.low <= a.high
+
+
+def ratio(a: Measured, b: Measured) -> Measured | None:
+    """The quotient a / b, with the ends of both intervals: wide on purpose. An open end is None."""
+    if b.value <= 0:
+        return None
+    low = high = None
+    if a.known and b.known:
+        # b's end that makes the quotient more extreme; at or below zero there is no bound.
+        below, above = (b.high if a.low >= 0 else b.low), (b.low if a.high >= 0 else b.high)
+        low = a.low / below if below > 0 else None
+        high = a.high / above if above > 0 else None
+    return Measured(a.value / b.value, low, high)
+
+
+def _exponent(number: float) -> int:
+    return math.floor(math.log10(abs(number))) if number else 0
+
+
+def _fixed(number: float, decimals: int) -> str:
+    number = round(number, decimals)
+    text = f"{number:.{max(decimals, 0)}f}"
+    return text.lstrip("-") if not number else text  # no -0.0
+
+
+def _significant(number: float, digits: int) -> str:
+    return _fixed(number, digits - 1 - _exponent(number))
+
+
+def written(figure: Any) -> tuple[str, str, str]:
+    """The strings of value, low, high; one power of ten for all three, as in 1.2e-5."""
+    figure = measured(figure)
+    if figure is None:
+        return DASH, DASH, DASH
+    numbers = [figure.value, figure.low, figure.high]
+    largest = max(abs(number) for number in numbers if number is not None)
+    power = _exponent(largest)
+    if -3 <= power < 5:
+        return tuple(_digits(numbers))
+    moved = [None if number is None else number / 10.0**power for number in numbers]
+    return tuple(text if text == DASH else f"{text}e{power}" for text in _digits(moved))
+
+
+def _digits(numbers: list[float | None]) -> list[str]:
+    value, low, high = numbers
+    if low is None or high is None or high == low:
+        return [DASH if number is None else _significant(number, 3) for number in numbers]
+    if low > 0 and high / low > 5:  # a skewed interval: fixed digits would print its low end as 0
+        return [_significant(number, 2) for number in numbers]
+    largest = max(abs(number) for number in numbers)
+    decimals = min(1 - _exponent((high - low) / 2), 2 - _exponent(largest))
+    return [_fixed(number, decimals) for number in numbers]
+
+
+def prose(figure: Any, unit: str = "") -> str:
+    """`0.81 (0.71 to 0.92)`, as a sentence takes it."""
+    value, low, high = written(figure)
+    if value == DASH or DASH in (low, high):
+        return f"{value}{unit}"
+    return f"{value}{unit} ({low} to {high})"
+
+
+def compact(figure: Any) -> str:
+    """`0.81 [0.71, 0.92]`, as a table in the terminal takes it."""
+    value, low, high = written(figure)
+    return value if value == DASH or DASH in (low, high) else f"{value} [{low}, {high}]"
+
+
+def times(figure: Measured | None) -> str:
+    """A ratio in words: `3.2 times (1.9 to 5.4)`, `3.2 times (at least 1.9)`."""
+    if figure is None:
+        return "an undefined factor"
+    value, low, high = written(figure)
+    if figure.known:
+        return f"{value} times ({low} to {high})"
+    return f"{value} times" if figure.low is None else f"{value} times (at least {low})"

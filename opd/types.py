@@ -1,0 +1,163 @@
+"""What flows between the rooms: rollouts, token statistics, coefficients, models and metrics.
+
+Shapes, in the field's letters: B rollouts, P prompt length, T completion length, V vocabulary,
+D width, G group size. Log-probabilities are in nats and say whose they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Params = Any
+
+
+def pytree(cls):
+    """A frozen dataclass whose fields are all pytree children."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@pytree
+class Rollout:
+    """Sequences drawn from a behavior policy, rows of one prompt group side by side.
+
+    The completion's token t is predicted by row P - 1 + t of the model's hidden states. The EOS
+    action is graded, everything after it is not, and prompts never are.
+    """
+
+    prompt: Array  # [B, P] int32, left-padded
+    prompt_mask: Array  # [B, P] bool
+    tokens: Array  # [B, T] int32, the completion; whatever follows EOS is padding
+    mask: Array  # [B, T] bool, true for graded actions, EOS included
+    logp_behavior: Array  # [B, T] nats, of the distribution actually sampled; 0 off the mask
+    ended: Array  # [B] bool, the completion ends in EOS (false: cut at T)
+    group: Array  # [B] int32, which prompt group of this batch, 0 .. U-1, non-decreasing
+    row: Array  # [B] int32, the row's own number in the step: what random keys are folded with
+    reward: Array | None = None  # [B], terminal reward; None where nobody grades completions
+
+    @property
+    def sequence(self) -> Array:
+        """Prompt and completion, [B, P + T]."""
+        return jnp.concatenate([self.prompt, self.tokens], axis=1)
+
+    @property
+    def sequence_mask(self) -> Array:
+        return jnp.concatenate([self.prompt_mask, self.mask], axis=1)
+
+    def digests(self) -> tuple[str, str]:
+        """SHA-256 of the graded tokens, and of tokens and behavior log-probabilities."""
+        mask = np.asarray(self.mask)
+        tokens = hashlib.sha256()
+        for part in (self.prompt * self.prompt_mask, self.tokens * self.mask, mask):
+            tokens.update(np.ascontiguousarray(part).tobytes())
+        both = tokens.copy()
+        both.update(np.ascontiguousarray(np.where(mask, self.logp_behavior, 0)).tobytes())
+        return tokens.hexdigest(), both.hexdigest()
+
+
+@pytree
+class TokenStats:
+    """What one pass over the vocabulary leaves at every position, [B, T] each, in nats.
+
+    The teacher's fields are None where no teacher was given.
+    """
+
+    logp_student: Array  # log pi(y_t | s_t)
+    entropy_student: Array  # H(pi(. | s_t))
+    logp_teacher: Array | None = None  # log p(y_t | s_t)
+    entropy_teacher: Array | None = None
+    kl: Array | None = None  # KL(pi || p) at s_t, enumerated
+
+
+@pytree
+class Coefficients:
+    """One estimator on one batch: dJ/dlogits = sum_j local_j (a_j - |a_j| pi) + onehot (1_y - pi).
+
+    `local` has one [B, T] array for each of the estimator's local rules, `onehot` is the [B, T]
+    weight of the rollout's own tokens, and `value` the critic's cotangent where there is one.
+    Detached, ascent direction; masks and the reduction are already in.
+    """
+
+    local: tuple[Array, ...]
+    onehot: Array
+    value: Array | None = None
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A policy as pure functions of its parameters; instances are static and hashable."""
+
+    vocab: int
+    width: int
+
+    def init(self, key: Array) -> Params: ...
+
+    def axes(self) -> Any:
+        """The parameters' logical axis names: a tree like `params` whose leaves are tuples."""
+
+    def hidden(self, params: Params, tokens: Array, mask: Array) -> Array:
+        """Hidden states [B, S, D] of tokens [B, S]; `mask` is false on padding."""
+
+    def unembedding(self, params: Params) -> Array:
+        """The matrix [V, D] that turns hidden states into logits."""
+
+    def empty_cache(self, batch: int, length: int) -> Any:
+        """A cache for `extend` over sequences of at most `length` tokens."""
+
+    def extend(self, params: Params, cache: Any, tokens: Array, mask: Array) -> tuple[Array, Any]:
+        """Hidden states [B, s, D] of the next s tokens, and the cache that now holds them."""
+
+
+@pytree
+class Mean:
+    """A metric averaged over what it counted; merging adds totals and counts."""
+
+    total: Array
+    count: Array
+
+    def merge(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def value(self) -> Array:
+        return self.total / self.count
+
+
+@pytree
+class Sum:
+    """A metric that adds up."""
+
+    total: Array
+
+    def merge(self, other: Sum) -> Sum:
+        return Sum(self.total + other.total)
+
+    def value(self) -> Array:
+        return self.total
+
+
+@pytree
+class Max:
+    """A metric whose largest value counts."""
+
+    largest: Array
+
+    def merge(self, other: Max) -> Max:
+        return Max(jnp.maximum(self.largest, other.largest))
+
+    def value(self) -> Array:
+        return self.largest
+
+
+Metrics = dict[str, Mean | Sum | Max]
+
+
+def merge_metrics(left: Metrics, right: Metrics) -> Metrics:
+    """Two parts of one batch as one: reduced by each metric's type, never by its name."""
+    assert left.keys() == right.keys(), (left.keys(), right.keys())
+    return {name: left[name].merge(right[name]) for name in left}

@@ -1,0 +1,47 @@
+from setuptools import find_packages, setup
+
+TEST = [
+    "hypothesis>=6.100",
+    "pytest>=8.0",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "scipy>=1.14",
+]
+
+setup(
+    name="opd",
+    version="0.1.0",
+    description="On-policy distillation and reinforcement learning of language models as one "
+    "program: gradient estimators measured side by side on identical rollouts",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["opd", "opd.*", "experiments", "experiments.*"]),
+    install_requires=[
+        # What the method, the models, the measurements and the engine stand on.
+        "chex>=0.1.91",
+        "flax>=0.12",
+        "jax>=0.10",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        # Data, and the loops that people start.
+        "absl-py>=2.3",
+        "array_record>=0.8.1",
+        "gin-config>=0.5",
+        "grain>=0.2.12",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
+        "ml_collections>=1.0",
+        "orbax-checkpoint>=0.11.28",
+        "rich>=13.7",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.20",
+    ],
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "mypy>=1.15", "pre-commit>=4.0"],
+        "hub": ["huggingface_hub>=0.30", "safetensors>=0.5"],
+        "gpu": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+    },
+)

@@ -1,0 +1,154 @@
+"""The floors and rooms of the package, and docstrings on its public names."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {
+    "types": 0,
+    "masked": 0,
+    "trees": 0,
+    "draws": 0,
+    "method": 1,
+    "model": 1,
+    "measure": 1,
+    "data": 1,
+    "engine": 2,
+    "run": 3,
+}
+ABOVE = {"experiments", "configs", "tests"}
+SOURCES = sorted((ROOT / "opd").rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file of the repository; a package's own name for __init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(source: str, module: str, is_package: bool = False) -> list[str]:
+    """Dotted names that a module imports, anywhere in it, relative imports resolved."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").split(".")] if node.module else base
+            names += [".".join([*base, alias.name]) for alias in node.names]
+    return names
+
+
+def room(name: str) -> str:
+    """opd.method.returns -> method; the package itself -> ''."""
+    return (name.split(".") + [""])[1]
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """What a module of `opd` imports though its floor or its room forbids it, one line each."""
+    here = room(module)
+    if here and here not in FLOORS:
+        return [f"{module}: {here!r} is on no floor; floors: {sorted(FLOORS)}"]
+    found = []
+    for name in imported(source, module, is_package):
+        top, there = name.split(".")[0], room(name)
+        if top in ABOVE:
+            found.append(f"{module} imports {name}, which stands above the package")
+        elif top != "opd":
+            continue
+        elif module == "opd.measure.exact":
+            found.append(f"{module} imports {name}; the oracle imports nothing of ours")
+        elif there not in FLOORS:
+            found.append(f"{module} imports {name}, which names no room")
+        elif not here:
+            found.append(f"{module} imports {name}; importing the package imports no room")
+        elif not (there == here or FLOORS[there] < FLOORS[here] or FLOORS[there] == 0):
+            found.append(f"{module} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[there]})")
+    return found
+
+
+def undocumented(source: str) -> list[str]:
+    """Public top-level functions and classes without a docstring; `module` if that has none."""
+    tree = ast.parse(source)
+    public = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+    ]
+    found = [] if ast.get_docstring(tree) else ["module"]
+    return found + [node.name for node in public if not ast.get_docstring(node)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_keep_to_floors_and_rooms(path):
+    found = violations(path.read_text(), module_name(path), path.name == "__init__.py")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_public_names_have_docstrings(path):
+    assert undocumented(path.read_text()) == []
+
+
+def test_the_oracle_stands_alone():
+    path = ROOT / "opd" / "measure" / "exact.py"
+    outside = {name.split(".")[0] for name in imported(path.read_text(), module_name(path))}
+    assert outside <= {"numpy", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("opd.types", "from opd.method import table"),
+        ("opd.method.returns", "import opd.model.decoder"),
+        ("opd.method.returns", "from ..measure import exact"),
+        ("opd.method.returns", "def f():\n    from opd import data"),
+        ("opd.model.decoder", "from opd.engine.vocab import stats"),
+        ("opd.measure.intervals", "from opd.run import report"),
+        ("opd.measure.exact", "from opd.types import Rollout"),
+        ("opd.measure.exact", "from . import intervals"),
+        ("opd.data.pipeline", "import numpy, opd.method.table as t"),
+        ("opd.engine.steps", "import opd.run.train"),
+        ("opd.run.train", "from experiments import compare"),
+        ("opd.run.train", "import opd"),
+        ("opd", "from opd import types"),
+        ("opd.utils", "import jax"),
+    ],
+)
+def test_the_checker_reports_what_is_forbidden(module, source):
+    (found,) = violations(source, module)
+    assert module in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("opd.trees", "from opd.types import Array"),
+        ("opd.method.table", "from opd.method import local\nfrom . import returns\nimport jax"),
+        ("opd.method.table", "from .. import masked\nfrom ..types import Rollout"),
+        ("opd.measure.exact", "import math\nimport numpy as np"),
+        ("opd.engine.steps", "from opd import masked, method\nfrom opd.model.decoder import apply"),
+        ("opd.run.train", "from opd.data import pipeline\nfrom opd.run import config"),
+    ],
+)
+def test_the_checker_lets_the_rest_pass(module, source):
+    assert violations(source, module) == []
+
+
+def test_relative_imports_are_resolved():
+    assert imported("from . import a\nfrom ..b import c", "opd.method.table") == [
+        "opd.method.a",
+        "opd.b.c",
+    ]
+    assert imported("from .a import b", "opd.method", is_package=True) == ["opd.method.a.b"]
+
+
+def test_the_checker_reports_missing_docstrings():
+    source = "def f(): ...\nclass C: ...\ndef _g(): ...\ndef h():\n    'Yes.'\n"
+    assert undocumented(source) == ["module", "f", "C"]
+    assert undocumented("'Module.'") == []
