@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import typing
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -18,6 +19,7 @@ Array = jax.Array
 Params = Any
 
 
+@typing.dataclass_transform(frozen_default=True)
 def pytree(cls):
     """A frozen dataclass whose fields are all pytree children."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))

@@ -22,6 +22,7 @@ import numpy as np
 from opd.data import arithmetic, gsm8k, jsonl
 from opd.data.builder import Example, ExampleBuilder, Splits, hold_out, read, write
 from opd.data.tokenizers import (
+    BYTE_VOCAB,
     BPETokenizer,
     ByteTokenizer,
     CharTokenizer,
@@ -85,7 +86,9 @@ class DataConfig:
         _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
         _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
         for name, least in _LEAST.items():
-            _integer(name, getattr(self, name), least, optional=name in _OPTIONAL)
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                _integer(f"data.{name}", value, least)
         for name in ("reverse", "annotations"):
             _choice(name, getattr(self, name), (False, True))
         if self.seed >= 2**32:
@@ -113,7 +116,7 @@ class DataConfig:
 _OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
 _LEAST = {
     "digits": 1,
-    "bpe_size": 1,
+    "bpe_size": BYTE_VOCAB,
     "max_prompt": 1,
     "max_completion": 1,
     "train": 1,
@@ -130,11 +133,9 @@ def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise ValueError(f"data.{name} = {value!r}: allowed are {choices}")
 
 
-def _integer(name: str, value: Any, least: int, optional: bool) -> None:
-    if value is None and optional:
-        return
+def _integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"data.{name} = {value!r}: allowed are integers from {least}")
+        raise ValueError(f"{name} = {value!r}: allowed are integers from {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +344,7 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
     if where is None:
         return task
     _prepare(config, tokenizer, where, identity)
-    return _task(config, *_read_prepared(config, where), where)
+    return dataclasses.replace(task, where=where)
 
 
 def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer, where: Path | None) -> Task:
@@ -485,7 +486,7 @@ def _batches(
     encode: Callable[[Task, Sequence[Example]], Batch],
 ) -> grain.MapDataset[Batch]:
     examples = task.split(split)
-    _integer("batch", batch, 1, optional=False)
+    _integer("batch", batch, 1)
 
     def collate(rows: Sequence[int]) -> Batch:
         encoded = encode(task, [examples[row] for row in rows])

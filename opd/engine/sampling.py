@@ -149,14 +149,9 @@ def truncated_logits(
     if temperature != 1.0:
         logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
+        logits = _cut(logits, jnp.ones_like(logits), top_k)
     if top_p is not None and top_p < 1:
-        ordered = -jnp.sort(-logits, axis=-1)
-        mass = jax.nn.softmax(ordered, axis=-1)
-        above = jnp.cumsum(mass, axis=-1) - mass  # what the more likely tokens hold
-        least = jnp.min(jnp.where(above < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
+        logits = _cut(logits, jax.nn.softmax(logits, axis=-1), top_p)
     return logits
 
 
@@ -170,8 +165,30 @@ def draw(logits: Array, uniform: Array, *, greedy: bool = False) -> tuple[Array,
     return token[:, 0], jnp.take_along_axis(logp, token, axis=-1)[:, 0]
 
 
+def _cut(logits: Array, weight: Array, enough: float) -> Array:
+    """Keep the fewest largest logits whose weights sum to at least `enough`; -inf elsewhere.
+
+    The least logit to keep is found bit by bit, in one pass over V for each bit: a sort of V,
+    or XLA's top_k on the CPU, takes ten times as long.
+    """
+    bits = 8 * logits.dtype.itemsize
+    unsigned = jnp.dtype(f"uint{bits}")
+    top = jnp.asarray(1 << (bits - 1), unsigned)
+    raw = jax.lax.bitcast_convert_type(logits, unsigned)
+    order = jnp.where(raw & top != 0, ~raw, raw | top)  # integers in the order of the floats
+
+    def bit(i: Array, least: Array) -> Array:
+        candidate = least | (top >> i.astype(unsigned))
+        kept = jnp.sum(jnp.where(order >= candidate, weight, 0), axis=-1, keepdims=True)
+        return jnp.where(kept >= enough, candidate, least)
+
+    least = jax.lax.fori_loop(0, bits, bit, jnp.zeros_like(order[:, :1]))
+    return jnp.where(order >= least, logits, -jnp.inf)
+
+
 def _put(array: Array, column: Array, t: Array) -> Array:
-    return jax.lax.dynamic_update_slice(array, column[:, None].astype(array.dtype), (0, t))
+    column = column[:, None].astype(array.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(array, column, t, axis=1)
 
 
 def _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, top_k, top_p):

@@ -8,7 +8,6 @@ states, kept) -> `pull_back` (statistics, coefficients, the vocabulary, the body
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from opd import draws, trees
-from opd.engine import sampling, sharding, vocab
+from opd.engine import sampling, vocab
 from opd.engine.vocab import Head, Pass
 from opd.masked import zero
 from opd.method import table

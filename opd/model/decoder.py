@@ -184,7 +184,8 @@ class Block(nn.Module):
             key = Norm(c, "head_dim", name="k_norm")(key)
         query, key = rope(query, position, c.rope_base), rope(key, position, c.rope_base)
         if index is not None:
-            at = (layer, 0, index, 0, 0)
+            zero = jnp.zeros_like(index)
+            at = (layer, zero, index, zero, zero)
             keys = jax.lax.dynamic_update_slice(keys, key[None], at)
             values = jax.lax.dynamic_update_slice(values, value[None], at)
             key = jax.lax.dynamic_index_in_dim(keys, layer, keepdims=False)
@@ -222,7 +223,7 @@ class Network(nn.Module):
             start, slots, seen, before = 0, mask.shape[1], mask, 0
         else:
             start, slots = cache.index, cache.mask.shape[1]
-            seen = jax.lax.dynamic_update_slice(cache.mask, mask, (0, start))
+            seen = jax.lax.dynamic_update_slice_in_dim(cache.mask, mask, start, axis=1)
             before = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)[:, None]
         position = before + jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
         position = jnp.maximum(position, 0)
@@ -242,7 +243,7 @@ class Network(nn.Module):
         x = embedding.astype(c.dtype)[tokens]
         keys, values = (None, None) if cache is None else (cache.key, cache.value)
         index = None if cache is None else cache.index
-        numbers = jnp.arange(c.layers)
+        numbers = jnp.arange(c.layers, dtype=jnp.int32)
         (x, keys, values), _ = layers((x, keys, values), numbers, position, allowed, index)
         x = Norm(c, "norm", name="final_norm")(x)
         if cache is None:

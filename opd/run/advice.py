@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from opd.measure.intervals import t_quantile
 from opd.run.measured import Measured, measured, overlap, prose, ratio, times
 
 Entry = Mapping[str, Any]
@@ -21,8 +22,7 @@ SOLVED = 0.98  # above this there is little left to win
 ALIGNED = 0.9  # cosines above this point the same way for our purposes
 TRUNCATED = 0.01  # share of rollouts cut at the cap that deserves a warning
 
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom; beyond the table, the normal's.
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+ONE_SEED = "The arms were trained with one seed, which settles nothing between arms."
 
 DIVERGENCES = {
     "reverse_kl": "reverse KL",
@@ -30,6 +30,7 @@ DIVERGENCES = {
     "jeffreys": "Jeffreys",
     "jsd": "JSD",
     "skew": "skew KL",
+    "skew_reverse": "skew reverse KL",
 }
 
 
@@ -42,6 +43,7 @@ class Advice:
     text: str
     rows: tuple[str, ...] = ()
     goal: str | None = None
+    why: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -62,11 +64,17 @@ class Goal:
             "myopic": f"Myopic {divergence}",
             "discounted": f"Discounted {divergence}, γ = {self.gamma:g}",
             "sequence": f"Sequence {divergence}",
-            "reward": "Reward",
+            "reward": "Reward" if self.gamma == 1 else f"Reward, γ = {self.gamma:g}",
         }.get(self.kind, f"{self.kind} {divergence}".strip())
         return f"{label}, behavior's states" if self.states == "behavior" else label
 
 
+MEANINGS = {
+    "myopic": "match the teacher at each state for itself (γ = 0)",
+    "discounted": "match it with some credit for the states that follow",
+    "sequence": "match its distribution over whole completions (γ = 1)",
+    "reward": "raise the expected reward",
+}
 _ORDER = {"myopic": 0, "discounted": 2, "sequence": 3, "reward": 4}
 
 
@@ -83,7 +91,7 @@ def goal(entry: Entry) -> Goal:
         order=order,
         kind=kind,
         divergence="" if kind == "reward" else str(divergence),
-        gamma=float(gamma) if kind == "discounted" and gamma is not None else 0.0,
+        gamma=float(1.0 if gamma is None else gamma) if kind in ("discounted", "reward") else 0.0,
         states=entry.get("states") or "current",
     )
 
@@ -128,40 +136,40 @@ def _best(key: Goal, rows: Sequence[Entry]) -> Advice:
     fit = [e for e in rows if not e.get("biased")]
     known = [(e, f) for e in fit if (f := measured(e.get("snr_per_second"))) is not None]
     aside = _left_out([e for e in rows if e.get("biased")])
+
+    def say(verdict: str, choice: str, why: str, chosen: Sequence[Entry] = ()) -> Advice:
+        text = f"{key.label}: {choice}. {why}{aside}".replace(". .", ".").strip()
+        return Advice("goal", verdict, text, _names(chosen), key.label, f"{why}{aside}".strip())
+
     if not fit:
-        text = f"{key.label}: every row that aims at it is biased, so none is recommended."
-        return Advice("goal", "only biased", text + aside, (), key.label)
+        return say("only biased", "no choice", "Every row that aims at it is biased.")
     if not known:
-        text = f"{key.label}: no row's SNR is defined at this number of rollouts."
-        return Advice("goal", "undefined", text + aside, (), key.label)
+        return say("undefined", "no choice", "No SNR is defined at this number of rollouts.")
     best, top = known[0]
-    if top.known and top.high > 0 and top.low <= 0 or top.value <= 0:
-        text = (
-            f"{key.label}: no row's SNR can be told from zero; the best is {best['name']} with "
-            f"{prose(top)} per second. More rollouts are needed before a choice means anything."
+    if top.value <= 0 or (top.known and top.low <= 0):
+        why = (
+            f"No row's SNR can be told from zero; the highest is {best['name']}, {prose(top)} per "
+            "second. More rollouts are needed before a choice means anything."
         )
-        return Advice("goal", "undefined", text + aside, (), key.label)
+        return say("undefined", "no choice", why)
+    choice = f"use {best['name']}, {prose(top)} SNR per second"
     if len(known) == 1:
-        text = f"{key.label}: {best['name']} is the only row, {prose(top)} SNR per second."
-        return Advice("goal", "only", text + aside, _names([best]), key.label)
+        return say("only", choice, "It is the only unbiased row for this goal.", [best])
     tied = [(e, f) for e, f in known[1:] if overlap(f, top)]
-    if tied:
-        others = _list([f"{e['name']}, {prose(f)}," for e, f in tied]).rstrip(",")
-        text = (
-            f"{key.label}: no difference in SNR per second between {best['name']}, {prose(top)}, "
-            f"and {others}: the intervals overlap."
-        )
-        beaten = [e["name"] for e, f in known[1:] if not overlap(f, top)]
-        if beaten:
-            text += f" {best['name']} beats {_list(beaten)}."
-        named = _names([best, *_first(tied)])
-        return Advice("goal", "no difference", text + aside, named, key.label)
-    second, figure = known[1]
-    text = (
-        f"{key.label}: use {best['name']}, {prose(top)} SNR per second. "
-        f"Next is {second['name']} with {prose(figure)}."
-    )
-    return Advice("goal", "clear", text + aside, _names([best]), key.label)
+    beaten = [(e, f) for e, f in known[1:] if not overlap(f, top)]
+    after = ""
+    if beaten:
+        row, figure = beaten[0]
+        more = f", and {len(beaten) - 1} more" if len(beaten) > 1 else ""
+        after = f"Clearly behind: {row['name']}, {prose(figure)}{more}."
+    if not tied:
+        return say("clear", choice, after, [best])
+    others = _list([f"{e['name']}, {prose(f)}" for e, f in tied])
+    reason = "the intervals overlap"
+    if not all(f.known for f in [top, *(f for _, f in tied)]):
+        reason = "the intervals overlap or are missing"
+    why = f"No difference from {others}: {reason}. {after}".strip()
+    return say("no difference", choice, why, [best, *_first(tied)])
 
 
 def _first(pairs: Iterable[tuple[Entry, Any]]) -> list[Entry]:
@@ -171,7 +179,10 @@ def _first(pairs: Iterable[tuple[Entry, Any]]) -> list[Entry]:
 def _left_out(biased: Sequence[Entry]) -> str:
     if not biased:
         return ""
-    return f" Not counted, as biased: {_list(_names(biased))}."
+    names = list(_names(biased))
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} more"]
+    return f" Not counted, as biased: {_list(names)}."
 
 
 # ---------------------------------------------------------------- what enumeration buys
@@ -179,13 +190,18 @@ def _left_out(biased: Sequence[Entry]) -> str:
 
 def _twin(entry: Entry, entries: Iterable[Entry], **change: Any) -> Entry | None:
     """The row that differs from this one in the given axes only."""
-    wanted = dict(entry["axes"]) | change
+    wanted = _axes(entry) | change
     for other in entries:
         if other is entry or other.get("biased") or other.get("states") != entry.get("states"):
             continue
-        if {k: other["axes"].get(k) for k in wanted} == wanted:
+        if {k: _axes(other).get(k) for k in wanted} == wanted:
             return other
     return None
+
+
+def _axes(entry: Entry) -> dict[str, Any]:
+    axes = dict(entry.get("axes") or {})
+    return axes | {"gamma": axes.get("gamma") or 0.0}
 
 
 def enumeration(results: Results, where: str = "start") -> list[Advice]:
@@ -193,7 +209,7 @@ def enumeration(results: Results, where: str = "start") -> list[Advice]:
     rows = probe(results, where)
     found = []
     for row in rows:
-        if row["axes"].get("expectation") != "enumerated" or row.get("biased"):
+        if _axes(row).get("expectation") != "enumerated" or row.get("biased"):
             continue
         twin = _twin(row, rows, expectation="sampled")
         if twin is not None:
@@ -299,7 +315,7 @@ def _detected(row: Entry) -> Advice:
     if cosine is not None:
         text += f"; cosine {prose(cosine)}"
         if cosine.known and cosine.low > ALIGNED:
-            text += ": mostly a matter of length, not of direction"
+            text += ": the direction is nearly kept"
     return Advice("bias", "detected", f"{text}.", _names([row]))
 
 
@@ -334,7 +350,7 @@ def discounts(results: Results, where: str = "start") -> list[Advice]:
     rows = probe(results, where)
     found, unmeasured = [], []
     for row in rows:
-        if not row["axes"].get("gamma") or row["axes"].get("signal") != "teacher":
+        if not _axes(row)["gamma"] or _axes(row).get("signal") != "teacher":
             continue
         twin = _twin(row, rows, gamma=0.0)
         if twin is None or row.get("biased"):
@@ -352,8 +368,7 @@ def discounts(results: Results, where: str = "start") -> list[Advice]:
 
 def _discount(row: Entry, twin: Entry) -> Advice:
     names = (row["name"], twin["name"])
-    pair = {(e["name"], e.get("reference")): e.get("cosine") for e in (row, twin)}
-    cosine = measured(pair.get(names) or pair.get(names[::-1]))
+    cosine = _cosine_between(row, twin)
     total = [measured((e.get("variance") or {}).get("total")) for e in (row, twin)]
     cost = f"{names[0]} has an undefined variance"
     if None not in total and total[1].value > 0:
@@ -369,6 +384,17 @@ def _discount(row: Entry, twin: Entry) -> Advice:
         return Advice("gamma", "differs", text, names)
     text = f"{cost}: too wide to say whether γ turns the gradient. Take γ = 0 until it is known."
     return Advice("gamma", "not settled", text, names)
+
+
+def _cosine_between(a: Entry, b: Entry) -> Measured | None:
+    """From `cosines` (name -> figure) where a row has it, or from its reference's."""
+    for one, other in ((a, b), (b, a)):
+        figure = (one.get("cosines") or {}).get(other["name"])
+        if figure is None and one.get("reference") == other["name"]:
+            figure = one.get("cosine")
+        if figure is not None:
+            return measured(figure)
+    return None
 
 
 # ---------------------------------------------------------------- RL or distillation
@@ -480,21 +506,17 @@ def _moved(key: Goal, before: Sequence[Entry], after: Sequence[Entry]) -> Advice
         next((measured(e.get("snr")) for e in rows if e["name"] == row), None)
         for rows in (before, after)
     ]
-    text = f"{key.label}: "
     if set(first.rows) & set(second.rows):
         verdict = "same choice"
-        text += (
-            f"{row} is still among the best late in training."
-            if row in second.rows
-            else (f"late in training {_list(second.rows)} remains among the best.")
-        )
+        kept = [name for name in first.rows if name in second.rows]
+        text = f"{key.label}: {_list(kept)}, at the start and late."
     else:
         verdict = "changed"
-        text += f"best at the start {_list(first.rows)}, late {_list(second.rows)}."
+        text = f"{key.label}: {_list(first.rows)} at the start, but late {_list(second.rows)}."
     if None not in snr and snr[0].value > 0:
-        text += f" The SNR per rollout of {row} goes from {prose(snr[0])} to {prose(snr[1])}"
         same = overlap(*snr)
-        text += ": no difference." if same else "."
+        text += f" SNR per rollout of {row}: {prose(snr[0])}, late {prose(snr[1])}"
+        text += "; no difference." if same else "."
         if not same and 0 < snr[1].value < snr[0].value / 2:
             more = snr[0].value / snr[1].value
             text += f" A late update needs about {more:.2g} times the rollouts."
@@ -519,8 +541,7 @@ def over_seeds(values: Sequence[float]) -> Measured:
     if count < 2:
         return Measured(mean)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (count - 1))
-    quantile = T_95[count - 2] if count - 2 < len(T_95) else 1.96
-    half = quantile * deviation / math.sqrt(count)
+    half = t_quantile(count - 1) * deviation / math.sqrt(count)
     return Measured(mean, mean - half, mean + half)
 
 
@@ -546,6 +567,8 @@ def training(results: Results) -> list[Advice]:
     for key, what, sign in (("accuracy", "accuracy", 1), ("kl", "sequence KL", -1)):
         if key in ends:
             found.append(_arms(what, sign, ends[key], count))
+    if found and count < 2:
+        found.append(Advice("training", "one seed", ONE_SEED, found[0].rows))
     return found
 
 
@@ -557,8 +580,7 @@ def _arms(what: str, sign: int, ends: Mapping[str, list[Measured]], count: int) 
     ranked = sorted(figures.items(), key=lambda pair: -sign * pair[1].value)
     listed = ", ".join(f"{name} {prose(figure)}" for name, figure in ranked)
     if count < 2:
-        text = f"Final {what}: {listed}. One seed settles nothing between arms."
-        return Advice("training", "one seed", text, tuple(figures))
+        return Advice("training", "one seed", f"Final {what}: {listed}.", tuple(figures))
     text = f"Final {what} over {count} seeds: {listed}."
     name, top = ranked[0]
     tied = [other for other, figure in ranked[1:] if overlap(figure, top)]
@@ -576,8 +598,7 @@ def warnings(results: Results) -> list[Advice]:
     found = [Advice("warning", "from the run", str(line)) for line in results.get("warnings") or []]
     found += _untrusted(results) + _truncated(results) + broken_claims(results)
     if results.get("training") and seeds(results) < 2:
-        text = "The arms were trained with one seed, which settles nothing between arms."
-        found.append(Advice("warning", "one seed", text))
+        found.append(Advice("warning", "one seed", ONE_SEED))
     return found
 
 

@@ -213,10 +213,18 @@ def _log_limits(figures: Iterable[Measured | None]) -> tuple[float, float]:
     ends = [e for f in known for e in (f.low, f.high) if e is not None and e > smallest / 30]
     marks = [f.value for f in known] + ends
     low, high = min(marks) / 1.3, max(marks) * 1.3
-    if high / low < 10:
+    if high / low < 10:  # at least one labelled decade
         middle = math.sqrt(low * high)
         low, high = middle / math.sqrt(10), middle * math.sqrt(10)
     return low, high
+
+
+def _log_axis(ax: Axes, limits: tuple[float, float]) -> None:
+    ax.set_xscale("log")
+    ax.set_xlim(*limits)
+    if 1e-4 <= limits[0] and limits[1] <= 1e5:  # else powers of ten
+        ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
 def snr(results: Results, where: str) -> Figure:
@@ -232,18 +240,21 @@ def snr(results: Results, where: str) -> Figure:
         titles = {"snr": "SNR per rollout", "snr_per_second": "SNR per second"}
         for ax, (key, title) in zip(axes, titles.items(), strict=True):
             limits = _log_limits(measured(e.get(key)) for e in entries)
-            ax.set_xscale("log")
-            ax.set_xlim(*limits)
+            _log_axis(ax, limits)
             ax.set_title(title)
             for y, entry in _lay_out(entries)[0]:
                 value = measured(entry.get(key))
                 colour = paint[entry["name"]]
                 if value is not None and value.value <= 0:
-                    _null(ax, y, f"estimate {prose(value)}")
+                    _null(ax, y, _estimate(value))
                     continue
                 hollow = bool(entry.get("biased"))
                 _interval(ax, y, value, colour, hollow=hollow, limits=limits)
     return figure
+
+
+def _estimate(value: Measured) -> str:
+    return f"estimate {prose(value)}".replace("-", "−")
 
 
 def _null(ax: Axes, y: float, text: str) -> None:
@@ -277,12 +288,11 @@ def decomposition(results: Results, where: str) -> Figure:
 
         values = [measured((e.get("variance") or {}).get("total")) for _, e in rows]
         limits = _log_limits(values)
-        totals.set_xscale("log")
-        totals.set_xlim(*limits)
+        _log_axis(totals, limits)
         totals.set_title("Variance of one rollout")
         for (y, entry), value in zip(rows, values, strict=True):
             if value is not None and value.value <= 0:
-                _null(totals, y, f"estimate {prose(value)}")
+                _null(totals, y, _estimate(value))
             else:
                 hollow = bool(entry.get("biased"))
                 _interval(totals, y, value, paint[entry["name"]], hollow=hollow, limits=limits)
@@ -298,7 +308,7 @@ def _stack(ax: Axes, y: float, entry: Entry) -> tuple[float, float]:
         why = _reason(entry, "no parts for this row")
         ax.barh(y, 100, 0.62, color="white", edgecolor="#c9cdd3", hatch="////", linewidth=0.6)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
-        ax.text(50, y, why, ha="center", va="center", fontsize=7.5, color="#5b616b", bbox=box)
+        ax.text(2, y, why, ha="left", va="center", fontsize=7.5, color="#5b616b", bbox=box)
         return 0.0, 100.0
     left = right = 0.0
     for key, colour in (("across", ACROSS), ("within", WITHIN), ("cross", CROSS)):
@@ -318,7 +328,7 @@ def _stack(ax: Axes, y: float, entry: Entry) -> tuple[float, float]:
 
 def bias(results: Results, where: str) -> Figure | None:
     """Relative error and cosine to the reference row; None where no row has a reference."""
-    entries = [e for e in probe(results, where) if e.get("reference")]
+    entries = [e for e in probe(results, where) if e.get("reference") not in (None, e["name"])]
     if not entries:
         return None
     paint = colours(results)

@@ -109,8 +109,7 @@ def test_tree_lists_every_sequence_and_eos_ends_branches():
     assert ((tree.tokens == EOS).any(1) == tree.ended).all()
     assert (tree.ended | (tree.length == 4)).all()
     assert (tree.tokens[~tree.mask] == -1).all() and (tree.visited[~tree.mask] == -1).all()
-    assert (exact.tree(4, 4, EOS, pad=9).tokens[0] == [0, 0, 0, 0]).all()
-    assert (exact.tree(4, 2, 0, pad=9).tokens[0] == [0, 9]).all()
+    assert (exact.tree(4, 4, EOS, pad=9).tokens[0] == [EOS, 9, 9, 9]).all()
     assert not exact.tree(3, 2, None).ended.any() and len(exact.tree(3, 2, None).tokens) == 9
 
 
@@ -148,6 +147,7 @@ def test_probabilities_and_visitation():
 def test_score_is_the_gradient_of_log_pi():
     problem = make(2)
     close(np.moveaxis(problem.score, -1, 0), slope(lambda p: p.logp, problem), 1e-8)
+    close(exact.log_softmax(np.array([2000.0, 0.0])), [0.0, -2000.0])  # no overflow
 
 
 def test_problem_refuses():
@@ -257,11 +257,19 @@ def test_weight_gives_the_gradient_of_the_divergence(loss):
     close(field, -np.einsum("sv,svm->sm", local, problem.jacobian))
 
 
-def test_weight_of_the_two_kls():
+def test_weight_in_closed_form():
+    """The constant in w counts: it is in the variance of whatever samples."""
     problem = make(4)
     ratio = problem.logp_teacher - problem.logp
-    close(exact.weight(("reverse_kl",), problem.logits, problem.logp_teacher), ratio)
-    close(exact.weight(("forward_kl",), problem.logits, problem.logp_teacher), np.exp(ratio))
+    mix = 0.3 * np.exp(problem.logp_teacher) + 0.7 * problem.probs
+    for loss, w in {
+        ("reverse_kl",): ratio,
+        ("forward_kl",): np.exp(ratio),
+        ("jeffreys",): ratio + np.exp(ratio),
+        ("jsd", 0.3): 0.7 * (np.log(mix) - problem.logp),
+        ("skew", 0.3): 0.7 * np.exp(problem.logp_teacher) / mix,
+    }.items():
+        close(exact.weight(loss, problem.logits, problem.logp_teacher), w)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -465,6 +473,22 @@ def test_topk_rules_in_closed_form():
         close(exact.partner(problem, exact.topk(problem, 2, tail).h), field)
 
 
+def test_policy_gradient_reads_no_reward_off_the_mask():
+    problem = make(4)
+    tree = problem.tree
+    h = exact.policy_gradient(problem, np.ones(tree.mask.shape), 1.0).h
+    left = np.where(tree.mask, tree.length[:, None] - np.arange(4), 0)  # tokens to go
+    close(h, left[..., None] * exact.at_actions(tree, problem.score))
+
+
+def test_expected_baseline_adds_kl_to_the_weight():
+    problem = make(4)
+    kl = exact.divergence(("reverse_kl",), problem.logits, problem.logp_teacher)[:, None]
+    vectors = (problem.logp_teacher - problem.logp + kl)[..., None] * problem.score
+    h = exact.at_actions(problem.tree, vectors)
+    close(exact.sampled(problem, baseline=True).h, h)
+
+
 def test_topk_set_sources():
     student, teacher = np.log([[0.4, 0.3, 0.2, 0.1]]), np.log([[0.1, 0.4, 0.1, 0.4]])
 
@@ -478,11 +502,6 @@ def test_topk_set_sources():
 
 
 # ------------------------------------------------------------------- variance (CLAIMS, part B)
-
-
-def rollout_sums(problem, h):
-    """[N] probabilities and S [N, M] by brute force over the masks."""
-    return problem.joint, np.where(problem.tree.mask[..., None], h, 0).sum(1)
 
 
 DECOMPOSED = {
@@ -501,20 +520,20 @@ def test_b2_total_is_across_within_cross(name):
         h = DECOMPOSED[name](problem).h
         parts = exact.decompose(problem, h)
         g = exact.at_states(problem.tree, exact.partner(problem, h))
-        noise = h - g
+        noise = h - g  # D_t
         inner = np.einsum("n,ntm,num->tu", problem.joint, noise, g)
-        scale = np.abs(parts.total)
-        assert np.abs(np.tril(inner)).max() < 1e-13 * scale  # <D_t, g_t'>, t' <= t
+        tiny = 1e-12 * parts.total
+        assert np.abs(np.tril(inner)).max() < tiny  # <D_t, g_t'> for t' <= t
         own = np.einsum("n,ntm,num->tu", problem.joint, noise, noise)
-        assert np.abs(own - np.diag(np.diag(own))).max() < 1e-13 * scale
-        close(parts.cross, 2 * np.triu(inner, 1).sum(), 1e-9 if name != "drop" else np.inf)
-        close(parts.within, np.trace(own))
-        close(parts.total, tr_cov(*rollout_sums(problem, h)))
-        close(parts.across, tr_cov(*rollout_sums(problem, g)))
+        assert np.abs(own - np.diag(np.diag(own))).max() < tiny
+        assert abs(parts.cross - 2 * np.triu(inner, 1).sum()) < tiny
+        assert abs(parts.within - np.trace(own)) < tiny
+        close(parts.total, tr_cov(problem.joint, h.sum(1)))
+        close(parts.across, tr_cov(problem.joint, g.sum(1)))
         if name == "sampled":
             assert abs(parts.cross) > 0.01 * parts.within  # a tree that can show it
         if name == "drop":
-            assert abs(parts.cross) < 1e-12 * scale and parts.within < 1e-12 * scale
+            assert abs(parts.cross) < tiny and abs(parts.within) < tiny
 
 
 def test_b1_one_draw_never_has_a_cross_term():

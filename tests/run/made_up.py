@@ -6,25 +6,41 @@ import numpy as np
 
 NO_PARTS = "its weight holds the future; parts need probe.branches"
 
-# name, signal, divergence, expectation, gamma, k, tail, baseline, kind, biased, snr, share within
-ROWS = [
-    ("opd", "teacher", "reverse_kl", "enumerated", 0, None, None, None, "myopic", False, 0.42),
-    ("opd_sampled", "teacher", "reverse_kl", "sampled", 0, None, None, None, "myopic", False, 0.07),
-    ("opd_baseline", "teacher", "reverse_kl", "sampled", 0, None, None, "expected_kl", "myopic", False, 0.09),
-    ("opd_resampled@k=4", "teacher", "reverse_kl", "resampled", 0, 4, None, None, "myopic", False, 0.2),
-    ("opd_topk@k=8", "teacher", "reverse_kl", "topk", 0, 8, "sample", None, "myopic", False, 0.40),
-    ("opd_topk@k=8,tail=drop", "teacher", "reverse_kl", "topk", 0, 8, "drop", None, "myopic", True, 0.44),
-    ("opd_topk@k=8,tail=renormalise", "teacher", "reverse_kl", "topk", 0, 8, "renormalise", None, "myopic", True, 0.45),
-    ("opd_topk@k=8,tail=bucket", "teacher", "reverse_kl", "topk", 0, 8, "bucket", None, "myopic", True, 0.43),
-    ("opd@gamma=0.9", "teacher", "reverse_kl", "enumerated", 0.9, None, None, None, "discounted", False, 0.02),
-    ("opd_sampled@gamma=0.9", "teacher", "reverse_kl", "sampled", 0.9, None, None, None, "discounted", False, 0.012),
-    ("opd@gamma=1", "teacher", "reverse_kl", "enumerated", 1, None, None, None, "sequence", False, 0.012),
-    ("opd_sampled@gamma=1", "teacher", "reverse_kl", "sampled", 1, None, None, None, "sequence", False, 0.009),
-    ("soft_label", "teacher", "forward_kl", "enumerated", 0, None, None, None, "myopic", False, 0.5),
-    ("soft_label@expectation=sampled", "teacher", "forward_kl", "sampled", 0, None, None, None, "myopic", False, 0.11),
-    ("reinforce", "reward", None, "sampled", 1, None, None, None, "reward", False, 0.0011),
-    ("grpo", "reward", None, "sampled", 1, None, None, "group", "reward", True, 0.004),
-]  # fmt: skip
+# name, divergence (none: a reward), expectation, gamma, k, tail, baseline, biased, SNR
+TABLE = """
+opd                            reverse_kl enumerated 0   - -           -           - 0.42
+opd_sampled                    reverse_kl sampled    0   - -           -           - 0.07
+opd_baseline                   reverse_kl sampled    0   - -           expected_kl - 0.09
+opd_resampled@k=4              reverse_kl resampled  0   4 -           -           - 0.2
+opd_topk@k=8                   reverse_kl topk       0   8 sample      -           - 0.40
+opd_topk@k=8,tail=drop         reverse_kl topk       0   8 drop        -           b 0.44
+opd_topk@k=8,tail=renormalise  reverse_kl topk       0   8 renormalise -           b 0.45
+opd_topk@k=8,tail=bucket       reverse_kl topk       0   8 bucket      -           b 0.43
+opd@gamma=0.9                  reverse_kl enumerated 0.9 - -           -           - 0.02
+opd_sampled@gamma=0.9          reverse_kl sampled    0.9 - -           -           - 0.012
+opd@gamma=1                    reverse_kl enumerated 1   - -           -           - 0.012
+opd_sampled@gamma=1            reverse_kl sampled    1   - -           -           - 0.009
+soft_label                     forward_kl enumerated 0   - -           -           - 0.5
+soft_label@expectation=sampled forward_kl sampled    0   - -           -           - 0.11
+reinforce                      -          sampled    1   - -           -           - 0.0011
+grpo                           -          sampled    1   - -           group       b 0.004
+"""
+
+
+def rows() -> list[tuple]:
+    """The table's lines with numbers as numbers and dashes as None."""
+    found = []
+    for line in TABLE.strip().splitlines():
+        cells = [None if cell == "-" else cell for cell in line.split()]
+        name, divergence, expectation, gamma, k, tail, baseline, biased, snr = cells
+        signal = "teacher" if divergence else "reward"
+        kind = {"0": "myopic", "1": "sequence"}.get(gamma, "discounted") if divergence else "reward"
+        numbers = float(gamma), k and int(k)
+        rest = (tail, baseline or "none", kind, biased == "b", float(snr))
+        found.append((name, signal, divergence, expectation, *numbers, *rest))
+    return found
+
+
 REFERENCES = {
     "myopic": {"reverse_kl": "opd", "forward_kl": "soft_label"},
     "discounted": {"reverse_kl": "opd@gamma=0.9"},
@@ -72,11 +88,11 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
             "expectation": expectation,
             "k": k,
             "tail": tail,
-            "gamma": float(gamma),
+            "gamma": gamma,
             "baseline": baseline,
-            "importance": None,
+            "importance": "none",
         },
-        "target": {"kind": kind, "divergence": divergence, "gamma": float(gamma)},
+        "target": {"kind": kind, "divergence": divergence, "gamma": gamma},
         "states": "current",
         "biased": biased,
         "note": note,
@@ -102,7 +118,7 @@ def arm(name: str, rate: float, seed: int, random: np.random.Generator) -> dict:
     steps = np.arange(0, 9)
     rollouts = (steps * 512).tolist()
     accuracy = 0.35 + 0.6 * (1 - np.exp(-rate * steps)) + random.normal(size=9) * 0.01
-    kl = 3.0 * np.exp(-0.6 * rate * steps) + 0.02
+    kl = (3.0 * np.exp(-0.6 * rate * steps) + 0.02) * np.exp(random.normal() * 0.04)
     return {
         "name": name,
         "seed": seed,
@@ -156,7 +172,7 @@ def results(seed: int = 0, seeds: int = 1) -> dict:
         },
         "by_position": by_position,
         "ess": {},
-        "estimators": [entry(row, probe, random) for probe in ("start", "late") for row in ROWS],
+        "estimators": [entry(row, probe, random) for probe in ("start", "late") for row in rows()],
         "training": [arm(n, r, s, random) for n, r in rates.items() for s in range(seeds)],
         "models": {
             "teacher": {"accuracy": around(0.96, 0.02)},
@@ -165,3 +181,44 @@ def results(seed: int = 0, seeds: int = 1) -> dict:
         "warnings": [],
         "advice": [],
     }
+
+
+def rough() -> dict:
+    """Twenty rows with everything that can be missing, negative or out of scale."""
+    found = results(seed=1, seeds=3)
+    start = [e for e in found["estimators"] if e["probe"] == "start"]
+    by_name = {e["name"]: e for e in start}
+    for index in range(4):
+        by_name["opd_baseline"]["trusted"] = False
+        start.append(by_name["grpo"] | {"name": f"grpo@expectation=sampled,gamma=0.{index + 1}"})
+    by_name["reinforce"] |= {
+        "snr": around(-0.0004, 0.002),
+        "snr_per_second": around(-0.2, 0.9),
+        "relative_error": around(-2.0, 30.0),
+        "reference": "opd_sampled",
+        "cosine": None,
+    }
+    by_name["grpo"] |= {"snr": None, "snr_per_second": None, "cosine": around(0.2, 3.0)}
+    by_name["opd_resampled@k=4"] |= {"snr": around(0.02, 0.05), "snr_per_second": around(6.0, 15.0)}
+    by_name["opd_topk@k=8"] |= {"snr": 0.4, "snr_per_second": 110.0, "seconds": 0.0041}
+    by_name["opd_sampled"]["variance"]["cross"] = around(-80.0, 9.0)
+    by_name["opd_sampled"]["variance"]["within"] = around(60.0, 9.0)
+    by_name["opd_sampled"]["variance"]["across"] = around(78.0, 9.0)
+    by_name["opd"]["variance"]["total"] = float("nan")
+    by_name["soft_label"]["variance"] = None
+    found["estimators"] = start
+    found["by_position"] = {"start": found["by_position"]["start"], "late": None}
+    found["by_position"]["start"]["entropy_teacher"] = [None] * 12
+    found["by_position"]["start"]["kl"][3] = None
+    for arm_ in found["training"]:
+        arm_["accuracy"] = [None] * 9
+        arm_["kl"] = [f["value"] for f in arm_["kl"]]
+        arm_.pop("accuracy_greedy")
+    found["models"] = {"teacher": {"accuracy": None}, "student": {"accuracy": None}}
+    found["rollouts"] |= {"groups": 16, "truncated": 0.31}
+    found["warnings"] = ["the student solves <none> of the prompts & more"]
+    found["ess"] = {
+        "opd_sampled@importance=token": {"token": around(0.9, 0.05), "trajectory": None}
+    }
+    found.pop("advice")
+    return found

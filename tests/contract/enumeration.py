@@ -1,0 +1,249 @@
+"""A transformer student and teacher on a tree that is enumerated whole, in float64.
+
+Two prompts of different lengths (one left-padded), V = 4, depth 4, EOS ends branches early. The
+student is the project's own decoder, so its parameters are shared by all states; the oracle gets
+its logits and their Jacobian at every state and knows nothing else of it.
+
+Run under `jax.enable_x64(True)`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from opd.engine import steps, vocab
+from opd.engine.vocab import Head, Pass
+from opd.measure import exact
+from opd.method import local
+from opd.method.coefficients import coefficients, weights
+from opd.method.table import Method
+from opd.model.decoder import Decoder, DecoderConfig
+from opd.types import Coefficients, Rollout
+
+V, DEPTH, EOS, PAD = 4, 4, 3, 0
+PROMPTS = ((1, 2, 0), (2,))
+HOW = Pass(chunk=3)  # two chunks, the second padded
+TREE = exact.tree(V, DEPTH, EOS, prompts=len(PROMPTS), pad=PAD)
+
+
+def decoder(width: int) -> Decoder:
+    return Decoder(
+        DecoderConfig(
+            vocab=V,
+            width=width,
+            layers=2,
+            heads=2,
+            kv_heads=1,
+            head_dim=4,
+            mlp=width,
+            qk_norm=True,
+            tied=width > 8,
+            dtype="float64",
+            param_dtype="float64",
+            max_length=8,
+        )
+    )
+
+
+STUDENT, TEACHER = decoder(6), decoder(10)
+
+
+def every_sequence() -> Rollout:
+    """Each sequence of the tree once, as a rollout."""
+    longest = max(map(len, PROMPTS))
+    padded = [(PAD,) * (longest - len(p)) + p for p in PROMPTS]
+    real = [(False,) * (longest - len(p)) + (True,) * len(p) for p in PROMPTS]
+    count = len(TREE.tokens)
+    return Rollout(
+        prompt=jnp.asarray(padded, jnp.int32)[TREE.prompt],
+        prompt_mask=jnp.asarray(real)[TREE.prompt],
+        tokens=jnp.asarray(TREE.tokens, jnp.int32),
+        mask=jnp.asarray(TREE.mask),
+        logp_behavior=jnp.zeros((count, DEPTH)),
+        ended=jnp.asarray(TREE.ended),
+        group=jnp.asarray(TREE.prompt),
+        row=jnp.arange(count),
+    )
+
+
+def take(rollout: Rollout, index) -> Rollout:
+    return jax.tree.map(lambda leaf: leaf[index], rollout)
+
+
+def spread(params, seed):
+    """Larger weights than an init's, so that policies are far from uniform and from each other."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape) * 0.5, params)
+
+
+@dataclasses.dataclass
+class Lab:
+    """One seed: parameters, every sequence, its probability, and the oracle's problem."""
+
+    seed: int
+    params: object
+    teacher: Head
+    rollout: Rollout
+    problem: exact.Problem
+
+    @property
+    def probability(self) -> np.ndarray:
+        return self.problem.joint
+
+
+def _at_states(head: Head):
+    """Logits [S, V] at every state, each read off one sequence that passes it."""
+    logits = jnp.einsum("btd,vd->btv", head.hidden, head.unembedding)
+    where = [np.argwhere(TREE.visited == s)[0] for s in range(len(TREE.child))]
+    rows, times = np.array(where).T
+    return logits[rows, times]
+
+
+@jax.jit
+def _student_at_states(params):
+    """Logits [S, V], and their Jacobian as a tree with leaves [S, V, ...]."""
+
+    def logits(params):
+        return _at_states(steps.head(STUDENT, params, every_sequence()))
+
+    return logits(params), jax.jacrev(logits)(params)
+
+
+@jax.jit
+def _teacher_head(params):
+    return steps.head(TEACHER, params, every_sequence())
+
+
+def build(seed: int) -> Lab:
+    params = spread(STUDENT.init(jax.random.key(seed)), seed)
+    teacher = _teacher_head(spread(TEACHER.init(jax.random.key(seed + 100)), seed + 100))
+    logits, jacobian = _student_at_states(params)
+    reward = np.random.default_rng(seed).uniform(size=len(TREE.tokens)).round(1)
+    problem = exact.problem(
+        TREE,
+        np.asarray(logits),
+        np.asarray(jax.nn.log_softmax(_at_states(teacher))),
+        np.concatenate([np.reshape(x, (*logits.shape, -1)) for x in jax.tree.leaves(jacobian)], -1),
+        reward=reward,
+    )
+    rollout = dataclasses.replace(every_sequence(), reward=jnp.asarray(reward))
+    return Lab(seed, params, teacher, rollout, problem)
+
+
+def batch_coefficients(lab: Lab, methods: tuple[Method, ...]) -> list[Coefficients]:
+    """The library's coefficients with every sequence as one rollout of one batch."""
+    student = student_head(STUDENT, lab.params, lab.rollout)
+    stats = vocab_stats(student, lab.teacher, lab.rollout.tokens, HOW)
+    return [coefficients(m, weights(m, lab.rollout), stats, lab.rollout.group) for m in methods]
+
+
+def scaled(coefs: Coefficients, factor) -> Coefficients:
+    """Coefficients times a number for each rollout, or each token."""
+    factor = jnp.asarray(factor)
+    factor = factor[:, None] if factor.ndim == 1 else factor
+    return jax.tree.map(lambda leaf: leaf * factor, coefs)
+
+
+def flat_rows(gradients) -> np.ndarray:
+    """[K, M] in the order of the Jacobian's columns."""
+    return np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients))
+
+
+pull_back = jax.jit(steps.pull_back, static_argnums=(0, 4, 6))
+vocab_stats = jax.jit(vocab.stats, static_argnums=3)
+student_head = jax.jit(steps.head, static_argnums=0)
+
+
+@jax.jit
+def through_body(params, cotangent: Head):
+    """The vjp of the student's forward on a stack [K] of cotangents."""
+    _, vjp = jax.vjp(lambda params: steps.head(STUDENT, params, every_sequence()), params)
+    return jax.vmap(vjp)(cotangent)[0]
+
+
+def pulled(lab: Lab, methods, given) -> np.ndarray:
+    """The pull-back that trainer and probe call, on coefficients that hold probabilities."""
+    gradients, _ = pull_back(
+        STUDENT, lab.params, lab.rollout, lab.teacher, methods, None, HOW, tuple(given)
+    )
+    return flat_rows(gradients)
+
+
+def expected(lab: Lab, methods: tuple[Method, ...], probability=None) -> np.ndarray:
+    """E of each row's gradient [K, M], for rows that draw nothing afresh and look at no other."""
+    probability = lab.probability if probability is None else probability
+    given = batch_coefficients(lab, methods)
+    count = len(lab.probability)
+    given = [scaled(coefs, count * probability) for coefs in given]
+    return pulled(lab, methods, given)
+
+
+def expected_fresh(lab: Lab, method: Method) -> np.ndarray:
+    """E [M] of a row that draws candidates: every tuple of draws at every position, weighted.
+
+    The uniforms fed in are the midpoints of the draws' CDF intervals, in vocabulary order.
+    """
+    (rule,) = method.rules
+    tuples = np.stack(np.meshgrid(*[np.arange(V)] * rule.draws, indexing="ij"), -1)
+    tuples = tuples.reshape(-1, rule.draws)  # [R, k]
+    law = candidate_law(lab, rule)  # [S, V]
+    middle = np.cumsum(law, -1) - law / 2
+    at = TREE.visited  # [N, T], -1 off the mask
+    uniforms = middle[at][:, :, tuples]  # [N, T, R, k]
+    chance = law[at][:, :, tuples].prod(-1)  # [N, T, R]
+    (coefs,) = batch_coefficients(lab, (method,))
+    weight = len(lab.probability) * lab.probability[:, None, None] * chance
+    student = student_head(STUDENT, lab.params, lab.rollout)
+    cotangent = _pull_draws(method.rules, student, lab, coefs, weight, uniforms)
+    return flat_rows(through_body(lab.params, cotangent))[0]
+
+
+def _pull_draws(rules, student, lab, coefs, weight, uniforms) -> Head:
+    """The vocabulary pass with each tuple of draws r in turn, added up: cotangents [1, ...]."""
+
+    @jax.jit
+    def run(student, teacher, tokens, coefs, weight, uniforms):
+        def one(weight, uniforms):
+            given = (scaled(coefs, weight),)
+            pull = vocab.pull(
+                student, teacher, tokens, (rules,), lambda _, x: x, given, uniforms, HOW
+            )
+            return pull[0]
+
+        many = jax.vmap(one, in_axes=2)(weight, uniforms)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), many)
+
+    return run(student, lab.teacher, lab.rollout.tokens, coefs, weight, uniforms)
+
+
+def candidate_law(lab: Lab, rule: local.Rule) -> np.ndarray:
+    """What a rule's fresh tokens are drawn from, [S, V]; zeros where nothing is left to draw."""
+    problem = lab.problem
+    if rule.expectation == "resampled":
+        soft = rule.divergence == "forward_kl"
+        return np.exp(problem.logp_teacher) if soft else problem.probs
+    kept = exact.topk_set(problem.logp, problem.logp_teacher, rule.k, rule.topk_from)
+    rest = np.where(kept, 0, problem.probs)
+    mass = rest.sum(-1, keepdims=True)
+    return rest / np.where(mass > 0, mass, 1)
+
+
+def expected_grouped(lab: Lab, methods: tuple[Method, ...], size: int = 2) -> np.ndarray:
+    """E [K, M] over all ordered groups of one prompt: coefficients of every group, added up."""
+    pairs = exact.groups(lab.problem, size)
+    members = pairs.members.ravel()
+    rollout = dataclasses.replace(
+        take(lab.rollout, members), group=jnp.arange(len(members)) // size
+    )
+    share = len(members) * np.repeat(pairs.prob, size) / size
+    given = []
+    for method in methods:
+        coefs = coefficients(method, weights(method, rollout), None, rollout.group)
+        assert not coefs.local
+        added = np.zeros(lab.rollout.mask.shape)
+        np.add.at(added, members, np.asarray(scaled(coefs, share).onehot))
+        given.append(Coefficients((), jnp.asarray(added)))
+    return pulled(lab, methods, given)

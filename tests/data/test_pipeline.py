@@ -1,0 +1,428 @@
+"""The room's front door: configs, prepared data, batches and rewards."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opd.data import pipeline
+from opd.data.pipeline import (
+    DataConfig,
+    Example,
+    Task,
+    decode_completion,
+    demonstrations,
+    encode_prompts,
+    encode_solutions,
+    load,
+    prompts,
+    verify,
+)
+from opd.data.tokenizers import ByteTokenizer, CharTokenizer
+from opd.data.verifiers import exact_match
+
+SIZES = {"train": 20, "validation": 8, "test": 8, "length": 10}
+SMALL = DataConfig(tokenizer="char", **SIZES)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load(SMALL)
+
+
+def jsonl_file(folder, rows):
+    path = folder / "prompts.jsonl"
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(text + "\n" for text in lines), encoding="utf-8")
+    return str(path)
+
+
+def gsm8k_folder(folder, count=8):
+    folder.mkdir(exist_ok=True)
+    rows = [{"question": f"{n} + 1?", "answer": f"so {n + 1}\n#### {n + 1}"} for n in range(count)]
+    for name in ("train.jsonl", "test.jsonl"):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+# --- configs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": "sorting"}, "data.task = 'sorting': allowed are arithmetic, gsm8k, jsonl"),
+        ({"tokenizer": "word"}, "data.tokenizer = 'word': allowed are byte, char, bpe"),
+        ({"operation": "divide"}, "data.operation = 'divide': allowed are add, multiply"),
+        ({"long_prompts": "cut"}, "data.long_prompts = 'cut': allowed are error, skip"),
+        ({"reverse": "yes"}, "data.reverse = 'yes': allowed are False, True"),
+        ({"digits": 2.5}, "data.digits = 2.5: allowed are integers from 1"),
+        ({"digits": 9}, "data.digits = 9: allowed are 1 to 8"),
+        ({"train": 0}, "data.train = 0: allowed are integers from 1"),
+        ({"train": True}, "data.train = True: allowed are integers from 1"),
+        ({"train": 10**6}, "data.digits = 2 allows at most 5050 operand pairs"),
+        ({"max_prompt": 0}, "data.max_prompt = 0: allowed are integers from 1"),
+        ({"bpe_size": 100}, "data.bpe_size = 100: allowed are integers from 258"),
+        ({"seed": -1}, "data.seed = -1: allowed are integers from 0"),
+        ({"seed": 2**32}, "data.seed = 4294967296: allowed are 0 to"),
+        ({"task": "gsm8k"}, "data.task = 'gsm8k' needs data.path"),
+        ({"task": "jsonl"}, "data.task = 'jsonl' needs data.prompts"),
+        ({"path": "x"}, "data.path = 'x': allowed for data.task = 'gsm8k' only"),
+        ({"path": "x", "prompts": "y", "task": "gsm8k"}, "allowed is one of them"),
+        ({"prompts": "x", "tokenizer": "char"}, "needs data.alphabet"),
+    ],
+)
+def test_bad_configs_are_refused_in_one_line(given, message):
+    with pytest.raises(ValueError) as error:
+        DataConfig(**given)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", pipeline.SOURCES)
+def test_every_task_keeps_the_contract(name, tmp_path):
+    rows = [{"prompt": f"{n}?", "answer": str(n)} for n in range(8)]
+    extra = {
+        "arithmetic": SIZES,
+        "gsm8k": {"path": gsm8k_folder(tmp_path / "src"), "validation": 2},
+        "jsonl": {"prompts": jsonl_file(tmp_path, rows)},
+    }[name]
+    made = load(DataConfig(task=name, **extra), tmp_path / "work")
+    assert {"train", "validation"} <= set(made.splits)
+    assert made.tokenizer.pad_id != made.tokenizer.eos_id
+    batch = demonstrations(made, "train", 0, 3)[0]
+    assert batch["ended"].all()
+    rewards = verify(made, batch["tokens"], batch["mask"], batch["answers"])
+    assert rewards.dtype == np.float32 and (rewards == 1).all(), "a solution earns its reward"
+    others = [answer + "1" for answer in batch["answers"]]
+    assert (verify(made, batch["tokens"], batch["mask"], others) == 0).all()
+
+
+# --- JSONL -----------------------------------------------------------------------------------
+
+
+def test_jsonl_answers_make_a_verifier_only_if_every_line_has_one(tmp_path):
+    rows = [{"prompt": "a", "answer": "x"}, {"prompt": "b", "answer": 7}]
+    made = load(DataConfig(prompts=jsonl_file(tmp_path, rows)))
+    assert made.verifier is exact_match
+    found = {e.prompt: e.answer for split in made.splits.values() for e in split}
+    assert found == {"a": "x", "b": "7"}
+
+    rows.append({"prompt": "c"})
+    made = load(DataConfig(prompts=jsonl_file(tmp_path, rows), max_completion=4))
+    assert made.verifier is None
+    with pytest.raises(ValueError, match="not every line has an answer"):
+        verify(made, np.zeros((1, 4), int), np.zeros((1, 4), bool), [""])
+
+
+def test_jsonl_without_answers_needs_a_completion_length_and_imitates_nothing(tmp_path):
+    path = jsonl_file(tmp_path, [{"prompt": "a"}, {"prompt": "b"}])
+    with pytest.raises(ValueError, match="data.max_completion = None"):
+        load(DataConfig(prompts=path))
+    made = load(DataConfig(prompts=path, max_completion=4))
+    assert prompts(made, "train", 0, 2)[0]["answers"] == ["", ""]
+    with pytest.raises(ValueError, match="without an answer"):
+        demonstrations(made, "train", 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", "not JSON"),
+        ('{"answer": "1"}', "needs 'prompt', has answer"),
+        ('{"prompt": ""}', "'prompt' must be a non-empty string"),
+        ('{"prompt": "a", "answer": [1]}', "'answer' must be a non-empty string, found [1]"),
+        ('{"prompt": "a", "answer": true}', "'answer' must be a non-empty string, found True"),
+    ],
+)
+def test_malformed_jsonl_is_named_and_leaves_nothing_behind(tmp_path, bad, message):
+    path = jsonl_file(tmp_path, [{"prompt": "a"}, bad])
+    with pytest.raises(ValueError) as error:
+        load(DataConfig(prompts=path), tmp_path / "work")
+    assert str(error.value).startswith(f"{path}:2: ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "work").exists()
+
+
+def test_jsonl_missing_file_and_too_large_a_held_out_part(tmp_path):
+    with pytest.raises(ValueError, match="none.jsonl: cannot be read"):
+        load(DataConfig(prompts=str(tmp_path / "none.jsonl")), tmp_path / "work")
+    path = jsonl_file(tmp_path, [{"prompt": "a", "answer": "b"}] * 3)
+    with pytest.raises(ValueError, match="has 1 distinct prompts, allowed are 0 to 0"):
+        load(DataConfig(prompts=path), tmp_path / "work")
+    assert list(load(DataConfig(prompts=path, validation=0)).splits) == ["train"]
+    assert not (tmp_path / "work").exists()
+
+
+# --- lengths ---------------------------------------------------------------------------------
+
+
+def test_long_prompts_are_refused_by_name_or_skipped_and_counted(tmp_path):
+    rows = [{"prompt": "ab" if n % 2 else "abcdef", "answer": "x"} for n in range(10)]
+    rows += [{"prompt": f"{n}", "answer": "x"} for n in range(8)]
+    config = DataConfig(prompts=jsonl_file(tmp_path, rows), max_prompt=3, validation=1, seed=1)
+    with pytest.raises(ValueError) as error:
+        load(config, tmp_path / "work")
+    assert "data.max_prompt = 3: prompt 0 of train has 6 tokens ('abcdef')" in str(error.value)
+    assert not (tmp_path / "work").exists()
+    made = load(dataclasses.replace(config, long_prompts="skip"))
+    assert made.skipped == {"train": 5, "validation": 0}
+    assert all(e.prompt != "abcdef" for e in made.split("train"))
+    with pytest.raises(ValueError, match="no prompt of train fits, the shortest has [45] tokens"):
+        load(DataConfig(max_prompt=2, long_prompts="skip", **SIZES))
+
+
+def test_lengths_default_to_the_longest(task):
+    everything = [e for split in task.splits.values() for e in split]
+    assert task.max_prompt == max(len(e.prompt) for e in everything)
+    assert task.max_completion == 1 + max(len(e.solution) for e in everything)
+    assert load(DataConfig(max_prompt=9, max_completion=5, **SIZES)).max_prompt == 9
+
+
+def test_an_unknown_split_is_refused(task):
+    with pytest.raises(ValueError, match="'dev': the arithmetic task has train, validation"):
+        prompts(task, "dev", 0, 2)
+    with pytest.raises(ValueError, match="batch = 0: allowed are integers from 1"):
+        prompts(task, "train", 0, 0)
+
+
+# --- encoding --------------------------------------------------------------------------------
+
+TEXT = st.text("0123+=", min_size=1, max_size=9)
+
+
+def toy(max_prompt=9, max_completion=6):
+    return Task(
+        config=SMALL,
+        tokenizer=CharTokenizer("0123+="),
+        verifier=exact_match,
+        splits={"train": (Example("1+1=", "2", "2"),)},
+        max_prompt=max_prompt,
+        max_completion=max_completion,
+        skipped={},
+    )
+
+
+@given(st.lists(TEXT, min_size=1, max_size=4))
+def test_prompts_are_padded_on_the_left(texts):
+    made = toy()
+    batch = encode_prompts(made, [Example(text) for text in texts])
+    assert batch["prompt"].dtype == np.int32 and batch["prompt_mask"].dtype == bool
+    for row, mask, text in zip(batch["prompt"], batch["prompt_mask"], texts, strict=True):
+        assert mask.tolist() == [False] * (9 - len(text)) + [True] * len(text)
+        assert (row[~mask] == made.tokenizer.pad_id).all()
+        assert made.tokenizer.decode(row[mask]) == text
+    assert batch["index"].tolist() == list(range(len(texts)))
+
+
+@given(st.lists(TEXT, min_size=1, max_size=4))
+def test_eos_is_graded_and_nothing_after_it(texts):
+    """A peer's bug: where the EOS action is masked, the student never learns to stop."""
+    made = toy()
+    eos = made.tokenizer.eos_id
+    batch = encode_solutions(made, [Example("1", text) for text in texts])
+    for row, mask, ended, text in zip(*(batch[n] for n in ("tokens", "mask", "ended")), texts):
+        graded = row[mask].tolist()
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True)
+        assert (row[~mask] == made.tokenizer.pad_id).all()
+        assert ended == (len(text) < 6)
+        expected = made.tokenizer.encode(text) + [eos]
+        assert graded == expected[:6]
+        assert (graded[-1] == eos) == ended
+        assert decode_completion(made, row, mask) == text[:6]
+
+
+def test_a_task_with_pad_equal_to_eos_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Broken(ByteTokenizer):
+        pad_id = 1
+
+    with pytest.raises(ValueError, match="pad and EOS are both id 1"):
+        dataclasses.replace(toy(), tokenizer=Broken())
+
+
+def test_encoding_refuses_empty_and_long_prompts():
+    for text in ("", "1" * 10):
+        with pytest.raises(ValueError, match=f"prompt 1 has {len(text)} tokens"):
+            encode_prompts(toy(), [Example("1"), Example(text)])
+
+
+def test_verify_wants_an_ended_completion_and_reads_graded_tokens_only():
+    made = toy()
+    char, eos, pad = made.tokenizer.encode("2")[0], made.tokenizer.eos_id, made.tokenizer.pad_id
+    tokens = np.array(
+        [
+            [char, eos, pad, pad],  # right
+            [char, eos, char, eos],  # right: what follows EOS isn't graded
+            [char, char, eos, pad],  # wrong
+            [char, char, char, char],  # cut
+            [char, eos, pad, pad],  # reads right, but no EOS was graded
+        ]
+    )
+    length = np.array([2, 2, 3, 4, 1])
+    mask = np.arange(4) < length[:, None]
+    rewards = verify(made, tokens, mask, ["2", "2", "2", "2222", "2"])
+    assert rewards.tolist() == [1, 1, 0, 0, 0]
+    assert rewards.dtype == np.float32
+
+
+# --- batches ---------------------------------------------------------------------------------
+
+
+def rows_of(dataset, steps):
+    return [dataset[n]["index"].tolist() for n in steps]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), batch=st.integers(1, 50), step=st.integers(0, 10**6))
+def test_a_step_is_a_function_of_seed_and_step(task, seed, batch, step):
+    there = prompts(task, "train", seed, batch)[step]
+    again = prompts(task, "train", seed, batch)
+    rows_of(again, range(3))  # what was read before doesn't matter
+    np.testing.assert_equal(again[step], there)
+    assert there["prompt"].shape == (batch, task.max_prompt)
+    examples = [task.split("train")[i] for i in there["index"]]
+    np.testing.assert_equal(there["prompt"], encode_prompts(task, examples)["prompt"])
+    assert there["answers"] == [e.answer for e in examples]
+    with_solutions = demonstrations(task, "train", seed, batch)[step]
+    np.testing.assert_equal({n: with_solutions[n] for n in there}, there)
+    np.testing.assert_equal(with_solutions["tokens"], encode_solutions(task, examples)["tokens"])
+
+
+def test_every_epoch_is_a_fresh_permutation(task):
+    count = len(task.split("validation"))
+    epochs = rows_of(prompts(task, "validation", 3, count), range(6))
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 4
+    # A batch size that doesn't divide the epoch neither drops nor repeats an example.
+    odd = rows_of(prompts(task, "validation", 3, 3), range(count))
+    assert sum(odd, []) == sum(epochs[:3], [])
+
+
+def test_a_seed_does_not_replay_its_neighbour_one_epoch_later(task):
+    count = len(task.split("train"))
+    left, right = (prompts(task, "train", seed, count) for seed in (0, 1))
+    seen = {tuple(epoch) for epoch in rows_of(left, range(5))}
+    assert not seen & {tuple(epoch) for epoch in rows_of(right, range(5))}
+
+
+# --- prepared data ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def preparations(monkeypatch):
+    made = []
+    original = pipeline._prepare
+
+    def prepare(config, *rest):
+        made.append(config)
+        original(config, *rest)
+
+    monkeypatch.setattr(pipeline, "_prepare", prepare)
+    return made
+
+
+def test_prepared_data_is_reused_and_equal(tmp_path, preparations):
+    first, second = load(SMALL, tmp_path), load(SMALL, tmp_path)
+    assert len(preparations) == 1
+    assert first.splits == second.splits == load(SMALL).splits
+    assert first.where == second.where and first.where.parent == tmp_path / "data"
+    recorded = json.loads((first.where / "config.json").read_text())
+    assert recorded["task"] == "arithmetic" and recorded["digits"] == 2
+    # Lengths are a matter of reading.
+    load(dataclasses.replace(SMALL, max_prompt=20, max_completion=20), tmp_path)
+    assert len(preparations) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"digits": 3}, {"reverse": True}, {"seed": 1}, {"test": 5}, {"operation": "multiply"}],
+)
+def test_another_config_prepares_again(tmp_path, preparations, change):
+    before = load(SMALL, tmp_path)
+    other = dataclasses.replace(SMALL, **change)
+    assert load(other, tmp_path).splits == load(other).splits != before.splits
+    assert len(preparations) == 2
+
+
+def test_another_source_prepares_again_and_a_bpe_is_kept(tmp_path, preparations):
+    path = gsm8k_folder(tmp_path / "src")
+    config = DataConfig(task="gsm8k", path=path, validation=2, tokenizer="bpe", bpe_size=260)
+    first, second = load(config, tmp_path / "work"), load(config, tmp_path / "work")
+    assert first.tokenizer.fingerprint() == second.tokenizer.fingerprint()
+    assert (first.where / "tokenizer.json").is_file()
+    moved = gsm8k_folder(tmp_path / "elsewhere")
+    load(dataclasses.replace(config, path=moved), tmp_path / "work")
+    assert len(preparations) == 1, "the same content in another place is the same data"
+    gsm8k_folder(tmp_path / "src", count=9)
+    assert len(load(config, tmp_path / "work").split("train")) == 7
+    assert len(preparations) == 2
+
+
+def test_a_bpe_is_trained_on_the_training_split_alone(tmp_path, monkeypatch):
+    seen = []
+    train = pipeline.train_bpe
+    monkeypatch.setattr(pipeline, "train_bpe", lambda t, n: train(seen.extend(t) or seen, n))
+    config = DataConfig(task="gsm8k", path=gsm8k_folder(tmp_path), validation=2, tokenizer="bpe")
+    made = load(config)
+    assert seen == [e.prompt + e.solution for e in made.split("train")]
+
+
+def test_nothing_half_written_is_ever_reused(tmp_path, monkeypatch):
+    def fails(builder):
+        assert list((tmp_path / "data").iterdir()), "written beside the final name"
+        raise RuntimeError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write", fails)
+        with pytest.raises(RuntimeError, match="disk is full"):
+            load(SMALL, tmp_path)
+    assert list((tmp_path / "data").iterdir()) == []
+    assert load(SMALL, tmp_path).splits == load(SMALL).splits
+
+
+def test_a_race_is_won_by_whoever_is_first(tmp_path, monkeypatch):
+    first = load(SMALL, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    config = json.loads((first.where / "config.json").read_text())
+    pipeline._prepare(SMALL, first.tokenizer, first.where, config)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_preparing_says_nothing(tmp_path, capfd):
+    load(SMALL, tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_tensorflow_and_no_network(tmp_path):
+    """In a process of its own, where a TensorFlow could be imported and the network is shut."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("")
+    program = """
+        import sys, socket
+        def shut(*_): raise AssertionError("the network was asked for")
+        socket.socket.connect = socket.getaddrinfo = socket.create_connection = shut
+        from opd.data import pipeline
+        assert "tensorflow" not in sys.modules, "on import"
+        config = pipeline.DataConfig(train=9, validation=2, test=2, length=2)
+        for _ in range(2):
+            task = pipeline.load(config, sys.argv[1])
+            pipeline.prompts(task, "train", 0, 4)[0]
+        assert "tensorflow" not in sys.modules, "on load"
+        import tensorflow
+    """
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program), str(tmp_path / "work")],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

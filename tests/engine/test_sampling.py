@@ -1,0 +1,290 @@
+"""The sampler: what is drawn, what is said about it, and when it stops."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from opd import draws
+from opd.engine import sampling
+from opd.model.decoder import Decoder, DecoderConfig
+
+EOS, PAD = 1, 0
+CONFIG = DecoderConfig(
+    vocab=13, width=8, layers=2, heads=2, kv_heads=1, head_dim=4, mlp=12, max_length=16
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """A Markov chain as a model: the next token's logits are a row of the parameter table [V, V].
+
+    `calls` is told of every call of `extend`, so that a test can count them.
+    """
+
+    vocab: int
+    calls: list | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def width(self):
+        return self.vocab
+
+    def unembedding(self, params):
+        return params.T
+
+    def empty_cache(self, batch, length):
+        return jnp.zeros((), jnp.int32)
+
+    def extend(self, params, cache, tokens, mask):
+        if self.calls is not None:
+            jax.debug.callback(self.calls.append, tokens.shape[1])
+        return jax.nn.one_hot(tokens, self.vocab, dtype=params.dtype), cache + tokens.shape[1]
+
+
+def sampler(model, **options):
+    options = {"eos_ids": (EOS,), "pad_id": PAD, **options}
+    return jax.jit(functools.partial(sampling.generate, model, **options))
+
+
+def noise(rows, length, step=0):
+    return draws.uniforms(draws.key(0, step, "action"), jnp.asarray(rows), length)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """A decoder whose EOS is likely enough to end some rows early, and prompts for it."""
+    model = Decoder(CONFIG)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), shapes
+    )
+    prompt_mask = np.arange(4)[None] >= rng.integers(0, 4, 8)[:, None]
+    prompt = np.where(prompt_mask, rng.integers(2, 13, (8, 4)), PAD).astype(np.int32)
+    return model, params, jnp.asarray(prompt), jnp.asarray(prompt_mask)
+
+
+@pytest.fixture(scope="module")
+def plain(decoder):
+    return sampler(decoder[0])
+
+
+@pytest.fixture(scope="module")
+def completion(decoder, plain):
+    _, params, prompt, prompt_mask = decoder
+    return plain(params, prompt, prompt_mask, noise(range(8), 10))
+
+
+def scores(model, params, prompt, prompt_mask, completion, temperature=1.0):
+    """Logits [B, T, V] of a completion by the full forward, without the cache."""
+    tokens = jnp.concatenate([prompt, completion.tokens], axis=1)
+    mask = jnp.concatenate([prompt_mask, completion.mask], axis=1)
+    hidden = jax.jit(model.hidden)(params, tokens, mask)[:, prompt.shape[1] - 1 : -1]
+    return np.asarray(hidden @ model.unembedding(params).T, np.float64) / temperature
+
+
+def log_softmax(logits):
+    return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+
+
+def truncated(logits, top_k=None, top_p=None):
+    """Probabilities of one row after top-k and then top-p, by sorting. No ties here."""
+    order = np.argsort(-logits)[: top_k or len(logits)]
+    mass = np.exp(logits[order])
+    mass /= mass.sum()
+    if top_p is not None:
+        order = order[: np.searchsorted(np.cumsum(mass), top_p) + 1]
+    out = np.zeros(len(logits))
+    out[order] = np.exp(logits[order])
+    return out / out.sum()
+
+
+def test_logp_is_what_the_full_forward_says(decoder, completion):
+    expected = log_softmax(scores(*decoder, completion))
+    expected = np.take_along_axis(expected, np.asarray(completion.tokens)[..., None], -1)[..., 0]
+    assert np.all(expected < -0.01)
+    np.testing.assert_allclose(completion.logp, np.where(completion.mask, expected, 0), atol=1e-5)
+
+
+def test_eos_is_graded_and_nothing_after_it(completion):
+    """PEERS bug 10: a student whose EOS action is masked out never learns to stop."""
+    tokens, mask = np.asarray(completion.tokens), np.asarray(completion.mask)
+    lengths = mask.sum(1)
+    assert set(np.asarray(completion.ended)) == {True, False}  # or this test says nothing
+    for row, length in enumerate(lengths):
+        assert mask[row, :length].all() and length >= 1
+        assert np.all(tokens[row, length:] == PAD)
+        assert np.all(completion.logp[row, length:] == 0)
+        assert np.all(tokens[row, : length - 1] != EOS)
+        assert (tokens[row, length - 1] == EOS) == bool(completion.ended[row])
+        assert completion.ended[row] or length == 10
+
+
+def test_several_tokens_may_end_a_completion():
+    table = jnp.full((6, 6), -20.0).at[2, 3].set(20).at[3, 5].set(20).at[4, 1].set(20)
+    prompt = jnp.asarray([[2], [3], [4]], jnp.int32)
+    out = sampler(Chain(6), eos_ids=(1, 5))(table, prompt, prompt > 0, noise(range(3), 3))
+    np.testing.assert_array_equal(out.tokens, [[3, 5, 0], [5, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(out.ended, [True, True, True])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"pad_id": EOS}, "pad_id 1 is in eos_ids"),
+        ({"pad_id": 13}, "pad_id has token 13: 0 to 12 are allowed"),
+        ({"eos_ids": (1, -1)}, "eos_ids has token -1"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": 14}, "top_k is 14: 1 to 13"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"uniforms": jnp.zeros((8, 13))}, "17 tokens: the model allows 16"),
+        ({"uniforms": jnp.zeros((7, 3))}, "uniforms \\(7, 3\\)"),
+        ({"prompt": jnp.zeros((8, 0), jnp.int32)}, "prompt \\(8, 0\\)"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_compiles(decoder, argument, message):
+    model, params, prompt, prompt_mask = decoder
+    arrays = {"prompt": prompt, "prompt_mask": prompt_mask, "uniforms": jnp.zeros((8, 3))}
+    options = {"eos_ids": (EOS,), "pad_id": PAD}
+    for name, value in argument.items():
+        (arrays if name in arrays else options)[name] = value
+    with pytest.raises(ValueError, match=message) as error:
+        jax.eval_shape(lambda: sampling.generate(model, params, **arrays, **options))
+    assert "\n" not in str(error.value)
+
+
+def test_noise_does_not_depend_on_the_batch_split(decoder, plain, completion):
+    _, params, prompt, prompt_mask = decoder
+    for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [6, 1, 7, 0]):
+        rows = np.asarray(rows)
+        half = plain(params, prompt[rows], prompt_mask[rows], noise(rows, 10))
+        np.testing.assert_array_equal(half.tokens, completion.tokens[rows])
+        np.testing.assert_allclose(half.logp, completion.logp[rows], atol=1e-5)
+
+
+def test_noise_does_not_depend_on_padding_or_length(decoder, plain, completion):
+    _, params, prompt, prompt_mask = decoder
+    prompt = jnp.pad(prompt, ((0, 0), (2, 0)), constant_values=7)
+    prompt_mask = jnp.pad(prompt_mask, ((0, 0), (2, 0)))
+    shorter = plain(params, prompt, prompt_mask, noise(range(8), 6))
+    np.testing.assert_array_equal(shorter.tokens, completion.tokens[:, :6])
+    np.testing.assert_array_equal(shorter.mask, completion.mask[:, :6])
+
+
+def test_every_step_draws_anew(decoder, plain, completion):
+    """PEERS bug 4: a seed that never advances, so that every step has the same noise."""
+    _, params, prompt, prompt_mask = decoder
+    again = plain(params, prompt, prompt_mask, noise(range(8), 10))
+    np.testing.assert_array_equal(again.tokens, completion.tokens)
+    later = plain(params, prompt, prompt_mask, noise(range(8), 10, step=1))
+    assert np.mean(np.any(np.asarray(later.tokens != completion.tokens), axis=1)) > 0.5
+
+
+def test_temperature_zero_is_the_arg_max(decoder):
+    model, params, prompt, prompt_mask = decoder
+    greedy = sampler(model, temperature=0.0)(params, prompt, prompt_mask, noise(range(8), 10))
+    best = np.argmax(scores(*decoder, greedy), axis=-1)
+    np.testing.assert_array_equal(greedy.tokens, np.where(greedy.mask, best, PAD))
+    assert np.all(greedy.logp == 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.6},
+        {"top_k": 3},
+        {"top_p": 0.7},
+        {"temperature": 1.7, "top_k": 5, "top_p": 0.8},
+    ],
+    ids=str,
+)
+def test_frequencies_and_logp_are_those_of_the_truncated_distribution(options):
+    """PEERS bug 5: log-probabilities of the whole distribution where a part of it is sampled."""
+    rows, vocab = 8192, 7
+    table = np.random.default_rng(0).normal(0, 1.5, (vocab, vocab)).astype(np.float32)
+    prompt = jnp.full((rows, 1), 2, jnp.int32)
+    # No EOS, so that every second token has a known law: its row of the table.
+    draw = sampler(Chain(vocab), eos_ids=(), **options)
+    out = draw(jnp.asarray(table), prompt, prompt > 0, noise(range(rows), 2))
+    law = np.stack(
+        [
+            truncated(
+                row.astype(np.float64) / options.get("temperature", 1.0),
+                options.get("top_k"),
+                options.get("top_p"),
+            )
+            for row in table
+        ]
+    )
+    tokens = np.asarray(out.tokens)
+    states = np.concatenate([np.full((rows, 1), 2), tokens[:, :1]], axis=1)
+    np.testing.assert_allclose(out.logp, np.log(law[states, tokens]), atol=1e-5)
+    for state, drawn in ((2, tokens[:, 0]), (4, tokens[tokens[:, 0] == 4, 1])):
+        count = len(drawn)
+        frequency = np.bincount(drawn, minlength=vocab) / count
+        error = np.sqrt(law[state] * (1 - law[state]) / count)
+        assert np.all(np.abs(frequency - law[state]) <= 4 * error)
+        assert count > 100
+
+
+def test_ties_at_the_cut_are_kept_and_signs_are_ordered():
+    logits = jnp.log(jnp.asarray([[0.1, 0.3, 0.3, 0.1, 0.2]]))  # negative
+    kept = sampling.truncated_logits(logits, top_k=1)
+    np.testing.assert_array_equal(jnp.isfinite(kept), [[False, True, True, False, False]])
+    kept = sampling.truncated_logits(logits, top_p=0.75)
+    np.testing.assert_array_equal(jnp.isfinite(kept), [[False, True, True, False, True]])
+    mixed = jnp.asarray([[-2.0, 3.0, -0.5, 0.0, 1.0]])
+    kept = sampling.truncated_logits(mixed, top_k=4)
+    np.testing.assert_array_equal(jnp.isfinite(kept), [[False, True, True, True, True]])
+
+
+def test_options_that_are_off_cost_nothing():
+    logits = jnp.zeros((2, 5))
+    plain = jax.make_jaxpr(sampling.truncated_logits)(logits)
+    whole = functools.partial(sampling.truncated_logits, top_k=5, top_p=1.0)
+    assert not plain.eqns and not jax.make_jaxpr(whole)(logits).eqns
+
+
+def test_the_loop_ends_when_all_rows_have_ended():
+    calls = []
+    # 2 -> 3 -> EOS, and 4 -> 4 for ever.
+    table = jnp.full((5, 5), -50.0).at[2, 3].set(50).at[3, 1].set(50).at[4, 4].set(50)
+    draw = sampler(Chain(5, calls))
+    prompt = jnp.asarray([[0, 2], [2, 3], [0, 2]], jnp.int32)
+    out = jax.block_until_ready(draw(table, prompt, prompt > 0, noise(range(3), 9)))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(out.tokens[:, :3], [[3, 1, 0], [1, 0, 0], [3, 1, 0]])
+    assert calls == [1, 1, 1]  # the prefill, and two of nine steps
+    calls.clear()
+    prompt = prompt.at[0, 1].set(4)
+    out = jax.block_until_ready(draw(table, prompt, prompt > 0, noise(range(3), 9)))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(out.mask.sum(1), [9, 1, 2])
+    assert calls == [1] * 10
+
+
+def test_bfloat16_logits_come_out_of_the_matmul_in_float32(decoder):
+    """PEERS bug 14: logits rounded to bfloat16 before the float32 softmax."""
+    _, params, prompt, prompt_mask = decoder
+    model = Decoder(dataclasses.replace(CONFIG, dtype="bfloat16"))
+    generate = functools.partial(sampling.generate, model, eos_ids=(EOS,), pad_id=PAD)
+    arguments = (params, prompt, prompt_mask, noise(range(8), 3))
+    program = str(jax.make_jaxpr(generate)(*arguments))
+    assert "f32[8,13] = dot_general" in program and "bf16[8,13]" not in program
+    assert jax.eval_shape(generate, *arguments).logp.dtype == jnp.float32
+
+
+def test_float64_stays_float64(x64):
+    table = jnp.asarray(np.random.default_rng(0).normal(0, 1, (5, 5)))
+    prompt = jnp.full((3, 1), 2, jnp.int32)
+    out = sampler(Chain(5), top_k=4, top_p=0.9)(table, prompt, prompt > 0, noise(range(3), 1))
+    expected = np.log(truncated(np.asarray(table)[2], 4, 0.9)[np.asarray(out.tokens)])
+    assert out.logp.dtype == jnp.float64
+    np.testing.assert_allclose(out.logp, expected, rtol=1e-12)

@@ -1,0 +1,373 @@
+"""The figures against brute force on the gradients themselves, and the laws of the intervals."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opd.measure import intervals
+from opd.measure.intervals import Branches, Moments, RowSpec, estimate
+
+FIGURES = [
+    "cosine",
+    "relative_error",
+    "total",
+    "across",
+    "within",
+    "cross",
+    "snr",
+    "mean_square",
+]
+
+
+def gradients(seed=0, groups=24, columns=3, size=7, mean=1.0):
+    """Y [N, K, M]: columns that share noise and nearly share a mean, with skewed noise."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(groups, 1, size))
+    own = rng.exponential(size=(groups, columns, size)) - 1
+    offset = mean * rng.normal(size=size) + 0.2 * rng.normal(size=(columns, size))
+    return offset + shared + own
+
+
+def moments(values, group_size=2, sketch=None):
+    sums = values.sum(0)
+    projected = values if sketch is None else values @ sketch
+    return Moments(values @ values.swapaxes(1, 2), sums @ sums.T, projected, group_size)
+
+
+def brute(values, i, p, r, group_size):
+    """All figures of row i with partner p and reference r, straight from their definitions."""
+    n = len(values)
+
+    def inner(a, b):  # <E a, E b> from pairs of distinct groups
+        return sum(a[g] @ b[h] for g in range(n) for h in range(n) if g != h) / (n * (n - 1))
+
+    def spread(a, b):
+        return group_size * np.trace(np.cov(a.T, b.T)[: a.shape[1], a.shape[1] :])
+
+    y, partner, reference = values[:, i], values[:, p], values[:, r]
+    q = inner(y - reference, y - reference) / inner(reference, reference)
+    return {
+        "cosine": inner(y, reference) / math.sqrt(inner(y, y) * inner(reference, reference)),
+        "relative_error": math.copysign(math.sqrt(abs(q)), q),
+        "total": spread(y, y),
+        "across": spread(partner, partner),
+        "within": spread(y - partner, y - partner),
+        "cross": 2 * spread(y - partner, partner),
+        "snr": inner(y, y) / spread(y, y),
+        "mean_square": inner(y, y),
+    }
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 31, 128, 1023, 4096])
+def test_t_quantile(freedom, level):
+    expected = scipy.stats.t.ppf((1 + level) / 2, freedom)
+    np.testing.assert_allclose(intervals.t_quantile(freedom, level), expected, rtol=1e-10)
+
+
+def test_figures_are_their_definitions():
+    values = gradients()
+    found = estimate(moments(values), [RowSpec(1, 0, 2), RowSpec(0, 0, 1)])
+    for figures, (i, p, r) in zip(found, [(1, 0, 2), (0, 0, 1)]):
+        for name, expected in brute(values, i, p, r, 2).items():
+            np.testing.assert_allclose(figures[name].value, expected, atol=1e-10, err_msg=name)
+
+
+def test_replicates_leave_one_group_out():
+    values = gradients()
+    replicates = intervals._replicates(moments(values))
+    for g in range(len(values)):
+        rest = intervals._replicates(moments(np.delete(values, g, axis=0)))
+        for name in ("product", "covariance", "second"):
+            left = getattr(replicates, name)[1 + g]
+            np.testing.assert_allclose(left, getattr(rest, name)[0], atol=1e-12, err_msg=name)
+
+
+def test_interval_is_the_hull_of_its_definitions():
+    values = gradients(groups=15)
+    n = len(values)
+    found = estimate(moments(values), [RowSpec(1, 0)])[0]
+    rows = [brute(np.delete(values, g, axis=0), 1, 0, 2, 2) for g in range(n)]
+    whole = brute(values, 1, 0, 2, 2)
+    t = scipy.stats.t.ppf(0.975, n - 1)
+    for name in ("total", "cross", "mean_square"):
+        rest = np.array([row[name] for row in rows])
+        pseudo = n * whole[name] - (n - 1) * rest
+        s = pseudo.std(ddof=1)
+        skew = np.mean((pseudo - pseudo.mean()) ** 3) / s**3
+        reach = t * s / math.sqrt(n)
+        low, high = [whole[name] - reach], [whole[name] + reach]
+        # Hall: the W at which his transform of it is -+ t / sqrt(n).
+        for end, side in (low, 1), (high, -1):
+            target = side * t / math.sqrt(n)
+            cubic = [skew**2 / 27, skew / 3, 1, skew / (6 * n) - target]
+            roots = np.roots(cubic)
+            end.append(whole[name] - s * roots[np.abs(roots.imag).argmin()].real)
+        if name == "mean_square":
+            mean = values[:, 1].mean(0)
+            high.append(whole[name] + reach + reach**2 / (4 * mean @ mean))
+        np.testing.assert_allclose(found[name].low, min(low), rtol=1e-6)
+        np.testing.assert_allclose(found[name].high, max(high), rtol=1e-6)
+
+
+def test_parts_add_up_and_a_deterministic_row_is_all_across():
+    values = gradients()
+    sampled, own = estimate(moments(values), [RowSpec(1, 0), RowSpec(0, 0)])
+    parts = sum(sampled[name].value for name in ("across", "within", "cross"))
+    np.testing.assert_allclose(parts, sampled["total"].value, rtol=1e-12)
+    assert own["across"].value == own["total"].value
+    for name in ("within", "cross"):
+        assert dataclasses.astuple(own[name]) == (0, 0, 0)
+
+
+def test_branches():
+    # Column 0 is a row, 1 and 2 are copies of its partner, 3 and 4 of its deviation.
+    values = gradients(columns=5)
+    n = len(values)
+    for spread in ((3, 4), (3, None)):
+        found = estimate(moments(values), [RowSpec(0, Branches(1, 2, *spread))])[0]
+        centred = values - values.mean(0)
+        across = 2 * np.sum(centred[:, 1] * centred[:, 2]) / (n - 1)
+        within = 2 * np.sum(values[:, 3] * values[:, spread[1] or 3]) / n
+        np.testing.assert_allclose(found["across"].value, across, rtol=1e-10)
+        np.testing.assert_allclose(found["within"].value, within, rtol=1e-10)
+        parts = sum(found[name].value for name in ("across", "within", "cross"))
+        np.testing.assert_allclose(parts, found["total"].value, rtol=1e-12)
+
+
+def test_products_of_distinct_groups_are_unbiased_for_no_mean_at_all():
+    values = np.random.default_rng(0).normal(size=(400, 12, 2, 5))  # 400 samples of 12 groups
+    squares = [estimate(moments(y), [RowSpec(0)])[0]["mean_square"].value for y in values]
+    error = np.std(squares) / math.sqrt(len(squares))
+    assert abs(np.mean(squares)) < 4 * error  # the plug-in mean is 5/12, some 40 errors away
+    assert min(squares) < 0  # shown as such
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    groups=st.integers(3, 40),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    mean=st.sampled_from([0.0, 0.3, 3.0]),
+)
+def test_every_value_lies_inside_its_own_interval(seed, groups, scale, mean):
+    values = scale * gradients(seed, groups, mean=mean)
+    sample = moments(values)
+    found = estimate(sample, [RowSpec(1, 0, 0), RowSpec(2, Branches(0, 1, 2), 1), RowSpec(0, 0, 0)])
+    measured = [row[name] for row in found for name in FIGURES]
+    for interval in [*measured, *intervals.ratio(sample, 1, 0).values()]:
+        if interval is not None:
+            assert interval.low <= interval.value <= interval.high
+            assert all(map(math.isfinite, dataclasses.astuple(interval)))
+    for row in (found[0], found[2]):
+        assert min(row[name].low for name in ("total", "across", "within")) >= 0
+
+
+def test_units():
+    values = gradients(mean=3.0)
+    rows = [RowSpec(1, 0, 2)]
+    one, ten = (estimate(moments(c * values), rows)[0] for c in (1.0, 10.0))
+    for name in FIGURES:
+        factor = 1 if name in ("cosine", "relative_error", "snr") else 100
+        left = np.array(dataclasses.astuple(ten[name]))
+        np.testing.assert_allclose(left, factor * np.array(dataclasses.astuple(one[name])))
+    # An update's variance times its rollouts: the same Y of twice the rollouts counts double.
+    double = estimate(moments(values, group_size=4), rows)[0]
+    np.testing.assert_allclose(double["total"].value, 2 * one["total"].value)
+    np.testing.assert_allclose(double["snr"].value, one["snr"].value / 2)
+
+
+def test_order_of_groups_does_not_matter():
+    values = gradients(mean=3.0)
+    shuffled = values[np.random.default_rng(1).permutation(len(values))]
+    one, two = (estimate(moments(y), [RowSpec(1, 0, 2)])[0] for y in (values, shuffled))
+    for name in FIGURES:
+        left, right = dataclasses.astuple(one[name]), dataclasses.astuple(two[name])
+        np.testing.assert_allclose(left, right, rtol=1e-9)
+
+
+def test_join_appends_groups():
+    values = gradients(mean=3.0)
+    whole = moments(values)
+    joined = intervals.join([moments(values[:10]), moments(values[10:])], whole.total_gram)
+    assert joined.groups == len(values)
+    np.testing.assert_array_equal(joined.gram, whole.gram)
+    np.testing.assert_array_equal(joined.sketch, whole.sketch)
+
+
+def test_a_sketch_moves_ends_only_and_a_wide_one_hardly():
+    values = gradients(groups=200, size=300, mean=0.3)
+    rows = [RowSpec(1, 0, 0)]
+    exact = estimate(moments(values), rows)[0]
+    rng = np.random.default_rng(3)
+    sketch = rng.choice([-1.0, 1.0], size=(300, 2048)) / math.sqrt(2048)
+    noisy = estimate(moments(values, sketch=sketch), rows)[0]
+    for name in FIGURES:
+        np.testing.assert_allclose(noisy[name].value, exact[name].value, rtol=1e-9)
+        width = noisy[name].high - noisy[name].low
+        np.testing.assert_allclose(width, exact[name].high - exact[name].low, rtol=0.15)
+
+
+def test_products_with_the_sum_add_up_to_its_square_whatever_the_sketch():
+    values = gradients(groups=30)
+    sketch = np.random.default_rng(4).normal(size=(7, 2))  # as noisy as they come
+    found = intervals._replicates(moments(values, sketch=sketch))
+    n, sums = len(values), values.sum(0) @ values.sum(0).T
+    squares = (values @ values.swapaxes(1, 2)).sum(0)
+    # Summed over g: T - C_g - C_g' + Gram_g, less the squares that are left.
+    expected = ((n - 2) * sums + squares - (n - 1) * squares) / ((n - 1) * (n - 2))
+    np.testing.assert_allclose(found.product[1:].sum(0), expected, rtol=1e-10)
+
+
+def test_no_partner_no_parts_and_no_reference_no_bias():
+    found = estimate(moments(gradients(mean=3.0)), [RowSpec(0)])[0]
+    absent = {name for name in FIGURES if found[name] is None}
+    assert absent == {"across", "within", "cross", "cosine", "relative_error"}
+
+
+def test_ratios_are_null_where_the_reference_is_lost_in_noise():
+    values = gradients(groups=40, mean=3.0)
+    values[:, 2] -= values[:, 2].mean(0)  # no signal at all: |mu|^2 comes out negative
+    sample = moments(values)
+    clear, lost, against = estimate(
+        sample, [RowSpec(0, None, 1), RowSpec(2, None, 1), RowSpec(0, None, 2)]
+    )
+    assert clear["cosine"] is not None and clear["relative_error"] is not None
+    assert lost["mean_square"].low < 0
+    assert lost["cosine"] is None and lost["relative_error"] is not None
+    assert against["cosine"] is None and against["relative_error"] is None
+    assert against["snr"] is not None
+    assert intervals.ratio(sample, 0, 2)["snr"] is None
+    assert intervals.ratio(sample, 2, 0)["snr"] is not None
+
+
+def test_an_unbiased_row_covers_no_error_and_full_cosine():
+    rng = np.random.default_rng(5)
+    base = 1 + rng.normal(size=(256, 7))
+    values = np.stack([base, base + rng.normal(size=base.shape), base * 1.5], axis=1)
+    found = estimate(moments(values), [RowSpec(1, 0, 0), RowSpec(2, None, 0), RowSpec(0, None, 0)])
+    unbiased, longer, same = found
+    assert unbiased["relative_error"].low <= 0 <= unbiased["relative_error"].high
+    assert unbiased["cosine"].low <= 1 <= unbiased["cosine"].high
+    assert unbiased["cosine"].low > 0.9
+    np.testing.assert_allclose(dataclasses.astuple(longer["relative_error"]), 0.5, rtol=1e-9)
+    np.testing.assert_allclose(dataclasses.astuple(longer["cosine"]), 1, rtol=1e-9)
+    assert dataclasses.astuple(same["relative_error"]) == (0, 0, 0)
+
+
+def test_a_row_without_variance_has_no_snr():
+    values = gradients()
+    values[:, 0] = 0.0
+    sample = moments(values)
+    found = estimate(sample, [RowSpec(0, 0, 1)])[0]
+    assert found["snr"] is None and found["cosine"] is None
+    assert dataclasses.astuple(found["total"]) == (0, 0, 0)
+    assert intervals.ratio(sample, 0, 1) == {"total": None, "snr": None}
+
+
+def test_ratio_is_paired_and_inverts():
+    rng = np.random.default_rng(6)
+    base = 1 + rng.standard_t(5, size=(200, 7))
+    values = np.stack([base, base + 0.1 * rng.normal(size=base.shape)], axis=1)
+    sample = moments(values)
+    there, back = intervals.ratio(sample, 1, 0), intervals.ratio(sample, 0, 1)
+    np.testing.assert_allclose(there["total"].low, 1 / back["total"].high, rtol=1e-9)
+    np.testing.assert_allclose(there["total"].value, 1 / back["total"].value, rtol=1e-12)
+    rows = estimate(sample, [RowSpec(0), RowSpec(1)])
+    for name, figure in ("total", "total"), ("snr", "snr"):
+        expected = rows[1][figure].value / rows[0][figure].value
+        np.testing.assert_allclose(there[name].value, expected, rtol=1e-12)
+        alone = (
+            rows[1][figure].high / rows[0][figure].low - rows[1][figure].low / rows[0][figure].high
+        )
+        assert there[name].high - there[name].low < alone / 3
+
+
+def test_trust_needs_groups_and_no_few_of_them_to_carry_the_variance():
+    rng = np.random.default_rng(7)
+    light = rng.normal(size=(intervals.MIN_GROUPS, 1, 20))
+    assert estimate(moments(light), [RowSpec(0)])[0]["trusted"]
+    few = estimate(moments(light[:-1]), [RowSpec(0)])[0]
+    assert not few["trusted"] and few["trusted_from"] == intervals.MIN_GROUPS
+    heavy = light.copy()
+    heavy[:4] *= 30  # four groups make up nearly all of it
+    found = estimate(moments(heavy), [RowSpec(0)])[0]
+    assert not found["trusted"]
+    effective = intervals.MIN_EFFECTIVE_GROUPS * len(heavy) / found["trusted_from"]
+    assert 3 < effective < 5
+
+
+def test_mean_interval():
+    values = np.random.default_rng(8).normal(size=(20, 3, 2))
+    found = intervals.mean_interval(values)
+    low, high = scipy.stats.t.interval(0.95, 19, values.mean(0), scipy.stats.sem(values))
+    np.testing.assert_allclose(found.value, values.mean(0))
+    np.testing.assert_allclose(found.low, low)
+    np.testing.assert_allclose(found.high, high)
+
+
+def test_mean_interval_over_items():
+    # At the second position two groups have items left, at the third one, at the last none.
+    counts = np.array([[2, 1, 0, 0], [2, 0, 0, 0], [1, 3, 2, 0]])
+    sums = np.array([[4.0, 1.0, np.nan, 0], [2.0, np.nan, 0.0, 0], [3.0, 9.0, 1.0, 0]])
+    found = intervals.mean_interval(sums, counts)
+    np.testing.assert_allclose(found.value, [9 / 5, 10 / 4, 1 / 2, np.nan])
+    assert np.isnan(found.low).tolist() == [False, False, True, True]
+    # By hand: residuals 1 - 2.5 and 9 - 7.5, one degree of freedom.
+    reach = scipy.stats.t.ppf(0.975, 1) * math.sqrt(2 * (1.5**2 + 1.5**2)) / 4
+    np.testing.assert_allclose(found.high[1] - found.value[1], reach)
+
+
+def test_proportion_interval():
+    zeros_and_ones = np.array([[1.0, 1, 1, 0, 0, 1, 1, 1, 0, 1], [1.0] * 10, [0.0] * 10]).T
+    found = intervals.proportion_interval(zeros_and_ones)
+    np.testing.assert_allclose(found.value, [0.7, 1, 0], atol=1e-12)
+    assert np.all(found.low < found.high) and np.all(found.low >= 0) and np.all(found.high <= 1)
+    # Wilson's equation: the ends are where (p - x)^2 = t^2 x (1 - x) / n.
+    for x in (found.low[0], found.high[0]):
+        t = scipy.stats.t.ppf(0.975, 9)
+        np.testing.assert_allclose((0.7 - x) ** 2, t**2 * x * (1 - x) / 10)
+    halves = intervals.proportion_interval(np.tile([0.4, 0.6], 5))  # many rollouts a prompt
+    assert halves.high - halves.low < 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gram": np.ones((2, 3, 3))}, "N >= 3"),
+        ({"gram": np.ones((24, 3, 2))}, r"\[N, K, K\]"),
+        ({"total_gram": np.ones((2, 2))}, "total_gram, sketch"),
+        ({"sketch": np.ones((5, 3, 7))}, "total_gram, sketch"),
+        ({"sketch": np.full((24, 3, 7), np.nan)}, "sketch: .*finite"),
+        ({"group_size": 0}, "group_size 0"),
+    ],
+)
+def test_bad_moments(change, message):
+    with pytest.raises(ValueError, match=message):
+        estimate(dataclasses.replace(moments(gradients()), **change), [RowSpec(0)])
+
+
+@pytest.mark.parametrize(
+    "row", [RowSpec(3), RowSpec(0, -1), RowSpec(0, Branches(0, 1, 7)), RowSpec(0, 0, 3)]
+)
+def test_bad_columns(row):
+    with pytest.raises(ValueError, match=r"within \[0, 3\)"):
+        estimate(moments(gradients()), [row])
+
+
+def test_other_bad_input():
+    sample = moments(gradients())
+    with pytest.raises(ValueError, match="columns 0, 3"):
+        intervals.ratio(sample, 0, 3)
+    with pytest.raises(ValueError, match="group sizes"):
+        intervals.join([sample, dataclasses.replace(sample, group_size=4)], sample.total_gram)
+    with pytest.raises(ValueError, match="shapes"):
+        intervals.mean_interval(np.ones((3, 2)), np.ones(3))
+    with pytest.raises(ValueError, match="within"):
+        intervals.proportion_interval(np.array([0.5, 1.5]))
+    with pytest.raises(ValueError, match="t_quantile"):
+        intervals.t_quantile(0)
