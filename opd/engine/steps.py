@@ -57,13 +57,6 @@ class State:
     step: Array
 
 
-@pytree
-class Moments:
-    """Running sums of a probe on the device: the estimators' gradients, added up over groups."""
-
-    total: Params  # [K, ...], in the basis of `differences`
-
-
 def head(model: Model, params: Params, rollout: Rollout) -> Head:
     """The hidden states that predict the completion, [B, T, D], and the unembedding.
 
@@ -260,28 +253,24 @@ def probe_step(
     uniforms: Array | None,
     total: Params,
     how: Pass,
-    group_size: int,
     sketch: int,
 ) -> tuple[Params, Array, Array]:
     """Moments of K estimators' gradients over a batch's prompt groups, one group at a time.
 
-    Y_gi is estimator i's gradient averaged over group g's rollouts (its share of the batch's,
-    times the number of groups). Columns are kept relative to `differences`.
+    Y_gi is estimator i's gradient averaged over group g's rollouts: the group's share of the
+    batch's gradient, times the number of groups. Columns are kept relative to `differences`.
 
     Args:
-        given: coefficients of the whole batch.
+        rollout: leaves [U, G, ...], as are the teacher's hidden states and the uniforms.
+        given: coefficients of the whole batch, [U, G, T].
         total: running sums, leaves [K, ...].
-        group_size: G; the batch holds U = B / G groups, side by side.
         sketch: width W.
 
     Returns:
         The running sums, Gram matrices [U, K, K] and sketches [U, K, W].
     """
-    groups = rollout.mask.shape[0] // group_size
+    groups = rollout.mask.shape[0]
     base = differences(methods)
-
-    def split(leaf: Array) -> Array:
-        return leaf.reshape(groups, group_size, *leaf.shape[1:])
 
     def one(total: Params, part) -> tuple[Params, tuple[Array, Array]]:
         rollout, hidden, given, uniforms = part
@@ -292,8 +281,7 @@ def probe_step(
         return total, (trees.gram(kept, kept), trees.sketch(kept, sketch))
 
     hidden = None if teacher is None else teacher.hidden
-    parts = jax.tree.map(split, (rollout, hidden, given, uniforms))
-    total, (gram, sketched) = jax.lax.scan(one, total, parts)
+    total, (gram, sketched) = jax.lax.scan(one, total, (rollout, hidden, given, uniforms))
     return total, gram, sketched
 
 

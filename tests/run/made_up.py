@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 NO_PARTS = "its weight holds the future; parts need probe.branches"
+PROBES = ("start", "late")
 
 # name, divergence (none: a reward), expectation, gamma, k, tail, baseline, biased, SNR
 TABLE = """
@@ -172,7 +173,7 @@ def results(seed: int = 0, seeds: int = 1) -> dict:
         },
         "by_position": by_position,
         "ess": {},
-        "estimators": [entry(row, probe, random) for probe in ("start", "late") for row in rows()],
+        "estimators": [entry(row, probe, random) for probe in PROBES for row in rows()],
         "training": [arm(n, r, s, random) for n, r in rates.items() for s in range(seeds)],
         "models": {
             "teacher": {"accuracy": around(0.96, 0.02)},

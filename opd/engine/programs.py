@@ -1,0 +1,213 @@
+"""The steps, jitted: the only place where anything is compiled, with shardings from one table.
+
+A program is called with arrays that lie anywhere; it lays parameters and batches on the mesh by
+the rules of `sharding` and hands its results back laid out the same way. What is static (mesh,
+models, methods, sizes) selects the program.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from opd.engine import sharding, steps
+from opd.engine.steps import Sampling, State
+from opd.engine.vocab import Head, Pass
+from opd.method.coefficients import coefficients, weights
+from opd.method.table import Method
+from opd.types import Array, Coefficients, Metrics, Model, Params, Rollout, TokenStats
+
+
+def _laid(tree: Any, shardings: Any) -> Any:
+    return jax.lax.with_sharding_constraint(tree, shardings)
+
+
+def _params(params: Params, model: Model, mesh: Mesh) -> Params:
+    return _laid(params, sharding.param_shardings(model, mesh))
+
+
+def _batch(tree: Any, mesh: Mesh) -> Any:
+    return _laid(tree, sharding.batch_shardings(tree, mesh))
+
+
+def _head(head: Head | None, mesh: Mesh) -> Head | None:
+    if head is None:
+        return None
+    matrix = sharding.constrain(head.unembedding, ("vocab", "embed"), mesh)
+    return Head(_batch(head.hidden, mesh), matrix)
+
+
+def _stack(tree: Params, model: Model, mesh: Mesh) -> Params:
+    """K trees of parameters, [K, ...]: every one of them lies as the parameters do."""
+    return jax.tree.map(
+        lambda leaf, names: sharding.constrain(leaf, ("estimator", *names), mesh),
+        tree,
+        model.axes(),
+    )
+
+
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def init(mesh: Mesh, model: Model, seed: Array) -> Params:
+    """Fresh parameters, born in their shards."""
+    return _params(model.init(jax.random.key(seed)), model, mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh", "model", "optimizer"))
+def start(
+    mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, params: Params
+) -> State:
+    """The state of a run's first step; the parameters are copied, since updates donate theirs."""
+    params = _params(jax.tree.map(jnp.copy, params), model, mesh)
+    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+@partial(jax.jit, static_argnames=("mesh", "model", "how"))
+def rollout(
+    mesh: Mesh,
+    model: Model,
+    params: Params,
+    prompt: Array,
+    prompt_mask: Array,
+    group: Array,
+    row: Array,
+    key: Array,
+    how: Sampling,
+) -> Rollout:
+    """`steps.rollout_step`."""
+    params = _params(params, model, mesh)
+    prompt, prompt_mask, group, row = _batch((prompt, prompt_mask, group, row), mesh)
+    drawn = steps.rollout_step(model, params, prompt, prompt_mask, group, row, key, how)
+    return _batch(drawn, mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def teacher(mesh: Mesh, model: Model, params: Params, rollout: Rollout) -> Head:
+    """The teacher's side of the vocabulary on a rollout: scored once, its hidden states kept."""
+    params = _params(params, model, mesh)
+    return _head(steps.head(model, params, _batch(rollout, mesh)), mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh", "model", "how"))
+def score(
+    mesh: Mesh,
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    teacher: Head | None,
+    how: Pass,
+) -> TokenStats:
+    """`steps.score_step`."""
+    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
+    stats = steps.score_step(model, params, rollout, _head(teacher, mesh), how)
+    return _batch(stats, mesh)
+
+
+@partial(jax.jit, static_argnames=("methods",))
+def coefficients_of(
+    methods: tuple[Method, ...], rollout: Rollout, stats: TokenStats
+) -> tuple[Coefficients, ...]:
+    """Coefficients of K methods on a whole batch."""
+    return tuple(
+        coefficients(method, weights(method, rollout), stats, rollout.group) for method in methods
+    )
+
+
+@partial(
+    jax.jit,
+    static_argnames=("mesh", "model", "optimizer", "method", "how"),
+    donate_argnames=("state",),
+)
+def update(
+    mesh: Mesh,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    rollout: Rollout,
+    teacher: Head | None,
+    method: Method,
+    seed: Array,
+    how: Pass,
+) -> tuple[State, Metrics]:
+    """`steps.update_step`; the state handed in is consumed."""
+    state = State(_params(state.params, model, mesh), state.optimizer, state.step)
+    rollout, teacher = _batch(rollout, mesh), _head(teacher, mesh)
+    state, metrics = steps.update_step(model, optimizer, state, rollout, teacher, method, seed, how)
+    return State(_params(state.params, model, mesh), state.optimizer, state.step), metrics
+
+
+@partial(jax.jit, static_argnames=("mesh", "model", "methods", "how"))
+def gradients(
+    mesh: Mesh,
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    teacher: Head | None,
+    methods: tuple[Method, ...],
+    uniforms: Array | None,
+    how: Pass,
+) -> Params:
+    """`steps.pull_back` on a whole batch, its gradients alone: leaves [K, ...], ascent."""
+    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
+    found, _ = steps.pull_back(model, params, rollout, _head(teacher, mesh), methods, uniforms, how)
+    return _stack(found, model, mesh)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("mesh", "model", "methods", "how", "group_size", "sketch"),
+    donate_argnames=("total",),
+)
+def probe(
+    mesh: Mesh,
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    teacher: Head | None,
+    methods: tuple[Method, ...],
+    given: tuple[Coefficients, ...],
+    uniforms: Array | None,
+    total: Params,
+    how: Pass,
+    group_size: int,
+    sketch: int,
+) -> tuple[Params, Array, Array]:
+    """`steps.probe_step` on a batch [B, ...] of B / G groups; the running sums are consumed."""
+    params, total = _params(params, model, mesh), _stack(total, model, mesh)
+
+    def split(leaf: Array) -> Array:
+        # The scan runs over groups, so the mesh lies on a group's rollouts.
+        leaf = leaf.reshape(-1, group_size, *leaf.shape[1:])
+        names = (None, "batch", *(None,) * (leaf.ndim - 2))
+        return sharding.constrain(leaf, names, mesh)
+
+    hidden = None if teacher is None else split(teacher.hidden)
+    side = None if teacher is None else Head(hidden, teacher.unembedding)
+    rollout, given, uniforms = jax.tree.map(split, (rollout, given, uniforms))
+    total, gram, sketched = steps.probe_step(
+        model, params, rollout, side, methods, given, uniforms, total, how, sketch
+    )
+    return _stack(total, model, mesh), gram, sketched
+
+
+@partial(jax.jit, static_argnames=("mesh", "model", "count"))
+def no_moments(mesh: Mesh, model: Model, params: Params, count: int) -> Params:
+    """Running sums of nothing, leaves [K, ...]."""
+    empty = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), params)
+    return _stack(empty, model, mesh)
+
+
+def batch_rows(prompt: np.ndarray, prompt_mask: np.ndarray, group_size: int) -> dict[str, Array]:
+    """Prompts [U, P] as the rows of a rollout: G rows a group, side by side and numbered."""
+    count = prompt.shape[0] * group_size
+    return {
+        "prompt": np.repeat(prompt, group_size, axis=0),
+        "prompt_mask": np.repeat(prompt_mask, group_size, axis=0),
+        "group": np.arange(count, dtype=np.int32) // group_size,
+        "row": np.arange(count, dtype=np.int32),
+    }
