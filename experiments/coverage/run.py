@@ -35,6 +35,7 @@ FIGURES = (
     "total_ratio",
     "snr_ratio",
 )
+COUNTS = ("given", "above", "below", "trusted_given", "trusted_missed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +225,7 @@ def _count(row: dict, figure: str, figures: dict, truth: float) -> None:
     interval: Interval | None = figures[figure]
     if interval is None or interval.low == interval.high:
         return
-    empty = {"given": 0, "above": 0, "below": 0, "trusted_given": 0, "trusted_missed": 0}
-    count = row.setdefault(figure, empty)
+    count = row.setdefault(figure, dict.fromkeys(COUNTS, 0))
     slack = 1e-9 * max(1.0, abs(truth))
     above, below = interval.low > truth + slack, interval.high < truth - slack
     count["given"] += 1
@@ -254,6 +254,17 @@ def summary(counts: dict[str, dict], replicates: int) -> dict[str, dict]:
     return table
 
 
+def packed(counts: dict[str, dict]) -> dict[str, dict]:
+    """Counts as lists, in the order of COUNTS: the file is under version control."""
+    return {
+        name: {
+            key: value if key == "trusted" else [value[count] for count in COUNTS]
+            for key, value in row.items()
+        }
+        for name, row in counts.items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs all cases and writes `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -270,7 +281,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         {
             "case": dataclasses.asdict(case),
             "groups": {
-                n: {"summary": summary(found[case, n], options.replicates), "rows": found[case, n]}
+                n: {
+                    "summary": summary(found[case, n], options.replicates),
+                    "rows": packed(found[case, n]),
+                }
                 for n in GROUPS
             },
         }
@@ -280,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": f"python -m experiments.coverage.run --replicates={options.replicates}"
         f" --seed={options.seed}",
         "replicates": options.replicates,
+        "counts": COUNTS,
         "seconds": round(time.perf_counter() - start),
         "environment": {
             "cores": os.cpu_count(),
@@ -288,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         "cases": cases,
     }
-    options.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    options.out.write_text(json.dumps(report, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -318,6 +318,17 @@ class Decoder:
         """
         return Network(self.config).apply({"params": params}, tokens, mask, cache)
 
+    def matmul_flops(self, queries: int, keys: int) -> int:
+        """FLOPs of the body's matmuls for a row of `queries` new tokens over `keys` slots.
+
+        2 m n k for each; the scores and their sum over values run over every slot, masked or not.
+        The unembedding is not of the body.
+        """
+        c = self.config
+        projections = 2 * c.width * c.head_dim * (c.heads + c.kv_heads)  # q and o, k and v
+        attention = 2 * keys * c.heads * c.head_dim
+        return 2 * queries * c.layers * (projections + attention + 3 * c.width * c.mlp)
+
     def _boxed(self, key: Array) -> Params:
         token, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
         return Network(self.config).init(key, token, mask, None)["params"]

@@ -719,6 +719,9 @@ def test_group_baselines_and_their_bias():
     close(mean(2, "zero"), target)
     close(mean(2, "leave_one_out"), target)
     close(mean(3, "leave_one_out"), target)
+    three = exact.groups(problem, 3, "leave_one_out")
+    r = problem.reward[three.members]
+    close(three.weight[:, 0], r[:, 0] - (r[:, 1] + r[:, 2]) / 2)
     close(mean(2, "mean"), target / 2)  # (G - 1) / G of it
     close(mean(3, "mean"), target * 2 / 3)
     grpo = mean(2, "mean", 0)

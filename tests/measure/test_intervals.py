@@ -88,31 +88,45 @@ def test_replicates_leave_one_group_out():
             np.testing.assert_allclose(left, getattr(rest, name)[0], atol=1e-12, err_msg=name)
 
 
-def test_interval_is_the_hull_of_its_definitions():
-    values = gradients(groups=15)
-    n = len(values)
-    found = estimate(moments(values), [RowSpec(1, 0)])[0]
-    rows = [brute(np.delete(values, g, axis=0), 1, 0, 2, 2) for g in range(n)]
-    whole = brute(values, 1, 0, 2, 2)
-    t = scipy.stats.t.ppf(0.975, n - 1)
-    for name in ("total", "cross", "mean_square"):
-        rest = np.array([row[name] for row in rows])
-        pseudo = n * whole[name] - (n - 1) * rest
-        s = pseudo.std(ddof=1)
-        skew = np.mean((pseudo - pseudo.mean()) ** 3) / s**3
-        reach = t * s / math.sqrt(n)
-        low, high = [whole[name] - reach], [whole[name] + reach]
-        # Hall: the W at which his transform of it is -+ t / sqrt(n).
-        for end, side in (low, 1), (high, -1):
-            target = side * t / math.sqrt(n)
-            cubic = [skew**2 / 27, skew / 3, 1, skew / (6 * n) - target]
-            roots = np.roots(cubic)
-            end.append(whole[name] - s * roots[np.abs(roots.imag).argmin()].real)
-        if name == "mean_square":
-            mean = values[:, 1].mean(0)
-            high.append(whole[name] + reach + reach**2 / (4 * mean @ mean))
-        np.testing.assert_allclose(found[name].low, min(low), rtol=1e-6)
-        np.testing.assert_allclose(found[name].high, max(high), rtol=1e-6)
+@pytest.mark.parametrize(
+    "name", ["total", "cross", "mean_square", "snr", "relative_error", "cosine"]
+)
+def test_interval_is_the_hull_of_its_definitions(name):
+    """Student's t, Hall's cubic solved numerically, and the growing error of squared norms."""
+    values = gradients(groups=15, mean=2.0)
+    n, size = len(values), 2
+    found = estimate(moments(values, size), [RowSpec(1, 0, 2)])[0][name]
+    rows = [brute(np.delete(values, g, axis=0), 1, 0, 2, size)[name] for g in range(n)]
+    whole, rest = brute(values, 1, 0, 2, size)[name], np.array(rows)
+    if name == "relative_error":  # its interval is the square's
+        whole, rest = whole * abs(whole), rest * np.abs(rest)
+    pseudo = n * whole - (n - 1) * rest
+    s = pseudo.std(ddof=1)
+    skew = np.mean((pseudo - pseudo.mean()) ** 3) / s**3
+    t = scipy.stats.t.ppf(0.975, n - 1) / math.sqrt(n)
+    ends = [whole - t * s, whole + t * s]
+    for target in (-t, t):
+        roots = np.roots([skew**2 / 27, skew / 3, 1, skew / (6 * n) - target])
+        ends.append(whole - s * roots[np.abs(roots.imag).argmin()].real)
+    # What the plug-in mean makes of the same square.
+    y, r = values[:, 1], values[:, 2]
+    mean, reference = y.mean(0), brute(values, 2, 2, 2, size)["mean_square"]
+    difference = (y - r).var(0, ddof=1).sum() / n
+    square = {
+        "mean_square": mean @ mean,
+        "snr": mean @ mean / (size * y.var(0, ddof=1).sum()),
+        "relative_error": np.sum((mean - r.mean(0)) ** 2) / reference,
+        "cosine": 1
+        - whole
+        + difference / (2 * math.sqrt((mean @ mean - y.var(0, ddof=1).sum() / n) * reference)),
+    }.get(name)
+    if square is not None:
+        more = t * s + (t * s) ** 2 / (4 * square)
+        ends.append(whole - more if name == "cosine" else whole + more)
+    low, high = min(ends), max(ends)
+    if name == "relative_error":
+        low, high = (math.copysign(math.sqrt(abs(x)), x) for x in (low, high))
+    np.testing.assert_allclose([found.low, found.high], [low, high], rtol=1e-6)
 
 
 def test_parts_add_up_and_a_deterministic_row_is_all_across():
@@ -242,6 +256,11 @@ def test_ratios_are_null_where_the_reference_is_lost_in_noise():
     assert against["cosine"] is None and against["relative_error"] is None
     assert against["snr"] is not None
     assert intervals.ratio(sample, 0, 2)["snr"] is None
+    # A positive estimate whose interval reaches 0 says no more.
+    values[:, 2] += 0.35
+    found = estimate(moments(values), [RowSpec(2, None, 1), RowSpec(0, None, 2)])
+    assert found[0]["mean_square"].low < 0 < found[0]["mean_square"].value
+    assert found[0]["cosine"] is None and found[1]["relative_error"] is None
     assert intervals.ratio(sample, 2, 0)["snr"] is not None
 
 

@@ -1,0 +1,181 @@
+"""Teacher and student: fitted to demonstrations, kept in the workdir, found there by the next run.
+
+A player's folder holds `params/` (orbax) and `player.json`: the decoder, the tokenizer and all
+that the fit depended on. A player is used again only if all of that is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+
+from opd.data import pipeline
+from opd.data.pipeline import Task
+from opd.engine import programs, sharding
+from opd.method import table
+from opd.model.decoder import Decoder, DecoderConfig
+from opd.run import evaluate, writers
+from opd.run.config import FitConfig, PlayerConfig
+from opd.run.evaluate import World
+from opd.types import Params, Rollout
+
+SFT = table.parse("sft@reduction=token_mean")
+
+
+def decoder(config: PlayerConfig, task: Task) -> Decoder:
+    """The player's model: as its folder has it, or as configured.
+
+    Raises:
+        ValueError: sizes that the decoder can't have, a folder without a player, another
+            tokenizer than the task's.
+    """
+    length = task.max_prompt + task.max_completion
+    if config.path is None:
+        return Decoder(config.model.decoder(task.tokenizer.vocab, length))
+    described = _described(Path(config.path))
+    if described["tokenizer"] != task.tokenizer.fingerprint():
+        _refuse_tokenizer(config.path, described["tokens"], task)
+    found = DecoderConfig(**described["decoder"])
+    if found.max_length < length:
+        raise ValueError(
+            f"{config.path}: the model reads {found.max_length} tokens, prompt and completion "
+            f"have up to {length}"
+        )
+    return Decoder(found)
+
+
+def _refuse_tokenizer(path: str, tokens: list[str], task: Task) -> None:
+    ours = list(map(repr, task.tokenizer.table()))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(tokens, ours)) if a != b), min(len(tokens), len(ours))
+    )
+    theirs, mine = ((side[at] if at < len(side) else "nothing") for side in (tokens, ours))
+    raise ValueError(
+        f"{path}: another tokenizer than the data's: id {at} is {theirs} there and {mine} here"
+    )
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "player.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no player there ({error})") from None
+
+
+def make(
+    name: str, config: PlayerConfig, world: World, workdir: Path
+) -> tuple[Decoder, Params, bool]:
+    """A player, its parameters on the mesh, and whether it was found ready."""
+    model = decoder(config, world.task)
+    if config.path is not None:
+        return model, load(model, Path(config.path), world), True
+    folder = workdir / "models" / name
+    identity = _identity(model, config.fit, world)
+    try:
+        if _described(folder)["identity"] == identity:
+            return model, load(model, folder, world), True
+    except ValueError:
+        pass  # not there, or cut off: made anew
+    params = fit(name, model, config.fit, world)
+    save(folder, model, params, identity, world.task)
+    return model, params, False
+
+
+def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
+    """Supervised training by the `sft` row, until its steps or its accuracy are reached."""
+    steps = max(config.steps, 1)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, min(50, steps // 2), steps, 0.1 * config.learning_rate
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0))
+    params = programs.init(world.mesh, model, _seed(name, world.seed))
+    state = programs.start(world.mesh, model, optimizer, params)
+    batches = pipeline.demonstrations(world.task, "train", world.seed, config.batch)
+    held_out = world.task.split("validation")[:256]
+    check = config.stop_at is not None and world.task.verifier is not None
+    with writers.progress(f"fit {name}", config.steps) as advance:
+        for step in range(config.steps):
+            rollout = sharding.shard_batch(_demonstration(batches[step]), world.mesh)
+            state, _ = programs.update(
+                world.mesh, model, optimizer, state, rollout, None, SFT, world.seed, world.how
+            )
+            note = None
+            if check and (step + 1) % config.check_every == 0:
+                accuracy = evaluate.sampled_accuracy(world, model, state.params, held_out)
+                note = f"accuracy {accuracy:.2f}"
+                if accuracy >= config.stop_at:
+                    break
+            advance(note=note)
+    return state.params
+
+
+def _seed(name: str, seed: int) -> int:
+    """Teacher and student start from different parameters."""
+    return int.from_bytes(hashlib.sha256(f"{name}\0{seed}".encode()).digest()[:4], "big") >> 1
+
+
+def _demonstration(batch: pipeline.Batch) -> Rollout:
+    """Solutions as a rollout of the data's own policy."""
+    count = len(batch["prompt"])
+    return Rollout(
+        prompt=jnp.asarray(batch["prompt"]),
+        prompt_mask=jnp.asarray(batch["prompt_mask"]),
+        tokens=jnp.asarray(batch["tokens"]),
+        mask=jnp.asarray(batch["mask"]),
+        logp_behavior=jnp.zeros(batch["mask"].shape, jnp.float32),
+        ended=jnp.asarray(batch["ended"]),
+        group=jnp.arange(count, dtype=jnp.int32),
+        row=jnp.arange(count, dtype=jnp.int32),
+    )
+
+
+def _identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]:
+    data = dataclasses.asdict(world.task.config)
+    data["path"] = data["prompts"] = None
+    return {
+        "decoder": dataclasses.asdict(model.config),
+        "fit": dataclasses.asdict(config),
+        "data": data,
+        "prepared": None if world.task.where is None else world.task.where.name,
+        "seed": world.seed,
+    }
+
+
+def save(folder: Path, model: Decoder, params: Params, identity: Any, task: Task) -> None:
+    """Writes a player's folder, complete, and only then gives it its name."""
+    staging = folder.with_name(f".incomplete-{folder.name}")
+    for stale in (staging, folder):
+        shutil.rmtree(stale, ignore_errors=True)
+    staging.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(staging.resolve() / "params", params)
+    described = {
+        "decoder": dataclasses.asdict(model.config),
+        "tokenizer": task.tokenizer.fingerprint(),
+        "tokens": list(map(repr, task.tokenizer.table())),
+        "identity": identity,
+    }
+    writers.dump_json(described, staging / "player.json")
+    staging.rename(folder)
+
+
+def load(model: Decoder, folder: Path, world: World) -> Params:
+    """A player's parameters, read straight into their shards."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shardings = sharding.param_shardings(model, world.mesh)
+    abstract = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        shardings,
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder.resolve() / "params", abstract)
