@@ -1,6 +1,6 @@
 """Two-digit addition: a teacher, a weaker student, a probe of 18 rows, four arms.
 
-    python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
+python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import ml_collections

@@ -91,8 +91,7 @@ def flops(
     if needs_teacher(method) and teacher is None:
         raise ValueError(f"{method.name} needs a teacher, and none is given")
     graders = [teacher] if needs_teacher(method) else []
-    slots, sequence = prompt + length, prompt + length - 1
-
+    sequence = prompt + length - 1
     chunk = (Pass() if how is None else how).chunk
     chunks = math.ceil(length / chunk)
     tokens = length if chunks == 1 else chunks * chunk
@@ -130,9 +129,7 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
     return int(held + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
 
 
-def seconds(
-    programs: Mapping[str, Callable[[], Any]], repeats: int = 5
-) -> dict[str, list[float]]:
+def seconds(programs: Mapping[str, Callable[[], Any]], repeats: int = 5) -> dict[str, list[float]]:
     """Wall time of each program in each repeat, seconds; interleaved: A B C, A B C, ...
 
     Whatever slows the machine down for a while falls on all programs alike. One call of each
@@ -177,7 +174,7 @@ def median(samples: Sequence[float]) -> Figure:
     ordered = sorted(samples)
     count = len(ordered)
     out, below = 0, 1  # order statistics left out on each side; 2^n P(Binomial <= out)
-    while 40 * (below + math.comb(count, out + 1)) <= 2**count and 2 * (out + 1) < count:
+    while 40 * (below + math.comb(count, out + 1)) <= 2**count:
         out += 1
         below += math.comb(count, out)
     return statistics.median(ordered), ordered[out], ordered[-1 - out]

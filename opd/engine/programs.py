@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from opd import trees
 from opd.engine import sharding, steps
 from opd.engine.steps import Sampling, State
 from opd.engine.vocab import Head, Pass
@@ -200,6 +201,12 @@ def no_moments(mesh: Mesh, model: Model, params: Params, count: int) -> Params:
     """Running sums of nothing, leaves [K, ...]."""
     empty = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), params)
     return _stack(empty, model, mesh)
+
+
+@jax.jit
+def gram(total: Params) -> Array:
+    """Inner products of a stack's trees, [K, K]."""
+    return trees.gram(total, total)
 
 
 def batch_rows(prompt: np.ndarray, prompt_mask: np.ndarray, group_size: int) -> dict[str, Array]:

@@ -408,6 +408,16 @@ def trainable(method: Method) -> None:
         raise ValueError(f"{method.name}: {reason}")
 
 
+def vanishes(method: Method) -> bool:
+    """Whether the gradient of every single rollout is zero where the teacher is the student."""
+    return all(
+        term.signal == "teacher"
+        and term.tail != "truncate"
+        and (term.divergence == "reverse_kl" or term.expectation == "enumerated")
+        for term in method.terms
+    )
+
+
 def pointwise(method: Method) -> bool:
     """Whether coefficients need a position's own statistics only, so that one pass will do."""
     return all(

@@ -246,7 +246,7 @@ def _parts(row: Entry) -> str:
     total, within = measured(variance.get("total")), measured(variance.get("within"))
     cross = measured(variance.get("cross"))
     if total is None or within is None or cross is None or total.value <= 0:
-        reason = row.get("note") or "its weights hold the future or other rollouts"
+        reason = no_parts(row) or "its weights hold the future or other rollouts"
         return f"The parts of {row['name']}'s variance are undefined: {reason.rstrip('.')}."
     percent = 100 / total.value
     text = (
@@ -261,6 +261,13 @@ def _parts(row: Entry) -> str:
             return f"{text}: negative and larger than within, so here sampling is the quieter one."
         return f"{text}: negative, so enumeration removes less than within promises."
     return f"{text}: not told from zero."
+
+
+def no_parts(row: Entry) -> str | None:
+    """Why a row's parts are null: its note, or what the note says under `no parts:`."""
+    note = row.get("note")
+    pieces = [p.strip() for p in (note or "").split(";") if p.strip().startswith("no parts:")]
+    return pieces[0].removeprefix("no parts:").strip() if pieces else note
 
 
 def cross_sign(row: Entry) -> str:

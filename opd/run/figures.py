@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from opd.run.advice import Goal, best_rows, by_goal, probe, seeds
+from opd.run.advice import Goal, best_rows, by_goal, no_parts, probe, seeds
 from opd.run.measured import Measured, measured, prose
 
 Entry = Mapping[str, Any]
@@ -198,7 +198,7 @@ def _interval(
 
 
 def _reason(entry: Entry, fallback: str = "undefined here") -> str:
-    return textwrap.shorten(entry.get("note") or fallback, 72, placeholder=" …")
+    return textwrap.shorten(no_parts(entry) or fallback, 72, placeholder=" …")
 
 
 # ---------------------------------------------------------------- signal to noise

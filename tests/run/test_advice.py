@@ -115,6 +115,13 @@ def test_the_cross_term_limits_rao_blackwell(results, cross, sign, words):
     assert words in advice.enumeration(results)[0].text
 
 
+def test_the_reason_for_null_parts_is_found_in_the_note():
+    note = "biased: a; no parts: its weight holds the future (gamma > 0); one draw per group of 4"
+    assert advice.no_parts({"note": note}) == "its weight holds the future (gamma > 0)"
+    assert advice.no_parts({"note": "biased: a"}) == "biased: a"
+    assert advice.no_parts({}) is None
+
+
 def test_a_twin_differs_in_one_axis_only(results):
     rows = advice.probe(results, "start")
     pairs = {item.rows for item in advice.enumeration(results)}

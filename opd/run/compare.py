@@ -1,0 +1,254 @@
+"""The main job: prepare, probe, train the arms, probe again, report. The loop is one page."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from opd.data import pipeline
+from opd.data.pipeline import Task
+from opd.engine import programs, sharding, steps
+from opd.engine.steps import Sampling
+from opd.engine.vocab import Pass
+from opd.measure.intervals import Interval
+from opd.method import table
+from opd.run import advice, evaluate, players, probe, report, train, writers
+from opd.run.config import Config, to_dict
+from opd.run.evaluate import World
+from opd.types import Model, Params
+
+SCHEMA = 1
+TEACHER_AT_LEAST = 0.9
+STUDENT_WITHIN = (0.1, 0.6)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def compare(config: Config, workdir: Path) -> dict[str, Any]:
+    """Runs a comparison into `workdir` and returns results.json.
+
+    A workdir that has finished results of the same config is shown again, not run again.
+
+    Raises:
+        ValueError: what a config or its data have wrong, before anything compiles or is written.
+    """
+    world, student, methods = check(config, workdir)
+    done = finished(config, workdir)
+    if done is not None:
+        return done
+    workdir.mkdir(parents=True, exist_ok=True)
+    world = dataclasses.replace(world, task=pipeline.load(config.data, workdir))
+
+    # Players.
+    held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
+    teacher = players.make("teacher", config.teacher, world, workdir)[:2]
+    student, start, _ = players.make("student", config.student, world, workdir)
+    judge = functools.partial(_judge, world, student, teacher, held_out)
+    models = {
+        "teacher": evaluate.evaluate(world, *teacher, None, held_out)[0],
+        "student": judge(start),
+    }
+    self_test(world, student, start, config)
+
+    # What each estimator is worth at the start, and costs.
+    first = probe.measure(world, student, start, teacher, methods, config.probe)
+    price = probe.price(world, student, start, teacher, methods, config.probe)
+    entries = probe.entries(first, *price, "start")
+
+    # The arms.
+    arms: list[train.Arm] = []
+    with (
+        writers.JsonlWriter(_fresh(workdir / "metrics.jsonl")) as metrics,
+        writers.JsonlWriter(_fresh(workdir / "samples.jsonl")) as samples,
+    ):
+        for seed in range(config.seed, config.seed + config.seeds):
+            for method in config.arms:
+                tried = []
+                for rate in config.train.learning_rates:
+                    said = functools.partial(
+                        _judge_aloud, world, student, teacher, held_out, samples,
+                        method.name, seed, config.evaluate.samples,
+                    )  # fmt: skip
+                    tried.append(
+                        train.train(
+                            world, student, start, teacher, method, config.train, rate, seed,
+                            said, metrics,
+                        )
+                    )  # fmt: skip
+                arms.append(best(tried, method))
+
+    # The same measurement late in training.
+    moved = next((arm for arm in arms if arm.curve["name"] == "opd"), arms[0])
+    last = probe.measure(world, student, moved.late, teacher, methods, config.probe)
+    entries += probe.entries(last, *price, "late")
+
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "config": to_dict(config),
+        "environment": environment(world),
+        "rollouts": probe.rollouts(first, world)
+        | {"late": probe.rollouts(last, world) | {"arm": moved.curve["name"],
+           "after_rollouts": moved.late_rollouts}},
+        "by_position": {
+            "start": probe.by_position(first, world),
+            "late": probe.by_position(last, world),
+        },
+        "ess": {
+            "start": probe.staleness(first, world, student, start),
+            "start's rollouts, late parameters": probe.staleness(
+                first, world, student, moved.late
+            ),
+        },
+        "estimators": entries,
+        "training": [arm.curve for arm in arms],
+        "learning_rate": "the best of the grid for each arm, by its last evaluation"
+        if len(config.train.learning_rates) > 1
+        else "one for all arms",
+        "models": models,
+        "warnings": cautions(models),
+    }  # fmt: skip
+    results = writers.strict(results)
+    results["advice"] = advice.advise(results)
+    report.write(results, workdir)
+    writers.dump_json(results, workdir / "results.json")
+    return results
+
+
+def check(config: Config, workdir: Path) -> tuple[World, Model, tuple[table.Method, ...]]:
+    """All that can be wrong, said before anything is compiled or written."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir}: it is a file")
+    task = pipeline.load(config.data)
+    task.split(config.evaluate.split)
+    world = World(
+        mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
+        task=task,
+        sampling=Sampling(
+            length=task.max_completion,
+            eos_ids=(task.tokenizer.eos_id,),
+            pad_id=task.tokenizer.pad_id,
+            temperature=config.temperature,
+        ),
+        how=Pass(config.temperature, config.chunk),
+        group_size=config.group_size,
+        seed=config.seed,
+    )
+    student = players.decoder(config.student, task)
+    players.decoder(config.teacher, task)
+    methods = config.probe_methods
+    for method in (*methods, *config.arms):
+        table.require(method, available(task))
+        table.fits(method, task.tokenizer.vocab)
+    return world, student, methods
+
+
+def available(task: Task) -> frozenset[str]:
+    """What rollouts of this task can be graded by: keys of table.NEEDS."""
+    teacher = {"teacher_full", "teacher_logp", "teacher_samples"}
+    return frozenset(teacher | ({"reward"} if task.verifier is not None else set()))
+
+
+def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
+    """The results that the workdir has of this very config, if it has."""
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    same = results.get("config") == writers.strict(to_dict(config))
+    return results if same and results.get("schema") == SCHEMA else None
+
+
+def self_test(world: World, student: Model, params: Params, config: Config) -> None:
+    """Teacher := student: zero KL, and zero gradient for the rows where theory says so.
+
+    Raises:
+        RuntimeError: a number that isn't zero; the machine or the code can't be trusted.
+    """
+    batch = pipeline.prompts(world.task, "train", world.seed, 4)[0]
+    drawn = evaluate.draw(world, student, params, batch, 0, world.seed, world.group_size)
+    head = programs.teacher(world.mesh, student, params, drawn)
+    stats = programs.score(world.mesh, student, params, drawn, head, world.how)
+    largest = float(np.max(np.abs(np.asarray(stats.kl) * np.asarray(drawn.mask))))
+    methods = tuple(method for method in config.arms if table.vanishes(method))
+    squares = np.zeros(0)
+    if methods:
+        uniforms = steps.fresh_uniforms(world.seed, 0, drawn, methods)
+        found = programs.gradients(
+            world.mesh, student, params, drawn, head, methods, uniforms, world.how
+        )
+        squares = np.diag(np.asarray(programs.gram(found)))
+    tolerance = 1e-4 if config.student.model.dtype == "float32" else 1e-1
+    if not (largest <= tolerance and np.all(squares <= tolerance**2)):
+        raise RuntimeError(
+            f"self-test, teacher := student: KL {largest:.2g} nats, gradient norms "
+            f"{np.sqrt(squares)}; all should be 0 to rounding ({tolerance:g})"
+        )
+
+
+def _judge(world, student, teacher, held_out, params) -> dict[str, Any]:
+    return evaluate.evaluate(world, student, params, teacher, held_out)[0]
+
+
+def _judge_aloud(
+    world, student, teacher, held_out, samples, arm, seed, count, params
+) -> dict[str, Any]:
+    """An evaluation that leaves some completions in samples.jsonl."""
+    found, shown = evaluate.evaluate(world, student, params, teacher, held_out, count)
+    for sample in shown:
+        samples.write({"arm": arm, "seed": seed} | sample)
+    return found
+
+
+def best(tried: list[train.Arm], method: table.Method) -> train.Arm:
+    """The best learning rate by the last evaluation: KL where the teacher grades, else accuracy."""
+
+    def loss(arm: train.Arm) -> float:
+        graded = table.claims(method).kind != "reward"
+        return arm.curve["kl"][-1].value if graded else -arm.curve["accuracy"][-1].value
+
+    return min(tried, key=loss)
+
+
+def _fresh(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    return path
+
+
+def cautions(models: dict[str, dict[str, Any]]) -> list[str]:
+    """What the players' accuracies make doubtful."""
+    found = []
+    teacher, student = (models[name].get("accuracy") for name in ("teacher", "student"))
+    if not isinstance(teacher, Interval) or not isinstance(student, Interval):
+        return ["no verifier: accuracy was not measured"]
+    if teacher.value < TEACHER_AT_LEAST:
+        found.append(f"teacher's accuracy {teacher.value:.2f}, below {TEACHER_AT_LEAST}")
+    low, high = STUDENT_WITHIN
+    if not low <= student.value <= high:
+        found.append(
+            f"student's accuracy at the start {student.value:.2f}, outside {low} to {high}: "
+            "a group-normalised reward has little signal there"
+        )
+    return found
+
+
+def environment(world: World) -> dict[str, Any]:
+    """Versions and hardware."""
+    device = world.mesh.devices.flat[0]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": device.device_kind,
+        "devices": int(world.mesh.devices.size),
+        "cores": os.cpu_count(),
+        "mesh": dict(world.mesh.shape),
+        "x64": bool(jax.config.jax_enable_x64),
+    }

@@ -1,0 +1,356 @@
+"""The probe: K estimators side by side on identical rollouts, and what each of them costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from opd.data import pipeline
+from opd.engine import costs, programs, steps
+from opd.masked import zero
+from opd.measure import intervals
+from opd.measure.intervals import Interval, Moments, RowSpec
+from opd.method import importance, table
+from opd.method.table import Method
+from opd.run import evaluate, writers
+from opd.run.config import ProbeConfig
+from opd.run.evaluate import World
+from opd.types import Model, Params, Rollout, TokenStats
+
+# Steps of a probe's keys: far from training's, which count from 0.
+PROBE_STEP = 2**30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What a probe leaves on the host: moments, and the rollouts with their statistics."""
+
+    moments: Moments  # of `methods`, in the basis of the gradients themselves
+    methods: tuple[Method, ...]
+    rollouts: tuple[Rollout, ...]
+    stats: tuple[TokenStats, ...]
+
+
+def measure(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    methods: tuple[Method, ...],
+    config: ProbeConfig,
+) -> Measured:
+    """Run the probe: for each batch one rollout, one teacher forward, and K pull-backs a group."""
+    batches = pipeline.prompts(world.task, "train", world.seed, config.batch)
+    total = programs.no_moments(world.mesh, student, params, len(methods))
+    grams, sketches, rollouts, scored = [], [], [], []
+    count = config.groups // config.batch
+    with writers.progress("probe", count) as advance:
+        for number in range(count):
+            step = PROBE_STEP + number
+            rollout = evaluate.draw(
+                world, student, params, batches[number], step, world.seed, world.group_size
+            )
+            head = programs.teacher(world.mesh, *teacher, rollout)
+            stats = programs.score(world.mesh, student, params, rollout, head, world.how)
+            given = programs.coefficients_of(methods, rollout, stats)
+            uniforms = steps.fresh_uniforms(world.seed, step, rollout, methods)
+            total, gram, sketch = programs.probe(
+                world.mesh,
+                student,
+                params,
+                rollout,
+                head,
+                methods,
+                given,
+                uniforms,
+                total,
+                world.how,
+                world.group_size,
+                config.sketch,
+            )
+            for kept, new in ((grams, gram), (sketches, sketch)):
+                kept.append(np.asarray(new, np.float64))
+            rollouts.append(jax.device_get(rollout))
+            scored.append(jax.device_get(stats))
+            advance()
+    sums = np.asarray(programs.gram(total), np.float64)
+    moments = _as_gradients(
+        np.concatenate(grams), sums, np.concatenate(sketches), methods, world.group_size
+    )
+    return Measured(moments, methods, tuple(rollouts), tuple(scored))
+
+
+def _as_gradients(
+    gram: np.ndarray,
+    sums: np.ndarray,
+    sketch: np.ndarray,
+    methods: tuple[Method, ...],
+    group_size: int,
+) -> Moments:
+    """From columns kept relative to a reference to the gradients themselves, in float64."""
+    base = steps.differences(methods)
+    basis = np.eye(len(methods))
+    for row, column in enumerate(base):
+        if column >= 0:
+            basis[row, column] = 1.0
+    return Moments(
+        gram=basis @ gram @ basis.T,
+        total_gram=basis @ sums @ basis.T,
+        sketch=basis @ sketch,
+        group_size=group_size,
+    )
+
+
+def entries(
+    found: Measured, seconds: dict[str, Interval], resources: dict[str, dict], name: str
+) -> list[dict[str, Any]]:
+    """One entry of results.json for each row of the probe."""
+    names = [method.name for method in found.methods]
+    specs = [_spec(method, names) for method in found.methods]
+    figures = intervals.estimate(found.moments, specs)
+    return [
+        _entry(method, figure, seconds[method.name], resources[method.name], name, found)
+        for method, figure in zip(found.methods, figures, strict=True)
+    ]
+
+
+def _spec(method: Method, names: list[str]) -> RowSpec:
+    partner, reference = table.partner(method), table.reference(method)
+    return RowSpec(
+        column=names.index(method.name),
+        partner=None if partner is None else names.index(partner.name),
+        reference=None if reference.name == method.name else names.index(reference.name),
+    )
+
+
+def _entry(
+    method: Method,
+    figures: intervals.Figures,
+    seconds: Interval,
+    resources: dict[str, Any],
+    probe: str,
+    found: Measured,
+) -> dict[str, Any]:
+    term, reference = method.terms[0], table.reference(method).name
+    snr = figures["snr"]
+    per_second = None
+    if snr is not None:
+        # The gradient's noise is all but the whole of it: a clock's is added as if independent.
+        per_second = _quotient(snr, seconds)
+    return {
+        "name": method.name,
+        "label": method.label,
+        "row": method.row,
+        "probe": probe,
+        "axes": {
+            "behavior": term.behavior,
+            "signal": term.signal,
+            "divergence": term.divergence,
+            "expectation": term.expectation,
+            "k": term.k,
+            "tail": term.tail,
+            "gamma": term.gamma,
+            "baseline": term.baseline,
+            "importance": term.importance,
+        },
+        "target": dataclasses.asdict(table.claims(method)),
+        "states": table.states(method),
+        "biased": table.bias(method) is not None,
+        "note": _note(method, found.moments.group_size),
+        "reference": None if reference == method.name else reference,
+        "cosine": figures["cosine"],
+        "relative_error": figures["relative_error"],
+        "cosines": _cosines(method, found),
+        "mean_square": figures["mean_square"],
+        "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
+        "snr": snr,
+        "snr_per_second": per_second,
+        "seconds": seconds,
+        **resources,
+        "trusted": figures["trusted"],
+        "trusted_from": figures["trusted_from"],
+    }
+
+
+def _note(method: Method, group_size: int) -> str | None:
+    notes = []
+    bias, reason = table.bias(method), table.partnerless(method)
+    if bias is not None:
+        notes.append(f"biased: {bias}")
+    if reason is not None:
+        notes.append(f"no parts: {reason}")
+    if table.coupled(method):
+        notes.append(f"one draw per {table.coupled(method)} of {group_size}, scaled to one rollout")
+    return "; ".join(notes) or None
+
+
+def _cosines(method: Method, found: Measured) -> dict[str, Interval | None]:
+    """For a row with gamma > 0, its cosine with the same row at gamma = 0, where that is there."""
+    names = [other.name for other in found.methods]
+    if method.terms[0].signal != "teacher" or method.terms[0].gamma == 0:
+        return {}
+    twin = "opd" if method.row == "opd" else method.row
+    if twin not in names:
+        return {}
+    spec = RowSpec(names.index(method.name), None, names.index(twin))
+    return {twin: intervals.estimate(found.moments, [spec])[0]["cosine"]}
+
+
+def _quotient(value: Interval, by: Interval) -> Interval:
+    centre = value.value / by.value
+    slack = max(by.high - by.value, by.value - by.low) / by.value
+
+    def end(reach: float) -> float:
+        return math.hypot(reach / by.value, centre * slack)
+
+    return Interval(
+        centre, centre - end(value.value - value.low), centre + end(value.high - value.value)
+    )
+
+
+def by_position(found: Measured, world: World) -> dict[str, Any]:
+    """KL and both entropies against the position in the completion, intervals over groups."""
+    mask = _grouped([rollout.mask for rollout in found.rollouts], world.group_size)
+    counts = mask.sum(1)  # [N, T]
+    longest = int(np.max(np.nonzero(counts.sum(0))[0])) + 1
+
+    def curve(field: str) -> list[Interval]:
+        values = [np.asarray(zero(getattr(s, field), r.mask)) for s, r in _pairs(found)]
+        sums = _grouped(values, world.group_size).sum(1)
+        interval = intervals.mean_interval(sums[:, :longest], counts[:, :longest])
+        return [Interval(*at) for at in zip(interval.value, interval.low, interval.high)]
+
+    return {
+        "position": list(range(longest)),
+        "count": counts.sum(0)[:longest].tolist(),
+        "kl": curve("kl"),
+        "entropy_student": curve("entropy_student"),
+        "entropy_teacher": curve("entropy_teacher"),
+    }
+
+
+def _pairs(found: Measured):
+    return zip(found.stats, found.rollouts, strict=True)
+
+
+def _grouped(parts: list[np.ndarray], group_size: int) -> np.ndarray:
+    """[B, T] parts as [N, G, T]."""
+    whole = np.concatenate([np.asarray(part) for part in parts])
+    return whole.reshape(-1, group_size, whole.shape[1])
+
+
+def rollouts(found: Measured, world: World) -> dict[str, Any]:
+    """Count, digests and lengths of a probe's rollouts."""
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found.rollouts)
+    tokens, both = whole.digests()
+    return {
+        "count": len(whole.mask),
+        "digest": tokens,
+        "digest_logp": both,
+        "mean_length": float(whole.mask.sum(1).mean()),
+        "truncated": float(np.mean(~whole.ended)),
+        "groups": found.moments.groups,
+        "group_size": world.group_size,
+    }
+
+
+def staleness(
+    found: Measured, world: World, student: Model, params: Params
+) -> dict[str, dict[str, float]]:
+    """ESS / N of a probe's rollouts under other parameters than those that drew them.
+
+    Named by the log-ratio whose weights they are; 1 where nothing has moved.
+    """
+    kept: dict[str, list[np.ndarray]] = {kind: [] for kind in importance.LOG_RATIOS}
+    masks = []
+    for rollout in found.rollouts:
+        now = programs.score(world.mesh, student, params, rollout, None, world.how)
+        mask = jnp.asarray(rollout.mask)
+        masks.append(rollout.mask)
+        for kind, parts in kept.items():
+            ratio = importance.log_ratio(
+                now.logp_student, jnp.asarray(rollout.logp_behavior), mask, kind
+            )
+            parts.append(np.asarray(ratio))
+    mask = np.concatenate(masks)
+    first = mask & (np.cumsum(mask, 1) == 1)  # a trajectory's weight counts once
+    return {
+        kind: {
+            "ess": float(
+                importance.effective_sample_size(
+                    jnp.asarray(np.concatenate(parts)),
+                    jnp.asarray(first if kind == "trajectory" else mask),
+                )
+            )
+        }
+        for kind, parts in kept.items()
+    }
+
+
+def price(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    methods: tuple[Method, ...],
+    config: ProbeConfig,
+) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
+    """Seconds, FLOPs and peak bytes of a whole update with each row alone, per rollout.
+
+    Rows that differ only in [B, T] scalars share a program and a figure. The clock runs over
+    rollout, teacher and update in turn, interleaved, on one batch of the probe.
+    """
+    optimizer = optax.adamw(1e-3)
+    batch = pipeline.prompts(world.task, "train", world.seed, config.batch)[0]
+
+    def draw() -> Rollout:
+        return evaluate.draw(
+            world, student, params, batch, PROBE_STEP, world.seed, world.group_size
+        )
+
+    drawn = draw()
+    clock = {"rollout": draw, "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn)}
+    bytes_of = {}
+    for key, method in {costs.program_key(method): method for method in methods[::-1]}.items():
+        head = clock["teacher"]() if costs.needs_teacher(method) else None
+        update = partial(
+            programs.update, world.mesh, student, optimizer, rollout=drawn, teacher=head,
+            method=method, seed=world.seed, how=world.how,
+        )  # fmt: skip
+        state = programs.start(world.mesh, student, optimizer, params)
+        lowered = programs.update.lower(
+            world.mesh, student, optimizer, state, drawn, head, method, world.seed, world.how
+        )
+        bytes_of[key] = costs.peak_bytes(lowered.compile())
+        clock[key] = _Updates(update, state)
+    taken = costs.seconds(clock, config.repeats)
+    count = len(drawn.mask)
+    seconds, resources = {}, {}
+    for method in methods:
+        key = costs.program_key(method)
+        used = ["rollout", key, *(["teacher"] if costs.needs_teacher(method) else [])]
+        figure = costs.median(costs.whole([taken[name] for name in used]))
+        seconds[method.name] = Interval(*(number / count for number in figure))
+        flops = costs.flops(
+            student, teacher[0], method, drawn.prompt.shape[1], drawn.mask.shape[1], world.how
+        )
+        resources[method.name] = {"flops": flops["total"], "bytes": bytes_of[key]}
+    return seconds, resources
+
+
+class _Updates:
+    """Updates one after the other: each consumes the state that the one before left."""
+
+    def __init__(self, update, state):
+        self.update, self.state = update, state
+
+    def __call__(self):
+        self.state, metrics = self.update(state=self.state)
+        return self.state, metrics
