@@ -53,6 +53,6 @@ def sketch(tree: Params, width: int, seed: int = 0) -> Array:
         key = jax.random.fold_in(jax.random.key(seed), number)
         sign = jax.random.rademacher(key, (rows * width,), dtype)
         flat = leaf.reshape(leaf.shape[0], size).astype(dtype)
-        flat = jnp.pad(flat, ((0, 0), (0, rows * width - size))) * sign
+        flat = jnp.pad(flat, ((0, 0), (0, rows * width - size))) * sign[None]
         total = total + jnp.sum(flat.reshape(-1, rows, width), axis=1)
     return total

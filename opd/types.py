@@ -83,12 +83,14 @@ class Coefficients:
 
     `local` has one [B, T] array for each of the estimator's local rules, `onehot` is the [B, T]
     weight of the rollout's own tokens, and `value` the critic's cotangent where there is one.
+    `token` [B, T] names other tokens y for `onehot` to push, such as a fresh continuation's.
     Detached, ascent direction; masks and the reduction are already in.
     """
 
     local: tuple[Array, ...]
     onehot: Array
     value: Array | None = None
+    token: Array | None = None
 
 
 @runtime_checkable

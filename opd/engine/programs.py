@@ -53,6 +53,21 @@ def _stack(tree: Params, model: Model, mesh: Mesh) -> Params:
     )
 
 
+def _state(
+    state: State, model: Model, mesh: Mesh, optimizer: optax.GradientTransformation
+) -> State:
+    """Parameters by their rules, the optimizer's moments as the parameters they belong to."""
+    where, everywhere = sharding.param_shardings(model, mesh), sharding.replicated(mesh)
+    moments = optax.tree_map_params(
+        optimizer,
+        _laid,
+        state.optimizer,
+        where,
+        transform_non_params=lambda leaf: _laid(leaf, everywhere),
+    )
+    return State(_laid(state.params, where), moments, _laid(state.step, everywhere))
+
+
 @partial(jax.jit, static_argnames=("mesh", "model"))
 def init(mesh: Mesh, model: Model, seed: Array) -> Params:
     """Fresh parameters, born in their shards."""
@@ -64,8 +79,9 @@ def start(
     mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, params: Params
 ) -> State:
     """The state of a run's first step; the parameters are copied, since updates donate theirs."""
-    params = _params(jax.tree.map(jnp.copy, params), model, mesh)
-    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    params = jax.tree.map(jnp.copy, params)
+    state = State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return _state(state, model, mesh, optimizer)
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "how"))
@@ -79,11 +95,12 @@ def rollout(
     row: Array,
     key: Array,
     how: Sampling,
+    prefix: Array | None = None,
 ) -> Rollout:
     """`steps.rollout_step`."""
     params = _params(params, model, mesh)
-    prompt, prompt_mask, group, row = _batch((prompt, prompt_mask, group, row), mesh)
-    drawn = steps.rollout_step(model, params, prompt, prompt_mask, group, row, key, how)
+    rows = _batch((prompt, prompt_mask, group, row), mesh)
+    drawn = steps.rollout_step(model, params, *rows, key, how, _batch(prefix, mesh))
     return _batch(drawn, mesh)
 
 
@@ -136,10 +153,10 @@ def update(
     how: Pass,
 ) -> tuple[State, Metrics]:
     """`steps.update_step`; the state handed in is consumed."""
-    state = State(_params(state.params, model, mesh), state.optimizer, state.step)
+    state = _state(state, model, mesh, optimizer)
     rollout, teacher = _batch(rollout, mesh), _head(teacher, mesh)
     state, metrics = steps.update_step(model, optimizer, state, rollout, teacher, method, seed, how)
-    return State(_params(state.params, model, mesh), state.optimizer, state.step), metrics
+    return _state(state, model, mesh, optimizer), metrics
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "methods", "how"))

@@ -48,6 +48,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    prefix: Array | None = None,
 ) -> Completion:
     """Draw y_t ~ q(. | prompt, y_<t), q = top_p(top_k(softmax(logits / temperature))).
 
@@ -67,12 +68,16 @@ def generate(
         top_k: keep the k most likely tokens (and ties with the k-th).
         top_p: keep the fewest most likely tokens whose mass is at least this (and ties with the
             last of them).
+        prefix: [B, T] int32, tokens to take in place of draws; -1 where one is drawn. With a
+            rollout's own tokens before t it continues that rollout afresh from s_t.
 
     Raises:
         ValueError: arguments outside what is said here, or prompt and completion together longer
             than the model allows; before anything compiles.
     """
     _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, top_k, top_p)
+    if prefix is not None and prefix.shape != uniforms.shape:
+        raise ValueError(f"prefix {prefix.shape}: {uniforms.shape} is allowed")
     batch, length = uniforms.shape
     width = prompt.shape[1]
     unembedding = model.unembedding(params)
@@ -96,6 +101,9 @@ def generate(
         )
         uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)
         token, logp = draw(logits, uniform, greedy=temperature == 0)
+        if prefix is not None:
+            given = jax.lax.dynamic_index_in_dim(prefix, t, axis=1, keepdims=False)
+            token, logp = _taken(logits, given.astype(token.dtype), token, logp)
         token = jnp.where(state.live, token, pad_id)
         stops = jnp.any(token[:, None] == eos[None], axis=1) & state.live
         so_far = state.completion
@@ -163,6 +171,13 @@ def draw(logits: Array, uniform: Array, *, greedy: bool = False) -> tuple[Array,
     logp = jax.nn.log_softmax(logits, axis=-1)
     token = draws.inverse_cdf(jnp.exp(logp), uniform[:, None])
     return token[:, 0], jnp.take_along_axis(logp, token, axis=-1)[:, 0]
+
+
+def _taken(logits: Array, given: Array, token: Array, logp: Array) -> tuple[Array, Array]:
+    """The given tokens [B] and their log-probabilities; the drawn ones where `given` is -1."""
+    place = jnp.maximum(given, 0)[:, None]
+    own = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), place, axis=-1)[:, 0]
+    return jnp.where(given >= 0, given, token), jnp.where(given >= 0, own, logp)
 
 
 def _cut(logits: Array, weight: Array, enough: float) -> Array:

@@ -146,10 +146,12 @@ def rollout_step(
     row: Array,
     key: Array,
     how: Sampling,
+    prefix: Array | None = None,
 ) -> Rollout:
     """Draw one completion a row: prefill and decode in one program.
 
-    The noise is a function of (key, row, position) alone.
+    The noise is a function of (key, row, position) alone. `prefix` [B, T] has tokens to take in
+    place of draws, -1 elsewhere.
     """
     drawn = sampling.generate(
         model,
@@ -162,6 +164,7 @@ def rollout_step(
         temperature=how.temperature,
         top_k=how.top_k,
         top_p=how.top_p,
+        prefix=prefix,
     )
     return Rollout(
         prompt=prompt,

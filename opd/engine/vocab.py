@@ -160,7 +160,8 @@ def _pushes(
 
 def _d_logits(pushed: list[Array], weight: Coefficients, logp: Array, tokens: Array) -> Array:
     """The law: one estimator's cotangent of the logits, [B, c, V]."""
-    own = zero(jnp.broadcast_to(weight.onehot[..., None], logp.shape), _is_token(logp, tokens))
+    pushed_token = _is_token(logp, tokens if weight.token is None else weight.token)
+    own = zero(jnp.broadcast_to(weight.onehot[..., None], logp.shape), pushed_token)
     total = own + sum(
         coef[..., None] * push for coef, push in zip(weight.local, pushed, strict=True)
     )

@@ -47,48 +47,54 @@ def compare(config: Config, workdir: Path) -> dict[str, Any]:
     workdir.mkdir(parents=True, exist_ok=True)
     world = dataclasses.replace(world, task=pipeline.load(config.data, workdir))
 
-    # Players.
+    stage = writers.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
-    teacher = players.make("teacher", config.teacher, world, workdir)[:2]
-    student, start, _ = players.make("student", config.student, world, workdir)
-    judge = functools.partial(_judge, world, student, teacher, held_out)
-    models = {
-        "teacher": evaluate.evaluate(world, *teacher, None, held_out)[0],
-        "student": judge(start),
-    }
-    self_test(world, student, start, config)
+    with stage("teacher"):
+        teacher = players.make("teacher", config.teacher, world, workdir)
+    with stage("student"):
+        student, start = players.make("student", config.student, world, workdir)
+    judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
+    with stage("evaluation and self-test"):
+        models = {
+            "teacher": evaluate.evaluate(world, teacher[0], None, held_out, teacher[1])[0],
+            "student": judge(start)[0],
+        }
+        self_test(world, student, start, config)
 
-    # What each estimator is worth at the start, and costs.
-    first = probe.measure(world, student, start, teacher, methods, config.probe)
-    price = probe.price(world, student, start, teacher, methods, config.probe)
-    entries = probe.entries(first, *price, "start")
+    with stage("probe at the start"):
+        first = probe.measure(world, student, start, teacher, methods, config.probe)
+    with stage("costs"):
+        price = probe.price(world, student, start, teacher, methods, config.probe)
 
-    # The arms.
     arms: list[train.Arm] = []
     with (
         writers.JsonlWriter(_fresh(workdir / "metrics.jsonl")) as metrics,
         writers.JsonlWriter(_fresh(workdir / "samples.jsonl")) as samples,
     ):
+        log = train.Log(metrics, samples, config.evaluate.samples)
         for seed in range(config.seed, config.seed + config.seeds):
             for method in config.arms:
-                tried = []
-                for rate in config.train.learning_rates:
-                    said = functools.partial(
-                        _judge_aloud, world, student, teacher, held_out, samples,
-                        method.name, seed, config.evaluate.samples,
-                    )  # fmt: skip
-                    tried.append(
+                with stage(f"train {method.name}"):
+                    tried = [
                         train.train(
-                            world, student, start, teacher, method, config.train, rate, seed,
-                            said, metrics,
+                            world,
+                            student,
+                            start,
+                            teacher,
+                            method,
+                            config.train,
+                            rate,
+                            seed,
+                            judge,
+                            log,
                         )
-                    )  # fmt: skip
+                        for rate in config.train.learning_rates
+                    ]
                 arms.append(best(tried, method))
 
-    # The same measurement late in training.
     moved = next((arm for arm in arms if arm.curve["name"] == "opd"), arms[0])
-    last = probe.measure(world, student, moved.late, teacher, methods, config.probe)
-    entries += probe.entries(last, *price, "late")
+    with stage("probe late"):
+        last = probe.measure(world, student, moved.late, teacher, methods, config.probe)
 
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -107,12 +113,13 @@ def compare(config: Config, workdir: Path) -> dict[str, Any]:
                 first, world, student, moved.late
             ),
         },
-        "estimators": entries,
+        "estimators": probe.entries(first, *price, "start") + probe.entries(last, *price, "late"),
         "training": [arm.curve for arm in arms],
         "learning_rate": "the best of the grid for each arm, by its last evaluation"
         if len(config.train.learning_rates) > 1
         else "one for all arms",
         "models": models,
+        "stages": stage.seconds,
         "warnings": cautions(models),
     }  # fmt: skip
     results = writers.strict(results)
@@ -191,20 +198,6 @@ def self_test(world: World, student: Model, params: Params, config: Config) -> N
             f"self-test, teacher := student: KL {largest:.2g} nats, gradient norms "
             f"{np.sqrt(squares)}; all should be 0 to rounding ({tolerance:g})"
         )
-
-
-def _judge(world, student, teacher, held_out, params) -> dict[str, Any]:
-    return evaluate.evaluate(world, student, params, teacher, held_out)[0]
-
-
-def _judge_aloud(
-    world, student, teacher, held_out, samples, arm, seed, count, params
-) -> dict[str, Any]:
-    """An evaluation that leaves some completions in samples.jsonl."""
-    found, shown = evaluate.evaluate(world, student, params, teacher, held_out, count)
-    for sample in shown:
-        samples.write({"arm": arm, "seed": seed} | sample)
-    return found
 
 
 def best(tried: list[train.Arm], method: table.Method) -> train.Arm:

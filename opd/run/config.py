@@ -13,6 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
+
 from opd.data.pipeline import DataConfig
 from opd.method import table
 from opd.method.table import Method
@@ -204,6 +206,21 @@ def _leaves(config: Any, prefix: str = ""):
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as nested dictionaries, as results.json has it."""
     return dataclasses.asdict(config)
+
+
+def config_dict(config: Any) -> ml_collections.ConfigDict:
+    """The config as ml_collections has it: every key there, to be overridden by type."""
+    hints, found = typing.get_type_hints(type(config)), {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = config_dict(value)
+        elif value is None:
+            (kind,) = (o for o in typing.get_args(hints[field.name]) if o is not type(None))
+            found[field.name] = ml_collections.config_dict.placeholder(kind)
+        else:
+            found[field.name] = value
+    return ml_collections.ConfigDict(found)
 
 
 def build(values: Mapping[str, Any], kind: type = Config, prefix: str = "config") -> Any:

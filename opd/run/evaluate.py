@@ -69,9 +69,9 @@ def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) ->
 def evaluate(
     world: World,
     student: Model,
-    params: Params,
     teacher: tuple[Model, Params] | None,
     examples: tuple[Example, ...],
+    params: Params,
     samples: int = 0,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures over held-out prompts with 95 % intervals over prompts, and some completions.

@@ -71,23 +71,21 @@ def _described(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no player there ({error})") from None
 
 
-def make(
-    name: str, config: PlayerConfig, world: World, workdir: Path
-) -> tuple[Decoder, Params, bool]:
-    """A player, its parameters on the mesh, and whether it was found ready."""
+def make(name: str, config: PlayerConfig, world: World, workdir: Path) -> tuple[Decoder, Params]:
+    """A player and its parameters on the mesh: found ready, or fitted and saved."""
     model = decoder(config, world.task)
     if config.path is not None:
-        return model, load(model, Path(config.path), world), True
+        return model, load(model, Path(config.path), world)
     folder = workdir / "models" / name
     identity = _identity(model, config.fit, world)
     try:
         if _described(folder)["identity"] == identity:
-            return model, load(model, folder, world), True
+            return model, load(model, folder, world)
     except ValueError:
         pass  # not there, or cut off: made anew
     params = fit(name, model, config.fit, world)
     save(folder, model, params, identity, world.task)
-    return model, params, False
+    return model, params
 
 
 def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from opd import draws
 from opd.data import pipeline
 from opd.engine import costs, programs, steps
 from opd.masked import zero
@@ -19,7 +19,8 @@ from opd.measure import intervals
 from opd.measure.intervals import Interval, Moments, RowSpec
 from opd.method import importance, table
 from opd.method.table import Method
-from opd.run import evaluate, writers
+from opd.run import branches, evaluate, writers
+from opd.run.branches import Plan
 from opd.run.config import ProbeConfig
 from opd.run.evaluate import World
 from opd.types import Model, Params, Rollout, TokenStats
@@ -32,10 +33,11 @@ PROBE_STEP = 2**30
 class Measured:
     """What a probe leaves on the host: moments, and the rollouts with their statistics."""
 
-    moments: Moments  # of `methods`, in the basis of the gradients themselves
+    moments: Moments  # of `methods` in the basis of the gradients themselves, then `plan`'s
     methods: tuple[Method, ...]
     rollouts: tuple[Rollout, ...]
     stats: tuple[TokenStats, ...]
+    plan: Plan
 
 
 def measure(
@@ -48,7 +50,9 @@ def measure(
 ) -> Measured:
     """Run the probe: for each batch one rollout, one teacher forward, and K pull-backs a group."""
     batches = pipeline.prompts(world.task, "train", world.seed, config.batch)
-    total = programs.no_moments(world.mesh, student, params, len(methods))
+    plan = branches.plan(methods, config.branches)
+    columns = plan.columns
+    total = programs.no_moments(world.mesh, student, params, len(columns))
     grams, sketches, rollouts, scored = [], [], [], []
     count = config.groups // config.batch
     with writers.progress("probe", count) as advance:
@@ -60,6 +64,12 @@ def measure(
             head = programs.teacher(world.mesh, *teacher, rollout)
             stats = programs.score(world.mesh, student, params, rollout, head, world.how)
             given = programs.coefficients_of(methods, rollout, stats)
+            if plan.branched:
+                extend = branches.continuing(
+                    world, student, params, teacher, plan, batches[number]["answers"]
+                )
+                key = draws.key(world.seed, step, "branch")
+                given += branches.coefficients(plan, rollout, given, key, world.group_size, extend)
             uniforms = steps.fresh_uniforms(world.seed, step, rollout, methods)
             total, gram, sketch = programs.probe(
                 world.mesh,
@@ -67,7 +77,7 @@ def measure(
                 params,
                 rollout,
                 head,
-                methods,
+                columns,
                 given,
                 uniforms,
                 total,
@@ -81,25 +91,21 @@ def measure(
             scored.append(jax.device_get(stats))
             advance()
     sums = np.asarray(programs.gram(total), np.float64)
-    moments = _as_gradients(
-        np.concatenate(grams), sums, np.concatenate(sketches), methods, world.group_size
+    moments = as_gradients(
+        np.concatenate(grams), sums, np.concatenate(sketches), plan, world.group_size
     )
-    return Measured(moments, methods, tuple(rollouts), tuple(scored))
+    return Measured(moments, methods, tuple(rollouts), tuple(scored), plan)
 
 
-def _as_gradients(
-    gram: np.ndarray,
-    sums: np.ndarray,
-    sketch: np.ndarray,
-    methods: tuple[Method, ...],
-    group_size: int,
+def as_gradients(
+    gram: np.ndarray, sums: np.ndarray, sketch: np.ndarray, plan: Plan, group_size: int
 ) -> Moments:
-    """From columns kept relative to a reference to the gradients themselves, in float64."""
-    base = steps.differences(methods)
-    basis = np.eye(len(methods))
-    for row, column in enumerate(base):
+    """From a plan's columns, kept relative to a reference, to its basis, in float64."""
+    absolute = np.eye(len(plan.columns))
+    for row, column in enumerate(steps.differences(plan.columns)):
         if column >= 0:
-            basis[row, column] = 1.0
+            absolute[row, column] = 1.0
+    basis = plan.basis @ absolute
     return Moments(
         gram=basis @ gram @ basis.T,
         total_gram=basis @ sums @ basis.T,
@@ -113,7 +119,8 @@ def entries(
 ) -> list[dict[str, Any]]:
     """One entry of results.json for each row of the probe."""
     names = [method.name for method in found.methods]
-    specs = [_spec(method, names) for method in found.methods]
+    parts = found.plan.parts
+    specs = [_spec(method, names, parts.get(method.name)) for method in found.methods]
     figures = intervals.estimate(found.moments, specs)
     return [
         _entry(method, figure, seconds[method.name], resources[method.name], name, found)
@@ -121,11 +128,11 @@ def entries(
     ]
 
 
-def _spec(method: Method, names: list[str]) -> RowSpec:
+def _spec(method: Method, names: list[str], parts: intervals.Branches | None) -> RowSpec:
     partner, reference = table.partner(method), table.reference(method)
     return RowSpec(
         column=names.index(method.name),
-        partner=None if partner is None else names.index(partner.name),
+        partner=parts if partner is None else names.index(partner.name),
         reference=None if reference.name == method.name else names.index(reference.name),
     )
 
@@ -163,7 +170,7 @@ def _entry(
         "target": dataclasses.asdict(table.claims(method)),
         "states": table.states(method),
         "biased": table.bias(method) is not None,
-        "note": _note(method, found.moments.group_size),
+        "note": _note(method, found.moments.group_size, found.plan),
         "reference": None if reference == method.name else reference,
         "cosine": figures["cosine"],
         "relative_error": figures["relative_error"],
@@ -179,12 +186,14 @@ def _entry(
     }
 
 
-def _note(method: Method, group_size: int) -> str | None:
+def _note(method: Method, group_size: int, plan: Plan) -> str | None:
     notes = []
     bias, reason = table.bias(method), table.partnerless(method)
     if bias is not None:
         notes.append(f"biased: {bias}")
-    if reason is not None:
+    if method in plan.branched:
+        notes.append(plan.note(method))
+    elif reason is not None:
         notes.append(f"no parts: {reason}")
     if table.coupled(method):
         notes.append(f"one draw per {table.coupled(method)} of {group_size}, scaled to one rollout")
@@ -320,22 +329,20 @@ def price(
     bytes_of = {}
     for key, method in {costs.program_key(method): method for method in methods[::-1]}.items():
         head = clock["teacher"]() if costs.needs_teacher(method) else None
-        update = partial(
-            programs.update, world.mesh, student, optimizer, rollout=drawn, teacher=head,
-            method=method, seed=world.seed, how=world.how,
-        )  # fmt: skip
         state = programs.start(world.mesh, student, optimizer, params)
-        lowered = programs.update.lower(
+        compiled = programs.update.lower(
             world.mesh, student, optimizer, state, drawn, head, method, world.seed, world.how
-        )
-        bytes_of[key] = costs.peak_bytes(lowered.compile())
-        clock[key] = _Updates(update, state)
+        ).compile()
+        bytes_of[key] = costs.peak_bytes(compiled)
+        clock[key] = _Updates(compiled, state, drawn, head, world.seed)
     taken = costs.seconds(clock, config.repeats)
     count = len(drawn.mask)
     seconds, resources = {}, {}
     for method in methods:
         key = costs.program_key(method)
-        used = ["rollout", key, *(["teacher"] if costs.needs_teacher(method) else [])]
+        used = [key]
+        used += ["rollout"] if costs.draws_rollouts(method) else []
+        used += ["teacher"] if costs.needs_teacher(method) else []
         figure = costs.median(costs.whole([taken[name] for name in used]))
         seconds[method.name] = Interval(*(number / count for number in figure))
         flops = costs.flops(
@@ -348,9 +355,9 @@ def price(
 class _Updates:
     """Updates one after the other: each consumes the state that the one before left."""
 
-    def __init__(self, update, state):
-        self.update, self.state = update, state
+    def __init__(self, compiled, state, *rest):
+        self.compiled, self.state, self.rest = compiled, state, rest
 
     def __call__(self):
-        self.state, metrics = self.update(state=self.state)
+        self.state, metrics = self.compiled(self.state, *self.rest)
         return self.state, metrics

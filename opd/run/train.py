@@ -19,7 +19,17 @@ from opd.run.config import TrainConfig
 from opd.run.evaluate import World
 from opd.types import Model, Params
 
-Evaluate = Callable[[Params], dict[str, Any]]
+# (parameters, how many completions to show) -> figures and completions.
+Judge = Callable[[Params, int], tuple[dict[str, Any], list[dict[str, Any]]]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Log:
+    """Where an arm writes: a line an update, and some completions an evaluation."""
+
+    metrics: writers.JsonlWriter
+    samples: writers.JsonlWriter
+    shown: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,8 +59,8 @@ def train(
     config: TrainConfig,
     rate: float,
     seed: int,
-    judge: Evaluate,
-    metrics: writers.JsonlWriter,
+    judge: Judge,
+    log: Log,
 ) -> Arm:
     """Train one arm. Prompts, keys and schedule depend on (seed, update) alone, not on the arm.
 
@@ -75,8 +85,15 @@ def train(
     state = programs.start(world.mesh, student, step, start)
     share = config.prompts * world.group_size
     curve = _Curve(method.name, rate, seed)
-    curve.add(0, 0.0, judge(state.params))
+
+    def note(done: int) -> None:
+        found, shown = judge(state.params, log.shown)
+        curve.add(done * share, clock, found)
+        for sample in shown:
+            log.samples.write({"arm": method.name, "seed": seed, "update": done} | sample)
+
     late, clock = None, 0.0
+    note(0)
     with writers.progress(f"{method.name} seed {seed}", config.updates) as bar:
         for number in range(config.updates):
             began = time.perf_counter()
@@ -84,12 +101,12 @@ def train(
             clock += time.perf_counter() - began
             done = number + 1
             values = {name: float(metric.value()) for name, metric in found.items()}
-            metrics.write(
+            log.metrics.write(
                 {"arm": method.name, "seed": seed, "learning_rate": rate, "update": done,
                  "rollouts": done * share, "seconds": clock} | values
             )  # fmt: skip
             if done % config.evaluate_every == 0 or done == config.updates:
-                curve.add(done * share, clock, judge(state.params))
+                note(done)
                 if late is None and curve.close():
                     late = (jax.tree.map(jnp.copy, state.params), done * share)
             bar(note=f"reward {values['reward']:.2f}" if "reward" in values else None)

@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import tempfile
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -188,3 +189,18 @@ def progress(
                 bars.update(task, note=note)
 
         yield advance
+
+
+@dataclasses.dataclass
+class Stages:
+    """Names what a run is doing, on a line each, and keeps how long it took."""
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times the block; the line is printed when it is done."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        print(f"{name}: {self.seconds[name]:.0f} s", flush=True)

@@ -18,9 +18,7 @@ def values(junk):
 
 @pytest.mark.parametrize("junk", JUNK)
 def test_what_stands_off_the_mask_does_not_leak(junk):
-    np.testing.assert_array_equal(
-        masked.zero(values(junk), MASK), np.where(MASK, values(0.0), 0.0)
-    )
+    np.testing.assert_array_equal(masked.zero(values(junk), MASK), np.where(MASK, values(0.0), 0.0))
     assert masked.mean(values(junk), MASK) == (1 + 3 + 7 + 8 + 9) / 5
     np.testing.assert_array_equal(masked.mean(values(junk), MASK, axis=1), [2, 0, 8])
     np.testing.assert_array_equal(

@@ -66,9 +66,7 @@ def test_sketch_is_a_function_of_tree_and_seed():
 
 def sketched_products(x, y, width, seeds):
     """<sketch(x), sketch(y)> for each seed."""
-    run = jax.jit(
-        lambda seed: jnp.sum(trees.sketch(x, width, seed) * trees.sketch(y, width, seed))
-    )
+    run = jax.jit(lambda seed: jnp.sum(trees.sketch(x, width, seed) * trees.sketch(y, width, seed)))
     return np.array([run(seed) for seed in range(seeds)], np.float64)
 
 

@@ -78,9 +78,7 @@ def test_a_rollout_is_a_pytree_without_its_missing_reward():
 
 
 def test_a_mean_is_weighted_by_its_count():
-    merged = Mean(jnp.asarray(2.0), jnp.asarray(4)).merge(
-        Mean(jnp.asarray(3.0), jnp.asarray(1))
-    )
+    merged = Mean(jnp.asarray(2.0), jnp.asarray(4)).merge(Mean(jnp.asarray(3.0), jnp.asarray(1)))
     assert merged.value() == 1.0  # 5 / 5, where the mean of means would be 1.75
 
 

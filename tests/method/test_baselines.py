@@ -1,0 +1,108 @@
+"""Baselines and normalisers against NumPy."""
+
+import jax
+import numpy as np
+import pytest
+
+from opd.method import baselines
+
+B, T = 6, 4
+GROUP = np.array([0, 0, 1, 1, 1, 2])  # the last rollout is alone
+LENGTHS = np.array([4, 2, 3, 1, 4, 2])
+MASK = np.arange(T) < LENGTHS[:, None]
+RETURNS = np.random.default_rng(0).normal(size=(B, T)).astype(np.float32)
+TOTAL = RETURNS[:, 0].astype(np.float64)
+
+
+def group_of(values, b):
+    return values[GROUP == GROUP[b]]
+
+
+def others_of(values, b):
+    return values[(GROUP == GROUP[b]) & (np.arange(B) != b)]
+
+
+WANTED = {
+    "none": np.zeros(B),
+    "batch": np.full(B, TOTAL.mean()),
+    "group": np.array([group_of(TOTAL, b).mean() for b in range(B)]),
+    "leave_one_out": np.array([others_of(TOTAL, b).mean() if b < 5 else 0.0 for b in range(B)]),
+}
+
+
+# Compiled, since leak checking compiles every eager operation anew.
+BASELINE = jax.jit(baselines.baseline, static_argnums=3)
+NORMALISE = jax.jit(baselines.normalise, static_argnums=4)
+
+
+def subtracted(kind, values=RETURNS, mask=MASK):
+    return np.asarray(BASELINE(values, mask, GROUP, kind))
+
+
+def divided(kind, advantage, values=RETURNS):
+    return np.asarray(NORMALISE(advantage, values, MASK, GROUP, kind))
+
+
+def test_every_kind_is_here():
+    assert set(WANTED) == set(baselines.BASELINES)
+    assert set(NORMALISED) == set(baselines.NORMALISERS)
+
+
+@pytest.mark.parametrize("kind", WANTED)
+def test_baselines_are_their_definitions(kind):
+    """One number for each rollout, on the mask; leave-one-out is the mean of the others."""
+    wanted = np.where(MASK, WANTED[kind][:, None], 0)
+    np.testing.assert_allclose(subtracted(kind), wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", WANTED)
+def test_later_returns_and_junk_off_the_mask_do_not_matter(kind):
+    junk = np.where(MASK, RETURNS, np.float32(np.nan))
+    np.testing.assert_array_equal(subtracted(kind, junk), subtracted(kind))
+
+
+@pytest.mark.parametrize("kind", ["batch", "group", "leave_one_out"])
+def test_order_within_a_group_does_not_matter(kind):
+    order = np.array([1, 0, 4, 2, 3, 5])
+    found = subtracted(kind, RETURNS[order], MASK[order])
+    np.testing.assert_allclose(found, subtracted(kind)[order], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["group", "leave_one_out"])
+def test_other_groups_do_not_matter(kind):
+    other = RETURNS.copy()
+    other[2:] += 5
+    np.testing.assert_array_equal(subtracted(kind, other)[:2], subtracted(kind)[:2])
+
+
+def test_leave_one_out_does_not_hold_the_own_return():
+    other = RETURNS.copy()
+    other[3] += 5
+    found, plain = subtracted("leave_one_out", other), subtracted("leave_one_out")
+    np.testing.assert_allclose(found[3], plain[3], atol=1e-6)
+    assert np.all(found[[2, 4], 0] > plain[[2, 4], 0] + 1)
+
+
+ADVANTAGE = np.random.default_rng(1).normal(1, 2, size=(B, T)).astype(np.float32)
+SPREAD = np.array([group_of(TOTAL, b).std() for b in range(B)])
+GRADED = ADVANTAGE[MASK].astype(np.float64)
+NORMALISED = {
+    "none": ADVANTAGE,
+    "group_std": ADVANTAGE / (SPREAD + 1e-4)[:, None],
+    "whiten": (ADVANTAGE - GRADED.mean()) / (GRADED.std() + 1e-4),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALISED)
+@pytest.mark.parametrize("junk", [0.0, np.nan, np.inf])
+def test_normalisers_are_their_definitions(kind, junk):
+    advantage = np.where(MASK, ADVANTAGE, np.float32(junk))
+    wanted = np.where(MASK, NORMALISED[kind], 0)
+    np.testing.assert_allclose(divided(kind, advantage), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_group_of_equal_rewards_teaches_nothing():
+    """Centred by its mean and divided by EPSILON: exactly zero, not NaN."""
+    same = np.tile(np.float32([[1], [1], [0.5], [0.5], [0.5], [7]]), (1, T))
+    advantage = same - subtracted("group", same)
+    np.testing.assert_array_equal(divided("group_std", advantage, same), 0)

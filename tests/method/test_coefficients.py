@@ -1,0 +1,205 @@
+"""From a method, a rollout and its statistics to the law's [B, T] weights."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from opd.engine import vocab
+from opd.engine.vocab import Head, Pass
+from opd.method import local, table
+from opd.method.coefficients import coefficients, weights
+from opd.method.table import Method, Term
+from opd.types import Rollout, TokenStats
+
+B, T, V = 4, 5, 6
+LENGTHS = np.array([5, 2, 1, 4])
+MASK = np.arange(T) < LENGTHS[:, None]
+GROUP = np.array([0, 0, 1, 1])
+RNG = np.random.default_rng(0)
+REWARD = np.float32([1, 0, 0.5, 2])
+STUDENT, TEACHER = (-RNG.exponential(size=(B, T)).astype(np.float32) for _ in range(2))
+KL = RNG.exponential(size=(B, T)).astype(np.float32)
+GRADE = TEACHER - STUDENT
+
+NAMES = (
+    "opd",
+    "opd_sampled",
+    "opd_baseline",
+    "opd_resampled",
+    "opd@gamma=0.5",
+    "opd_sampled@gamma=0.5",
+    "opd_sampled@normaliser=whiten",
+    "opd_sampled@gamma=1,baseline=leave_one_out",
+    "reinforce",
+    "grpo",
+    "sft@reduction=token_mean",
+    "kl_advantage",
+    "k1_loss",
+)
+
+
+def rollout(mask=MASK):
+    return Rollout(
+        prompt=np.zeros((B, 1), np.int32),
+        prompt_mask=np.ones((B, 1), bool),
+        tokens=np.zeros(mask.shape, np.int32),
+        mask=mask,
+        logp_behavior=np.zeros(mask.shape, np.float32),
+        ended=np.ones(B, bool),
+        group=GROUP,
+        row=np.arange(B),
+        reward=REWARD,
+    )
+
+
+@functools.cache
+def program(methods):
+    """Compiled, since leak checking compiles every eager operation anew."""
+
+    @jax.jit
+    def run(rollout, stats):
+        return [coefficients(m, weights(m, rollout), stats, rollout.group) for m in methods]
+
+    return run
+
+
+def weighed(*methods, junk=None):
+    """Each method's coefficients; `junk` stands in all statistics off the mask."""
+
+    def fill(values):
+        return values if junk is None else np.where(MASK, values, np.float32(junk))
+
+    stats = TokenStats(fill(STUDENT), fill(STUDENT), fill(TEACHER), fill(TEACHER), fill(KL))
+    return jax.tree.map(np.asarray, program(methods)(rollout(), stats))
+
+
+@functools.cache
+def by_name():
+    return dict(zip(NAMES, weighed(*map(table.parse, NAMES)), strict=True))
+
+
+def loop(reward, gamma, skip=0):
+    out = np.zeros((B, T))
+    for b, t in zip(*np.nonzero(MASK)):
+        later = np.arange(t + skip, LENGTHS[b])
+        out[b, t] = np.sum(gamma ** (later - t) * reward[b, later])
+    return out
+
+
+TOTAL = loop(GRADE, 1.0)
+PAIRS = REWARD.reshape(2, 2)
+GRADED = GRADE[MASK].astype(np.float64)
+# The own tokens' advantage by row.
+WANTED = {
+    "opd": np.zeros((B, T)),
+    "opd_sampled": GRADE,
+    "opd_baseline": GRADE + KL,
+    "opd_resampled": np.zeros((B, T)),
+    "opd@gamma=0.5": loop(GRADE, 0.5, skip=1),
+    "opd_sampled@gamma=0.5": loop(GRADE, 0.5),
+    "opd_sampled@normaliser=whiten": (GRADE - GRADED.mean()) / (GRADED.std() + 1e-4),
+    "opd_sampled@gamma=1,baseline=leave_one_out": TOTAL - TOTAL[[1, 0, 3, 2], :1],
+    "reinforce": np.broadcast_to(REWARD[:, None], (B, T)),
+    "grpo": ((PAIRS - PAIRS.mean(1, keepdims=True)) / (PAIRS.std(1, keepdims=True) + 1e-4))
+    .reshape(B, 1)
+    .repeat(T, 1),
+    "sft@reduction=token_mean": np.full((B, T), B / LENGTHS.sum()),
+    "kl_advantage": -KL,
+    "k1_loss": np.full((B, T), -1.0),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_tokens_get_the_rows_advantage(name):
+    """On the mask, over B; nothing off it."""
+    wanted = np.where(MASK, WANTED[name], 0) / B
+    np.testing.assert_allclose(by_name()[name].onehot, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_local_rules_get_the_reduction(name):
+    method = table.parse(name)
+    found = by_name()[name]
+    assert len(found.local) == len(method.rules) == (name.partition("@")[0] in ENUMERATED)
+    for coef in found.local:
+        np.testing.assert_array_equal(coef, MASK / np.float32(B))
+    assert found.value is None
+
+
+ENUMERATED = ("opd", "opd_resampled")
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+def test_what_stands_off_the_mask_does_not_matter(junk):
+    found = weighed(*map(table.parse, NAMES), junk=junk)
+    for name, coefs in zip(NAMES, found, strict=True):
+        for a, b in zip(jax.tree.leaves(coefs), jax.tree.leaves(by_name()[name]), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+            assert np.all(a[~MASK] == 0)
+
+
+def test_a_pointwise_row_may_be_given_a_slice_of_time():
+    stats = TokenStats(STUDENT, STUDENT, TEACHER, TEACHER, KL)
+    for name in ("opd_baseline", "grpo"):
+        method = table.parse(name)
+        assert table.pointwise(method)
+
+        @jax.jit
+        def run(rollout, stats, method=method):
+            part = jax.tree.map(lambda leaf: leaf[:, 1:3], (weights(method, rollout), stats))
+            return coefficients(method, *part, rollout.group)
+
+        found = run(rollout(), stats).onehot
+        np.testing.assert_allclose(found, by_name()[name].onehot[:, 1:3], rtol=1e-6)
+
+
+SAMPLED = table.parse("opd_sampled").terms[0]
+BONUS = Term(signal="entropy", coef=0.3)
+
+
+def test_one_hot_parts_merge_and_each_rule_has_its_own_weight():
+    """Five terms, two of them with rules: two [B, T] for the rules, one for own tokens."""
+    terms = (
+        SAMPLED,
+        dataclasses.replace(SAMPLED, coef=2.0),
+        BONUS,
+        Term(signal="reward", gamma=1.0, coef=-1.0),
+        Term(divergence="forward_kl", expectation="enumerated", coef=0.5, reduction="constant"),
+    )
+    method = Method("made up", "opd_sampled", terms)
+    (found,) = weighed(method)
+    assert method.rules == (local.Rule("entropy"), local.Rule("forward_kl"))
+    np.testing.assert_allclose(found.local[0], 0.3 * MASK / B, rtol=1e-6)
+    np.testing.assert_allclose(found.local[1], 0.5 * MASK / (B * T), rtol=1e-6)
+    wanted = np.where(MASK, 3 * GRADE - REWARD[:, None], 0) / B
+    np.testing.assert_allclose(found.onehot, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sampled_teacher_and_an_entropy_bonus_are_the_hand_formula():
+    """dJ/dlogits = [w (1_y - pi) - c pi (log pi + H)] / B: one column of the vocabulary pass."""
+    method = Method("made up", "opd_sampled", (SAMPLED, BONUS))
+    logits, other = RNG.normal(size=(2, B, T, V)).astype(np.float32)
+    tokens = RNG.integers(0, V, size=(B, T)).astype(np.int32)
+    sample = dataclasses.replace(rollout(), tokens=tokens)
+
+    @jax.jit
+    def run():
+        def weigh(stats, known):
+            return (coefficients(method, known, stats, sample.group),)
+
+        student, teacher = Head(logits, jnp.eye(V)), Head(other, jnp.eye(V))
+        known = weights(method, sample)
+        rules = (method.rules,)
+        return vocab.pull(student, teacher, tokens, rules, weigh, known, None, Pass(chunk=2))[0]
+
+    logp, logp_teacher = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (logits, other))
+    prob, own = np.exp(logp), np.eye(V)[tokens]
+    grade = np.sum((logp_teacher - logp) * own, -1, keepdims=True)
+    entropy = -np.sum(prob * logp, -1, keepdims=True)
+    wanted = grade * (own - prob) - 0.3 * prob * (logp + entropy)
+    wanted = np.where(MASK[..., None], wanted, 0) / B
+    np.testing.assert_allclose(run().hidden[0], wanted, atol=1e-6)

@@ -1,0 +1,84 @@
+"""Log-ratios of two policies, and the effective sample size."""
+
+import jax
+import numpy as np
+import pytest
+
+from opd.method import importance
+
+B, T = 3, 5
+LENGTHS = np.array([5, 2, 4])
+MASK = np.arange(T) < LENGTHS[:, None]
+RNG = np.random.default_rng(0)
+NEW, OLD = (-RNG.exponential(size=(B, T)).astype(np.float32) for _ in range(2))
+GAP = np.where(MASK, (NEW - OLD).astype(np.float64), 0)
+
+
+# Compiled, since leak checking compiles every eager operation anew.
+LOG_RATIO = jax.jit(importance.log_ratio, static_argnums=3)
+ESS = jax.jit(importance.effective_sample_size)
+
+
+def product(kind, b, t):
+    """The log of the product that defines each kind."""
+    upto = {"token": [t], "prefix": range(t), "prefix_inclusive": range(t + 1)}
+    return sum(GAP[b, i] for i in upto.get(kind, range(T)))
+
+
+def log_ratio(kind, new=NEW, old=OLD, mask=MASK):
+    return np.asarray(LOG_RATIO(new, old, mask, kind))
+
+
+@pytest.mark.parametrize("kind", importance.LOG_RATIOS)
+def test_kinds_are_their_products(kind):
+    wanted = [[product(kind, b, t) if MASK[b, t] else 0 for t in range(T)] for b in range(B)]
+    np.testing.assert_allclose(log_ratio(kind), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", importance.LOG_RATIOS)
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+def test_what_stands_off_the_mask_does_not_leak(kind, junk):
+    new = np.where(MASK, NEW, np.float32(junk))
+    old = np.where(MASK, OLD, np.float32(1))
+    np.testing.assert_array_equal(log_ratio(kind, new, old), log_ratio(kind))
+
+
+def test_prefixes_of_two_thousand_tokens_stay_finite():
+    """A ratio of e^2 a token: the product itself overflows float32 at token 45."""
+    new, old = np.full((1, 2000), -1, np.float32), np.full((1, 2000), -3, np.float32)
+    mask = np.ones((1, 2000), bool)
+    assert 44 * 2 < np.log(np.finfo(np.float32).max) < 45 * 2
+    found = log_ratio("prefix", new, old, mask)
+    np.testing.assert_allclose(found[0], 2.0 * np.arange(2000), rtol=1e-6)
+    # The largest weights are geometric: (1 + q) / (1 - q) of 2,000, q = e^-2.
+    q = np.exp(-2.0)
+    np.testing.assert_allclose(2000 * ess(found), (1 + q) / (1 - q), rtol=1e-5)
+
+
+def ess(log_weight, mask=None):
+    mask = np.ones(np.shape(log_weight), bool) if mask is None else mask
+    return float(ESS(np.asarray(log_weight, np.float32), mask))
+
+
+def test_effective_sample_size_is_its_definition():
+    log_weight = RNG.normal(size=12)
+    w = np.exp(log_weight)
+    assert ess(log_weight) == pytest.approx(w.sum() ** 2 / (12 * (w**2).sum()), rel=1e-5)
+    mask = np.arange(12) < 7
+    junk = np.where(mask, log_weight, np.inf)
+    assert ess(junk, mask) == pytest.approx(w[:7].sum() ** 2 / (7 * (w[:7] ** 2).sum()), rel=1e-5)
+
+
+def test_effective_sample_size_between_one_and_all():
+    """Equal weights count in full, one that dwarfs the others counts for one; in two axes too."""
+    assert ess(np.zeros(8)) == pytest.approx(1, rel=1e-6)
+    assert ess([80.0, 0.0, 0.0, 0.0]) == pytest.approx(1 / 4, rel=1e-6)
+    assert ess(np.zeros((2, 4))) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-4000.0, -300.0, 300.0, 4000.0])
+def test_effective_sample_size_has_no_scale(shift):
+    """A common factor drops out, though e^4000 is no float32, to float32's own precision."""
+    log_weight = np.array([0.0, 0.5, -1.0, 0.25])  # their sums with the shift are exact
+    assert ess(log_weight + shift) == pytest.approx(ess(log_weight), rel=2e-6)
+    assert ess(np.full(1000, shift)) == pytest.approx(1, rel=1e-5)
