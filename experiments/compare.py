@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import rich
 from absl import flags
 
@@ -32,9 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if _WORKDIR.value is None:
         raise ValueError("--workdir is missing; it is the folder that the run writes into")
-    results = compare.compare(config, Path(_WORKDIR.value))
+    workdir = Path(_WORKDIR.value)
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
+    results = compare.compare(config, workdir)
     rich.print(report.table(results))
-    print(f"report: {Path(_WORKDIR.value) / 'report.html'}")
+    print(f"report: {workdir / 'report.html'}")
     return 0
 
 

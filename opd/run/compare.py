@@ -21,7 +21,7 @@ from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
 from opd.measure.intervals import Interval
 from opd.method import table
-from opd.run import advice, evaluate, players, probe, report, train, writers
+from opd.run import advice, evaluate, players, price, probe, report, train, writers
 from opd.run.config import Config, to_dict
 from opd.run.evaluate import World
 from opd.types import Model, Params
@@ -64,7 +64,9 @@ def compare(config: Config, workdir: Path) -> dict[str, Any]:
     with stage("probe at the start"):
         first = probe.measure(world, student, start, teacher, methods, config.probe)
     with stage("costs"):
-        price = probe.price(world, student, start, teacher, methods, config.probe)
+        paid = price.price(
+            world, student, start, teacher, methods, config.train, config.probe.repeats
+        )
 
     arms: list[train.Arm] = []
     with (
@@ -113,7 +115,7 @@ def compare(config: Config, workdir: Path) -> dict[str, Any]:
                 first, world, student, moved.late
             ),
         },
-        "estimators": probe.entries(first, *price, "start") + probe.entries(last, *price, "late"),
+        "estimators": probe.entries(first, *paid, "start") + probe.entries(last, *paid, "late"),
         "training": [arm.curve for arm in arms],
         "learning_rate": "the best of the grid for each arm, by its last evaluation"
         if len(config.train.learning_rates) > 1

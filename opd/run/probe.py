@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from opd import draws
 from opd.data import pipeline
-from opd.engine import costs, programs, steps
+from opd.engine import programs, steps
 from opd.masked import zero
 from opd.measure import intervals
 from opd.measure.intervals import Interval, Moments, RowSpec
@@ -301,63 +300,3 @@ def staleness(
         }
         for kind, parts in kept.items()
     }
-
-
-def price(
-    world: World,
-    student: Model,
-    params: Params,
-    teacher: tuple[Model, Params],
-    methods: tuple[Method, ...],
-    config: ProbeConfig,
-) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
-    """Seconds, FLOPs and peak bytes of a whole update with each row alone, per rollout.
-
-    Rows that differ only in [B, T] scalars share a program and a figure. The clock runs over
-    rollout, teacher and update in turn, interleaved, on one batch of the probe.
-    """
-    optimizer = optax.adamw(1e-3)
-    batch = pipeline.prompts(world.task, "train", world.seed, config.batch)[0]
-
-    def draw() -> Rollout:
-        return evaluate.draw(
-            world, student, params, batch, PROBE_STEP, world.seed, world.group_size
-        )
-
-    drawn = draw()
-    clock = {"rollout": draw, "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn)}
-    bytes_of = {}
-    for key, method in {costs.program_key(method): method for method in methods[::-1]}.items():
-        head = clock["teacher"]() if costs.needs_teacher(method) else None
-        state = programs.start(world.mesh, student, optimizer, params)
-        compiled = programs.update.lower(
-            world.mesh, student, optimizer, state, drawn, head, method, world.seed, world.how
-        ).compile()
-        bytes_of[key] = costs.peak_bytes(compiled)
-        clock[key] = _Updates(compiled, state, drawn, head, world.seed)
-    taken = costs.seconds(clock, config.repeats)
-    count = len(drawn.mask)
-    seconds, resources = {}, {}
-    for method in methods:
-        key = costs.program_key(method)
-        used = [key]
-        used += ["rollout"] if costs.draws_rollouts(method) else []
-        used += ["teacher"] if costs.needs_teacher(method) else []
-        figure = costs.median(costs.whole([taken[name] for name in used]))
-        seconds[method.name] = Interval(*(number / count for number in figure))
-        flops = costs.flops(
-            student, teacher[0], method, drawn.prompt.shape[1], drawn.mask.shape[1], world.how
-        )
-        resources[method.name] = {"flops": flops["total"], "bytes": bytes_of[key]}
-    return seconds, resources
-
-
-class _Updates:
-    """Updates one after the other: each consumes the state that the one before left."""
-
-    def __init__(self, compiled, state, *rest):
-        self.compiled, self.state, self.rest = compiled, state, rest
-
-    def __call__(self):
-        self.state, metrics = self.compiled(self.state, *self.rest)
-        return self.state, metrics

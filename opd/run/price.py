@@ -1,0 +1,73 @@
+"""What an update with each row alone costs: seconds, FLOPs, bytes, per rollout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opd.data import pipeline
+from opd.engine import costs, programs
+from opd.measure.intervals import Interval
+from opd.method.table import Method
+from opd.run import evaluate, train
+from opd.run.config import TrainConfig
+from opd.run.evaluate import World
+from opd.types import Model, Params, Rollout
+
+
+def price(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    methods: tuple[Method, ...],
+    config: TrainConfig,
+    repeats: int,
+) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
+    """Seconds, FLOPs and peak bytes of a whole update with each row alone, per rollout.
+
+    Rows that differ only in [B, T] scalars share a program and a figure. The clock runs over
+    rollout, teacher and update in turn, interleaved, on one batch as the arms train on.
+    """
+    optimizer = train.optimizer(config, config.learning_rates[0])
+    batch = pipeline.prompts(world.task, "train", world.seed, config.prompts)[0]
+
+    def draw() -> Rollout:
+        return evaluate.draw(world, student, params, batch, 0, world.seed, world.group_size)
+
+    drawn = draw()
+    clock = {"rollout": draw, "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn)}
+    bytes_of = {}
+    for key, method in {costs.program_key(method): method for method in methods[::-1]}.items():
+        head = clock["teacher"]() if costs.needs_teacher(method) else None
+        state = programs.start(world.mesh, student, optimizer, params)
+        compiled = programs.update.lower(
+            world.mesh, student, optimizer, state, drawn, head, method, world.seed, world.how
+        ).compile()
+        bytes_of[key] = costs.peak_bytes(compiled)
+        clock[key] = _Updates(compiled, state, drawn, head, world.seed)
+    taken = costs.seconds(clock, repeats)
+    count = len(drawn.mask)
+    seconds, resources = {}, {}
+    for method in methods:
+        key = costs.program_key(method)
+        used = [key]
+        used += ["rollout"] if costs.draws_rollouts(method) else []
+        used += ["teacher"] if costs.needs_teacher(method) else []
+        figure = costs.median(costs.whole([taken[name] for name in used]))
+        seconds[method.name] = Interval(*(number / count for number in figure))
+        flops = costs.flops(
+            student, teacher[0], method, drawn.prompt.shape[1], drawn.mask.shape[1], world.how
+        )
+        resources[method.name] = {"flops": flops["total"], "bytes": bytes_of[key]}
+    return seconds, resources
+
+
+class _Updates:
+    """Updates one after the other: each consumes the state that the one before left."""
+
+    def __init__(self, compiled, state, *rest):
+        self.compiled, self.state, self.rest = compiled, state, rest
+
+    def __call__(self):
+        self.state, metrics = self.compiled(self.state, *self.rest)
+        return self.state, metrics
