@@ -5,8 +5,10 @@ python -m experiments.compare --config=configs/quickstart.py --workdir=DIR [--co
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,32 +16,44 @@ import rich
 from absl import flags
 
 from opd.run import compare, launch, report
+from opd.run.config import Config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and stop")
 _LIST_METHODS = flags.DEFINE_bool("list_methods", False, "print the methods table and stop")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parses, checks, runs; 2 for a user's mistake."""
-    config = launch.parse(sys.argv if argv is None else argv)
+def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
+    """Parses and checks; hands back what is to be run, if anything is.
+
+    Raises:
+        ValueError: a user's mistake; nothing has been compiled or written.
+    """
+    config = launch.parse(sys.argv if argv is None else argv, __doc__)
     if _LIST_METHODS.value:
         print(launch.methods())
-        return 0
+        return None
     if config is None:
         raise ValueError("--config is missing; for instance --config=configs/quickstart.py")
     if _PRINT_CONFIG.value:
         print(json.dumps(launch.as_dict(config), indent=1))
-        return 0
-    if _WORKDIR.value is None:
+        return None
+    if not _WORKDIR.value:
         raise ValueError("--workdir is missing; it is the folder that the run writes into")
     workdir = Path(_WORKDIR.value)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
-    results = compare.compare(config, workdir)
+    checked = compare.check(config, workdir)
+    launch.make_folder("workdir", workdir)
+    return functools.partial(job, config, workdir, checked)
+
+
+def job(config: Config, workdir: Path, checked: compare.Checked) -> None:
+    """The run, its table and where its report is."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
+    results = compare.compare(config, workdir, checked)
     rich.print(report.table(results))
     print(f"report: {workdir / 'report.html'}")
-    return 0
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    launch.run(prepare)

@@ -34,9 +34,10 @@ def norm(tree: Params) -> Array:
 def sketch(tree: Params, width: int, seed: int = 0) -> Array:
     """A linear map of each tree in a stack to `width` numbers that keeps inner products on average.
 
-    A count sketch (Charikar, Chen, Farach-Colton 2002): entry i of a leaf goes to bucket
-    i mod `width` with a random sign, so E <sketch(x), sketch(y)> = <x, y>, with a standard error
-    of at most sqrt(2 / width) |x| |y|. The signs depend on the seed and the leaf's place only.
+    A count sketch (Charikar, Chen, Farach-Colton 2002): entry i of a leaf goes to bucket i mod W,
+    W made odd, with a random sign, so E <sketch(x), sketch(y)> = <x, y>, with a standard error of
+    about sqrt(2 / W) |x| |y|: more only where x and y live on few of the buckets. The signs
+    depend on the seed and the leaf's place only.
 
     Args:
         tree: leaves [K, ...].
@@ -45,14 +46,16 @@ def sketch(tree: Params, width: int, seed: int = 0) -> Array:
     Returns:
         [K, W].
     """
+    # Odd, or a column of a matrix whose width divides W would fall into a few buckets.
+    odd = width - (width + 1) % 2
     total: Array | float = 0.0
     for number, leaf in enumerate(jax.tree.leaves(tree)):
         size = leaf[0].size
         dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-        rows = -(-size // width)
+        rows = -(-size // odd)
         key = jax.random.fold_in(jax.random.key(seed), number)
-        sign = jax.random.rademacher(key, (rows * width,), dtype)
+        sign = jax.random.rademacher(key, (rows * odd,), dtype)
         flat = leaf.reshape(leaf.shape[0], size).astype(dtype)
-        flat = jnp.pad(flat, ((0, 0), (0, rows * width - size))) * sign[None]
-        total = total + jnp.sum(flat.reshape(-1, rows, width), axis=1)
-    return total
+        flat = jnp.pad(flat, ((0, 0), (0, rows * odd - size))) * sign[None]
+        total = total + jnp.sum(flat.reshape(-1, rows, odd), axis=1)
+    return jnp.pad(total, ((0, 0), (0, width - odd)))

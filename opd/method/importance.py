@@ -58,6 +58,7 @@ def effective_sample_size(log_weight: Array, mask: Array) -> Array:
     Kong 1992. Any shape; the weights are scaled by the largest first, so nothing overflows.
     """
     kept = jnp.where(mask, log_weight, -jnp.inf)
+    kept = kept - jnp.max(kept)
     first = jax.nn.logsumexp(kept)
     second = jax.nn.logsumexp(2 * kept)
     return jnp.exp(2 * first - second) / jnp.sum(mask)

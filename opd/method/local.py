@@ -263,13 +263,16 @@ def tail_renormalise(rule: Rule, teacher: Array, student: Array, chosen: Array, 
 
 
 def tail_bucket(rule: Rule, teacher: Array, student: Array, chosen: Array, _) -> Array:
-    """a = pi (w - w_tail) on S: -grad of D with everything off S as one outcome. Biased."""
-    divergence = DIVERGENCES[rule.divergence]
+    """a = pi w on S and pi w_tail off it: -grad of D with everything off S as one outcome. Biased.
+
+    The same gradient as pi (w - w_tail) on S, whose w_tail drowns w where pi(not S) is small.
+    """
+    push = DIVERGENCES[rule.divergence].push
     off = ~chosen
     rest = [jnp.where(jnp.any(off, -1), _logsumexp(logp, off), 0.0) for logp in (teacher, student)]
-    tail = divergence.weight(rest[0], rest[1], rule.argument)[..., None]
-    push = divergence.push(teacher, student, rule.argument)
-    return zero(push - _times(student, tail), chosen)
+    tail = push(rest[0], rest[1], rule.argument)[..., None]
+    share = jnp.exp(student - rest[1][..., None])
+    return jnp.where(chosen, push(teacher, student, rule.argument), share * tail)
 
 
 def tail_sample(
@@ -281,7 +284,7 @@ def tail_sample(
     drawn = draws.inverse_cdf(rest, uniforms[..., :1])[..., 0]
     hit = _onehot(drawn, student.shape[-1], jnp.bool_)
     weight = divergence.weight(teacher, student, rule.argument)
-    fresh = zero(weight * jnp.sum(rest, -1, keepdims=True), hit & ~chosen)
+    fresh = zero(weight * jnp.sum(rest, -1, keepdims=True), hit & (rest > 0))
     return tail_drop(rule, teacher, student, chosen, None) + fresh
 
 

@@ -267,7 +267,8 @@ def _value(name: str, axis: str, text: str) -> object:
 
 
 def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def _check(name: str, term: Term, changes: dict[str, object]) -> None:
@@ -301,9 +302,7 @@ def _check(name: str, term: Term, changes: dict[str, object]) -> None:
         term.signal != "teacher" or term.divergence != "reverse_kl" or term.gamma > 0
     ):
         refuse("baseline=expected_kl needs a teacher signal, divergence=reverse_kl and gamma=0")
-    if not (term.rule is None or term.gamma > 0) and (
-        term.baseline != "none" or term.normaliser != "none"
-    ):
+    if term.rule is not None and (term.baseline != "none" or term.normaliser != "none"):
         refuse(f"a baseline or normaliser needs a sampled token, not {term.expectation}")
 
 
@@ -336,6 +335,12 @@ def _biases(term: Term) -> list[str]:
         found.append(f"the {term.baseline} mean holds the rollout's own return")
     if term.normaliser != "none":
         found.append(f"normaliser={term.normaliser} rescales by a random number")
+    if term.behavior == "dataset" and term.signal in ("teacher", "reward") and term.onehot:
+        found.append("the dataset's tokens were not drawn from the student")
+    if term.coef != 1:
+        found.append(f"coef={term.coef:g} scales the gradient")
+    if term.signal == "entropy":
+        found.append("an entropy bonus is no part of the claim")
     if term.reduction != "sum":
         found.append(f"reduction={term.reduction} weighs tokens by the lengths drawn")
     return found
@@ -404,6 +409,11 @@ def trainable(method: Method) -> None:
         ValueError: why, and what to use.
     """
     reason = ROWS[method.row].refused
+    for term in method.terms:
+        if term.signal == "one" and term.behavior == "student":
+            reason = ROWS["k1_loss"].refused
+        if term.signal == "teacher_kl":
+            reason = ROWS["kl_advantage"].refused
     if reason:
         raise ValueError(f"{method.name}: {reason}")
 

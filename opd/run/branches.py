@@ -70,17 +70,15 @@ class Plan:
     @property
     def basis(self) -> np.ndarray:
         """Rows in `columns`: the methods, then first, second, spread, spread_second of each."""
-        half, own = self.count // 2, len(self.methods)
-        small = np.zeros((4, 2 * self.count + 1))
-        for row, part in enumerate((slice(0, half), slice(half, self.count))):
-            mean = np.zeros(self.count)
-            mean[part] = 1 / len(mean[part])
-            small[row, : self.count] = mean
-            small[2 + row, self.count] = 1.0
-            small[2 + row, self.count + 1 :] = -mean
-        basis = np.zeros((own + 4 * len(self.branched), len(self.columns)))
+        own, rows, half = len(self.methods), len(self.branched), self.count // 2
+        basis = np.zeros((own + 4 * rows, len(self.columns)))
         basis[:own, :own] = np.eye(own)
-        basis[own:, own:] = np.kron(np.eye(len(self.branched)), small)
+        if rows:
+            in_first = np.arange(self.count) < half
+            mean = np.stack([in_first / half, ~in_first / (self.count - half)])  # [2, R]
+            means = np.hstack([mean, np.zeros((2, 1 + self.count))])
+            spreads = np.hstack([np.zeros((2, self.count)), np.ones((2, 1)), -mean])
+            basis[own:, own:] = np.kron(np.eye(rows), np.vstack([means, spreads]))
         return basis
 
     @property

@@ -29,19 +29,22 @@ from opd.types import Model, Params
 SCHEMA = 1
 TEACHER_AT_LEAST = 0.9
 STUDENT_WITHIN = (0.1, 0.6)
+# The world, the student's model and the probe's methods: what `check` finds out.
+Checked = tuple[World, Model, tuple[table.Method, ...]]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def compare(config: Config, workdir: Path) -> dict[str, Any]:
+def compare(config: Config, workdir: Path, checked: Checked | None = None) -> dict[str, Any]:
     """Runs a comparison into `workdir` and returns results.json.
 
-    A workdir that has finished results of the same config is shown again, not run again.
+    A workdir that has finished results of the same config is shown again, not run again. `checked`
+    is what `check` said, where it was asked already.
 
     Raises:
         ValueError: what a config or its data have wrong, before anything compiles or is written.
     """
-    world, student, methods = check(config, workdir)
-    done = finished(config, workdir)
+    world, student, methods = checked or check(config, workdir)
+    done = finished(workdir)
     if done is not None:
         return done
     workdir.mkdir(parents=True, exist_ok=True)
@@ -131,12 +134,19 @@ def compare(config: Config, workdir: Path) -> dict[str, Any]:
     return results
 
 
-def check(config: Config, workdir: Path) -> tuple[World, Model, tuple[table.Method, ...]]:
+def check(config: Config, workdir: Path) -> Checked:
     """All that can be wrong, said before anything is compiled or written."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: it is a file")
+    refuse_another(config, workdir)
     task = pipeline.load(config.data)
-    task.split(config.evaluate.split)
+    if config.evaluate.split not in task.splits:
+        allowed = ", ".join(task.splits)
+        raise ValueError(
+            f"config.evaluate.split = {config.evaluate.split!r}: allowed are {allowed}"
+        )
+    for name, player in (("teacher", config.teacher), ("student", config.student)):
+        players.check(name, player, task)
     world = World(
         mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
         task=task,
@@ -165,14 +175,42 @@ def available(task: Task) -> frozenset[str]:
     return frozenset(teacher | ({"reward"} if task.verifier is not None else set()))
 
 
-def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
-    """The results that the workdir has of this very config, if it has."""
+def finished(workdir: Path) -> dict[str, Any] | None:
+    """The results that the workdir has, if it has."""
     try:
         results = json.loads((workdir / "results.json").read_text())
     except (OSError, ValueError):
         return None
-    same = results.get("config") == writers.strict(to_dict(config))
-    return results if same and results.get("schema") == SCHEMA else None
+    return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
+
+
+def refuse_another(config: Config, workdir: Path) -> None:
+    """Refuses a workdir that has finished results of another config.
+
+    Raises:
+        ValueError: names the keys that differ.
+    """
+    done = finished(workdir)
+    if done is None:
+        return
+    then, now = _flat(done["config"]), _flat(writers.strict(to_dict(config)))
+    differ = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if differ:
+        said = "; ".join(f"{key} was {then.get(key)}, now {now.get(key)}" for key in differ[:3])
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise ValueError(
+            f"--workdir={workdir} has results of another config: {said}{more}\n"
+            "give another workdir, or remove this one"
+        )
+
+
+def _flat(nested: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
+    """Nested dictionaries as one, its keys dotted."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}.{key}"
+        found |= _flat(value, name) if isinstance(value, dict) else {name: value}
+    return found
 
 
 def self_test(world: World, student: Model, params: Params, config: Config) -> None:
@@ -181,7 +219,7 @@ def self_test(world: World, student: Model, params: Params, config: Config) -> N
     Raises:
         RuntimeError: a number that isn't zero; the machine or the code can't be trusted.
     """
-    batch = pipeline.prompts(world.task, "train", world.seed, 4)[0]
+    batch = pipeline.prompts(world.task, "train", world.seed, config.train.prompts)[0]
     drawn = evaluate.draw(world, student, params, batch, 0, world.seed, world.group_size)
     head = programs.teacher(world.mesh, student, params, drawn)
     stats = programs.score(world.mesh, student, params, drawn, head, world.how)

@@ -6,6 +6,7 @@ validates it once, before anything compiles or is written.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 import types
@@ -151,9 +152,15 @@ class Config:
             )
         if self.probe.branches == 1:
             raise ValueError("config.probe.branches = 1: allowed is 0, or 2 and more")
-        self.probe_methods, self.arms  # noqa: B018 - they parse, and refuse
-        for method in self.arms:
-            table.trainable(method)
+        _methods("probe.rows", self.probe.rows)
+        arms = _methods("train.arms", self.train.arms)
+        for number, method in enumerate(arms):
+            if method in arms[:number]:
+                raise ValueError(f"config.train.arms: {method.name} is given twice")
+            try:
+                table.trainable(method)
+            except ValueError as error:
+                raise ValueError(f"config.train.arms: {error}") from None
 
     @property
     def probe_methods(self) -> tuple[Method, ...]:
@@ -169,6 +176,16 @@ class Config:
     def arms(self) -> tuple[Method, ...]:
         """The methods to train with."""
         return tuple(map(table.parse, self.train.arms))
+
+
+def _methods(key: str, names: tuple[str, ...]) -> tuple[Method, ...]:
+    """The methods that a key names, one at least."""
+    if not names:
+        raise ValueError(f"config.{key} = (): allowed is one method or more")
+    try:
+        return tuple(map(table.parse, names))
+    except ValueError as error:
+        raise ValueError(f"config.{key}: {error}") from None
 
 
 _LEAST = {
@@ -242,6 +259,45 @@ def build(values: Mapping[str, Any], kind: type = Config, prefix: str = "config"
         else:
             given[key] = _cast(f"{prefix}.{key}", value, hint)
     return kind(**given)
+
+
+def kind_of(path: str, kind: type = Config) -> Any:
+    """The type of the key at a dotted path, `train.arms`.
+
+    Raises:
+        ValueError: there is none of that name (lists the known).
+    """
+    known = "config"
+    for name in path.split("."):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in hints:
+            allowed = f"allowed are {', '.join(hints)}" if hints else f"{known} has no keys"
+            raise ValueError(f"{known}.{name}: no such key; {allowed}")
+        known, kind = f"{known}.{name}", hints[name]
+    return kind
+
+
+def is_tuple(kind: Any) -> bool:
+    """Whether a key of this type has a list of values."""
+    return typing.get_origin(kind) is tuple
+
+
+def literal(text: str) -> str:
+    """A list of values from the command line, A;B or ('A', 'B'), in the second form."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = [_number_or_text(part.strip()) for part in text.split(";") if part.strip()]
+    return repr(tuple(value) if isinstance(value, (list, tuple)) else (value,))
+
+
+def _number_or_text(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def _cast(path: str, value: Any, hint: Any) -> Any:

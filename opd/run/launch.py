@@ -6,8 +6,10 @@ missing file. Here every mistake is a message on standard error and exit code 2.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -18,37 +20,115 @@ from opd.run import config as configs
 from opd.run.config import Config
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a config file: configs/NAME.py")
+HELP = ("-h", "-help", "--help", "--helpfull")
 
 
-def run(main: Callable[[], int]) -> None:
-    """Runs `main` and leaves: its code, or 2 and at most three lines for a user's mistake."""
+def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
+    """Runs what `prepare` hands back, and leaves: 0, or 2 for a user's mistake.
+
+    A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
+    ours, and keeps its traceback.
+    """
     try:
-        code = main()
+        job = prepare()
     except ValueError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         print("\n".join(["error: " + lines[0], *lines[1:3]]), file=sys.stderr)
-        code = 2
-    sys.exit(code)
+        sys.exit(2)
+    if job is not None:
+        job()
+    sys.exit(0)
 
 
-def parse(argv: list[str]) -> Config | None:
+def parse(argv: list[str], about: str = "") -> Config | None:
     """The config that the command line asks for; None without --config.
+
+    `about` is what --help says first; after it, SystemExit.
 
     Raises:
         ValueError: a flag, key, value or file that is wrong.
     """
+    if any(argument in HELP for argument in argv[1:]):
+        own = (flags.FLAGS.module_help(sys.modules[__name__]), flags.FLAGS.main_module_help())
+        print("\n\n".join([about.strip(), *own]))
+        sys.exit(0)
+    file = _checked_file(argv)
+    argv, lists = _literal_tuples(argv)
     try:
         rest = flags.FLAGS(argv)[1:]
-    except SystemExit:
-        raise
+        values = None if _CONFIG.value is None else _CONFIG.value.to_dict()
     except Exception as error:  # absl, ml_collections and the file itself raise what they like
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(text[:400]) from None
+        raise ValueError(_said(error, file)) from None
     if rest:
         raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --config.KEY=VALUE")
-    if _CONFIG.value is None:
+    if values is None:
         return None
-    return configs.build(_CONFIG.value.to_dict())
+    try:
+        return configs.build(values)
+    except ValueError as error:
+        for key in lists:
+            if str(error).startswith(key):
+                example = f"--{key}='A;B' or --{key}=\"('A', 'B')\""
+                raise ValueError(f"{error}\nseveral values are given as {example}") from None
+        raise
+
+
+def make_folder(flag: str, folder: Path) -> None:
+    """Makes a folder that the user named, and its parents.
+
+    Raises:
+        ValueError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--{flag}={folder}: it can't be made ({error.strerror})") from None
+
+
+def _checked_file(argv: list[str]) -> str | None:
+    """The value of --config, whose file is there; its keys on the command line are known."""
+    given = None
+    for at, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == "config":
+            given = value if equals else argv[at + 1] if at + 1 < len(argv) else None
+        elif re.match(r"(no)?config\.", name):
+            configs.kind_of(name.removeprefix("no").removeprefix("config."))
+    if given is not None and not Path(given.split(":")[0]).is_file():
+        raise ValueError(f"--config={given}: no such file")
+    return given
+
+
+def _literal_tuples(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Lists of values as config_flags reads them, and the keys that had one: A;B is ('A', 'B').
+
+    Names of methods hold commas and equals signs: only a semicolon parts them.
+    """
+    found, lists = list(argv), []
+    for at, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        if not configs.is_tuple(configs.kind_of(name.removeprefix("config."))):
+            continue
+        lists.append(name)
+        if equals:
+            found[at] = f"--{name}={configs.literal(value)}"
+        elif at + 1 < len(argv):
+            found[at + 1] = configs.literal(argv[at + 1])
+    return found, lists
+
+
+def _said(error: Exception, file: str | None) -> str:
+    """One line of whatever was raised while flags and the config's file were read."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "Traceback (most recent call last):" in lines:  # ml_collections puts it into the message
+        return f"--config={file}: {lines[-1]}"[:400]
+    if isinstance(error, flags.Error):
+        return " ".join(lines)[:400]
+    return f"--config={file}: {type(error).__name__}: {' '.join(lines)}"[:400]
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from opd.run.config import FitConfig, PlayerConfig
 from opd.run.evaluate import World
 from opd.types import Params, Rollout
 
+KEYS = ("decoder", "tokenizer", "tokens", "identity", "files")
 SFT = table.parse("sft@reduction=token_mean")
 
 
@@ -53,6 +54,26 @@ def decoder(config: PlayerConfig, task: Task) -> Decoder:
     return Decoder(found)
 
 
+def check(name: str, config: PlayerConfig, task: Task) -> None:
+    """Refuses a player that can't be fitted to the data there are.
+
+    Raises:
+        ValueError: no demonstrations, or no prompts to measure its accuracy on.
+    """
+    if config.path is not None:
+        return
+    if any(example.solution is None for example in task.split("train")):
+        raise ValueError(
+            f"the data have prompts without an answer, and no {name} can be fitted to them: "
+            f"give config.{name}.path"
+        )
+    if config.fit.stop_at is not None and "validation" not in task.splits:
+        raise ValueError(
+            f"config.{name}.fit.stop_at = {config.fit.stop_at}: needs a validation split, and "
+            "there is none"
+        )
+
+
 def _refuse_tokenizer(path: str, tokens: list[str], task: Task) -> None:
     ours = list(map(repr, task.tokenizer.table()))
     at = next(
@@ -65,10 +86,19 @@ def _refuse_tokenizer(path: str, tokens: list[str], task: Task) -> None:
 
 
 def _described(folder: Path) -> dict[str, Any]:
+    """A player's description, whose files are all there and whole."""
     try:
-        return json.loads((folder / "player.json").read_text())
+        found = json.loads((folder / "player.json").read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: no player there ({error})") from None
+    missing = [key for key in KEYS if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ValueError(f"{folder}: no player there (player.json lacks {missing[0]})")
+    for name, size in found["files"].items():
+        there = folder / name
+        if not there.is_file() or there.stat().st_size != size:
+            raise ValueError(f"{folder}: not whole, {name} is missing or cut off")
+    return found
 
 
 def make(name: str, config: PlayerConfig, world: World, workdir: Path) -> tuple[Decoder, Params]:
@@ -98,8 +128,8 @@ def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
     params = programs.init(world.mesh, model, _seed(name, world.seed))
     state = programs.start(world.mesh, model, optimizer, params)
     batches = pipeline.demonstrations(world.task, "train", world.seed, config.batch)
-    held_out = world.task.split("validation")[:256]
     check = config.stop_at is not None and world.task.verifier is not None
+    held_out = world.task.split("validation")[:256] if check else ()
     with writers.progress(f"fit {name}", config.steps) as advance:
         for step in range(config.steps):
             rollout = sharding.shard_batch(_demonstration(batches[step]), world.mesh)
@@ -161,6 +191,11 @@ def save(folder: Path, model: Decoder, params: Params, identity: Any, task: Task
         "tokenizer": task.tokenizer.fingerprint(),
         "tokens": list(map(repr, task.tokenizer.table())),
         "identity": identity,
+        "files": {
+            str(path.relative_to(staging)): path.stat().st_size
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        },
     }
     writers.dump_json(described, staging / "player.json")
     staging.rename(folder)

@@ -151,6 +151,25 @@ def test_values_at_probabilities_that_underflow_are_finite():
         assert np.all(np.isfinite(value)), case
 
 
+def test_a_token_of_no_probability_on_either_side_is_not_there():
+    """-inf in both: d = 0 and a = 0 there, and all is as with -1e30, which underflows."""
+    uniforms = np.full((N, 2), 0.5, np.float32)
+    few = [rule for rule in RULES if rule.divergence in ("reverse_kl", "jsd") and rule.k != 1]
+
+    @jax.jit
+    def run(teacher, student):
+        values = [local.DIVERGENCES[name].value(teacher, student, arg) for name, arg in CASES]
+        return values, [local.candidate_weights(rule, teacher, student, uniforms) for rule in few]
+
+    def with_token(logp):
+        token = np.full((N, 1), logp, np.float32)
+        return run(*(np.concatenate([np.float32(x), token], -1) for x in (TEACHER, STUDENT)))
+
+    for found, wanted in zip(*map(jax.tree.leaves, (with_token(-np.inf), with_token(-1e30)))):
+        np.testing.assert_array_equal(found[:, V], 0)
+        np.testing.assert_array_equal(found, wanted)
+
+
 WEIGH = jax.jit(local.candidate_weights, static_argnums=0)
 
 

@@ -1,0 +1,107 @@
+"""The steps on one device: parts of a batch add up, and a teacher who is the student says nothing."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import scene
+
+from opd.engine import programs, steps
+from opd.method import table
+
+
+@pytest.fixture(scope="module")
+def here():
+    return scene.ready(scene.mesh("one"))
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(here):
+    """Coefficients of the global batch make a gradient a sum over rows, grpo and token_mean too."""
+
+    @jax.jit
+    def part(rollout, head, uniforms, given):
+        return steps.pull_back(
+            scene.STUDENT, here.params, rollout, head, scene.METHODS, uniforms, scene.HOW, given
+        )[0]
+
+    whole = programs.gradients(*here.gradients)
+    total = None
+    for rows in (slice(0, 4), slice(4, 8), slice(8, 12), slice(12, 16)):  # half a group each
+        rollout, uniforms, given, hidden = jax.tree.map(
+            lambda leaf: leaf[rows], (here.rollout, here.uniforms, here.given, here.head.hidden)
+        )
+        head = dataclasses.replace(here.head, hidden=hidden)
+        found = part(rollout, head, uniforms, given)
+        total = found if total is None else jax.tree.map(np.add, total, found)
+    for a, b in zip(jax.tree.leaves(total), jax.tree.leaves(whole), strict=True):
+        scale = np.abs(b).max(axis=tuple(range(1, b.ndim)), keepdims=True)
+        np.testing.assert_allclose(a / scale, b / scale, atol=2e-5)
+
+
+def test_half_a_batch_with_its_own_coefficients_is_another_gradient(here):
+    """What `given` is for: a half's own group statistics and token mean aren't the batch's."""
+    rows = slice(0, 4)
+    rollout, stats = jax.tree.map(lambda leaf: leaf[rows], (here.rollout, here.stats))
+    own = programs.coefficients_of(scene.METHODS, rollout, stats)
+    differ = {
+        method.name
+        for method, mine, given in zip(scene.METHODS, own, here.given, strict=True)
+        if not np.allclose(mine.onehot * 4 / scene.ROWS, given.onehot[rows], rtol=1e-3, atol=1e-6)
+    }
+    assert differ == {"grpo", "opd_sampled@reduction=token_mean"}
+
+
+NAMES = (
+    "opd",
+    "opd_sampled",
+    "opd_baseline",
+    "opd_resampled@k=2",
+    "opd_topk@k=4",
+    "opd_topk@k=4,tail=drop",
+    "opd_topk@k=4,tail=bucket",
+    "opd@gamma=1",
+    "opd_sampled@gamma=1",
+    "soft_label",
+    "soft_label@expectation=sampled",
+)
+
+
+def test_a_teacher_who_is_the_student_says_nothing(here):
+    """Zero KL, and a zero gradient on every rollout for the rows that say so, and for no others."""
+    methods = tuple(map(table.parse, NAMES))
+    head = programs.teacher(here.mesh, scene.STUDENT, here.params, here.rollout)
+    stats = programs.score(here.mesh, scene.STUDENT, here.params, here.rollout, head, scene.HOW)
+    np.testing.assert_allclose(stats.kl, 0, atol=1e-5)
+    uniforms = steps.fresh_uniforms(scene.SEED, scene.STEP, here.rollout, methods)
+    found = programs.gradients(
+        here.mesh, scene.STUDENT, here.params, here.rollout, head, methods, uniforms, scene.HOW
+    )
+    norms = np.sqrt(np.diag(np.asarray(programs.gram(found))))
+    vanishing = np.array([table.vanishes(method) for method in methods])
+    assert vanishing.any() and not vanishing.all()
+    assert np.all(norms[vanishing] < 1e-4), dict(zip(NAMES, norms))
+    assert np.all(norms[~vanishing] > 1e-2), dict(zip(NAMES, norms))
+
+
+def test_metrics_of_a_rollout_are_of_its_graded_tokens(here):
+    found = {
+        name: np.asarray(metric.value())
+        for name, metric in steps.rollout_metrics(here.rollout, here.stats).items()
+    }
+    mask = np.asarray(here.rollout.mask)
+    kl = np.where(mask, here.stats.kl, 0)
+    wanted = {
+        "tokens": mask.sum(),
+        "length": mask.sum(1).mean(),
+        "length_max": mask.sum(1).max(),
+        "truncated": 1 - np.mean(here.rollout.ended),
+        "kl": kl.sum(1).mean(),
+        "entropy_student": np.asarray(here.stats.entropy_student)[mask].mean(),
+        "entropy_teacher": np.asarray(here.stats.entropy_teacher)[mask].mean(),
+        "reward": np.mean(here.rollout.reward),
+    }
+    assert found.pop("log_ratio_max") < 1e-4  # sampled and scored by the same policy
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
