@@ -1,6 +1,7 @@
 """GSM8K with a small BPE model: gradient estimators where no small model can solve the task.
 
-    python -m experiments.compare --config=configs/gsm8k.py --config.data.path=DIR --workdir=runs/gsm8k
+    python -m experiments.compare --config=configs/gsm8k.py --config.data.path=DIR \\
+        --workdir=runs/gsm8k
 
 DIR holds the two original files, train.jsonl and test.jsonl. A model of this size doesn't solve
 grade-school problems, so accuracy stays near 0: KL and SNR are what this run measures.

@@ -35,13 +35,13 @@ def get_config():
                 length=64,
             ),
             teacher=PlayerConfig(
-                model=ModelConfig(width=96, layers=2, heads=4),
-                fit=FitConfig(steps=1500, batch=256, learning_rate=3e-3, stop_at=0.985),
+                model=ModelConfig(width=64, layers=2, heads=4),
+                fit=FitConfig(steps=1500, batch=128, learning_rate=5e-3, stop_at=0.97),
             ),
             student=PlayerConfig(
-                model=ModelConfig(width=64, layers=2, heads=4),
+                model=ModelConfig(width=48, layers=2, heads=4),
                 fit=FitConfig(
-                    steps=1500, batch=128, learning_rate=2e-3, stop_at=0.25, check_every=10
+                    steps=1500, batch=64, learning_rate=3e-3, stop_at=0.25, check_every=10
                 ),
             ),
             probe=ProbeConfig(
@@ -62,16 +62,16 @@ def get_config():
                     "reinforce",
                     "grpo",
                 ),
-                groups=256,
+                groups=512,
                 batch=64,
-                repeats=7,
+                repeats=9,
             ),
             train=TrainConfig(
                 arms=("opd", "opd_sampled", "opd_topk@k=4", "grpo"),
-                updates=100,
+                updates=120,
                 prompts=48,
                 learning_rates=(5e-4,),
-                evaluate_every=25,
+                evaluate_every=30,
             ),
             evaluate=EvaluateConfig(split="test", prompts=256, samples=4),
         )

@@ -129,7 +129,7 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
     return int(held + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
 
 
-def seconds(programs: Mapping[str, Callable[[], Any]], repeats: int = 5) -> dict[str, list[float]]:
+def seconds(programs: Mapping[Any, Callable[[], Any]], repeats: int = 5) -> dict[Any, list[float]]:
     """Wall time of each program in each repeat, seconds; interleaved: A B C, A B C, ...
 
     Whatever slows the machine down for a while falls on all programs alike. One call of each
@@ -143,7 +143,7 @@ def seconds(programs: Mapping[str, Callable[[], Any]], repeats: int = 5) -> dict
         raise ValueError(f"repeats is {repeats}: at least 1 is allowed")
     for program in programs.values():
         jax.block_until_ready(program())
-    taken: dict[str, list[float]] = {name: [] for name in programs}
+    taken: dict[Any, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
             start = time.perf_counter()

@@ -99,8 +99,9 @@ def rollout(
 ) -> Rollout:
     """`steps.rollout_step`."""
     params = _params(params, model, mesh)
-    rows = _batch((prompt, prompt_mask, group, row), mesh)
-    drawn = steps.rollout_step(model, params, *rows, key, how, _batch(prefix, mesh))
+    prompt, prompt_mask, group, row = _batch((prompt, prompt_mask, group, row), mesh)
+    prefix = _batch(prefix, mesh)
+    drawn = steps.rollout_step(model, params, prompt, prompt_mask, group, row, key, how, prefix)
     return _batch(drawn, mesh)
 
 
@@ -226,7 +227,9 @@ def gram(total: Params) -> Array:
     return trees.gram(total, total)
 
 
-def batch_rows(prompt: np.ndarray, prompt_mask: np.ndarray, group_size: int) -> dict[str, Array]:
+def batch_rows(
+    prompt: np.ndarray, prompt_mask: np.ndarray, group_size: int
+) -> dict[str, np.ndarray]:
     """Prompts [U, P] as the rows of a rollout: G rows a group, side by side and numbered."""
     count = prompt.shape[0] * group_size
     return {

@@ -478,6 +478,8 @@ def partnerless(method: Method) -> str | None:
         return "its weight holds the future (gamma > 0)"
     if coupled(method):
         return "its weight holds other rollouts"
+    if any(term.reduction != "sum" for term in method.terms):
+        return "its weight holds the rollout's length"
     if any(term.signal not in ("teacher", "entropy") for term in method.terms):
         return "it has no enumerated partner"
     return None

@@ -109,7 +109,10 @@ def branchable(method: Method) -> bool:
 
     Not where a weight holds the whole batch: that would have to be drawn afresh.
     """
-    future = any(term.signal == "reward" or term.gamma > 0 for term in method.terms)
+    future = any(
+        term.signal == "reward" or term.gamma > 0 or term.reduction != "sum"
+        for term in method.terms
+    )
     coupled = table.coupled(method)
     return coupled == "group" or (future and coupled is None)
 

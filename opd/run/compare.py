@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from opd.data import pipeline
@@ -283,5 +283,5 @@ def environment(world: World) -> dict[str, Any]:
         "devices": int(world.mesh.devices.size),
         "cores": os.cpu_count(),
         "mesh": dict(world.mesh.shape),
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": jnp.result_type(float) == jnp.dtype("float64"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from opd.data import pipeline
@@ -35,7 +36,10 @@ def price(
         return evaluate.draw(world, student, params, batch, 0, world.seed, world.group_size)
 
     drawn = draw()
-    clock = {"rollout": draw, "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn)}
+    clock: dict[Any, Callable[[], Any]] = {
+        "rollout": draw,
+        "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn),
+    }
     bytes_of = {}
     for key, method in {costs.program_key(method): method for method in methods[::-1]}.items():
         head = clock["teacher"]() if costs.needs_teacher(method) else None
@@ -50,7 +54,7 @@ def price(
     seconds, resources = {}, {}
     for method in methods:
         key = costs.program_key(method)
-        used = [key]
+        used: list[Any] = [key]
         used += ["rollout"] if costs.draws_rollouts(method) else []
         used += ["teacher"] if costs.needs_teacher(method) else []
         figure = costs.median(costs.whole([taken[name] for name in used]))

@@ -148,7 +148,6 @@ def _entry(
     snr = figures["snr"]
     per_second = None
     if snr is not None:
-        # The gradient's noise is all but the whole of it: a clock's is added as if independent.
         per_second = _quotient(snr, seconds)
     return {
         "name": method.name,
@@ -199,7 +198,7 @@ def _note(method: Method, group_size: int, plan: Plan) -> str | None:
     return "; ".join(notes) or None
 
 
-def _cosines(method: Method, found: Measured) -> dict[str, Interval | None]:
+def _cosines(method: Method, found: Measured) -> dict[str, Any]:
     """For a row with gamma > 0, its cosine with the same row at gamma = 0, where that is there."""
     names = [other.name for other in found.methods]
     if method.terms[0].signal != "teacher" or method.terms[0].gamma == 0:
@@ -212,15 +211,11 @@ def _cosines(method: Method, found: Measured) -> dict[str, Interval | None]:
 
 
 def _quotient(value: Interval, by: Interval) -> Interval:
+    """value / by, the errors of the two independent; a slow clock lowers it, a fast one raises."""
     centre = value.value / by.value
-    slack = max(by.high - by.value, by.value - by.low) / by.value
-
-    def end(reach: float) -> float:
-        return math.hypot(reach / by.value, centre * slack)
-
-    return Interval(
-        centre, centre - end(value.value - value.low), centre + end(value.high - value.value)
-    )
+    down = math.hypot((value.value - value.low) / by.value, centre * (1 - by.value / by.high))
+    up = math.hypot((value.high - value.value) / by.value, centre * (by.value / by.low - 1))
+    return Interval(centre, centre - down, centre + up)
 
 
 def by_position(found: Measured, world: World) -> dict[str, Any]:

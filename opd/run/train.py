@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,8 +42,12 @@ class Arm:
     late_rollouts: int
 
 
+@functools.lru_cache
 def optimizer(config: TrainConfig, rate: float) -> optax.GradientTransformation:
-    """AdamW after clipping, with a warm-up and then a constant rate: the same for every arm."""
+    """AdamW after clipping, with a warm-up and then a constant rate: the same for every arm.
+
+    One object for one config: it is static, and another would compile everything again.
+    """
     schedule = optax.warmup_constant_schedule(0.0, rate, config.warmup)
     return optax.chain(
         optax.clip_by_global_norm(config.clip),

@@ -1,4 +1,4 @@
-"""The steps on one device: parts of a batch add up, and a teacher who is the student says nothing."""
+"""The steps on one device: parts of a batch add up; a teacher who is the student is silent."""
 
 import dataclasses
 
@@ -16,6 +16,11 @@ def here():
     return scene.ready(scene.mesh("one"))
 
 
+def some(rows, tree):
+    """Some rows of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
 def test_parts_of_a_batch_add_up_to_the_whole(here):
     """Coefficients of the global batch make a gradient a sum over rows, grpo and token_mean too."""
 
@@ -28,8 +33,8 @@ def test_parts_of_a_batch_add_up_to_the_whole(here):
     whole = programs.gradients(*here.gradients)
     total = None
     for rows in (slice(0, 4), slice(4, 8), slice(8, 12), slice(12, 16)):  # half a group each
-        rollout, uniforms, given, hidden = jax.tree.map(
-            lambda leaf: leaf[rows], (here.rollout, here.uniforms, here.given, here.head.hidden)
+        rollout, uniforms, given, hidden = some(
+            rows, (here.rollout, here.uniforms, here.given, here.head.hidden)
         )
         head = dataclasses.replace(here.head, hidden=hidden)
         found = part(rollout, head, uniforms, given)
@@ -42,7 +47,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(here):
 def test_half_a_batch_with_its_own_coefficients_is_another_gradient(here):
     """What `given` is for: a half's own group statistics and token mean aren't the batch's."""
     rows = slice(0, 4)
-    rollout, stats = jax.tree.map(lambda leaf: leaf[rows], (here.rollout, here.stats))
+    rollout, stats = some(rows, (here.rollout, here.stats))
     own = programs.coefficients_of(scene.METHODS, rollout, stats)
     differ = {
         method.name

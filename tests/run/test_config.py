@@ -1,0 +1,133 @@
+"""The config: composed, cast, validated once, and the same through every front end."""
+
+import dataclasses
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from opd.run import config as configs
+from opd.run.config import Config, EvaluateConfig, ProbeConfig, TrainConfig
+
+FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def test_a_dictionary_becomes_a_config_and_comes_back():
+    config = Config(seed=3, train=TrainConfig(arms=("opd",), learning_rates=(1e-3, 3e-4)))
+    assert configs.build(configs.to_dict(config)) == config
+    assert configs.build(json.loads(json.dumps(configs.to_dict(config)))) == config
+    assert configs.build({}) == Config()
+
+
+def test_a_config_dict_has_every_key_and_the_types_of_those_that_are_none():
+    found = configs.config_dict(Config())
+    assert configs.build(found.to_dict()) == Config()
+    assert set(found) == {field.name for field in dataclasses.fields(Config)}
+    found.student.fit.stop_at = 0.5
+    found.student.path = "models/student"
+    assert configs.build(found.to_dict()).student.fit.stop_at == 0.5
+    with pytest.raises(TypeError):
+        found.student.fit.stop_at = "soon"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_file_has_all_keys_and_is_accepted(path):
+    found = runpy.run_path(str(path))["get_config"]().to_dict()
+    # A key that a file leaves out can't be overridden on the command line.
+    assert leaves(found) == leaves(configs.to_dict(Config()))
+    try:
+        configs.build(found)
+    except ValueError as error:  # data that each user has elsewhere
+        assert "needs data.path" in str(error)
+
+
+def leaves(nested, prefix=""):
+    """Dotted keys of nested dictionaries."""
+    return {
+        leaf
+        for key, value in nested.items()
+        for leaf in (
+            leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sed": 1}, "config.sed: no such key; allowed are seed, seeds"),
+        ({"train": {"updtes": 1}}, "config.train.updtes: no such key; allowed are arms, updates"),
+        ({"train": {"updates": "many"}}, "config.train.updates = 'many': allowed is int"),
+        ({"train": {"updates": True}}, "config.train.updates = True: allowed is int"),
+        ({"train": {"updates": 1.5}}, "config.train.updates = 1.5: allowed is int"),
+        ({"train": {"clip": "x"}}, "config.train.clip = 'x': allowed is float"),
+        ({"teacher": {"fit": {"stop_at": "x"}}}, "allowed is float or None"),
+        ({"seed": -1}, "config.seed = -1: allowed is 0 or more"),
+        ({"group_size": 1}, "config.group_size = 1: allowed is 2 or more"),
+        ({"temperature": 0}, "config.temperature = 0.0: allowed is more than 0"),
+        ({"temperature": float("nan")}, "config.temperature = nan: allowed is a finite number"),
+        ({"student": {"fit": {"batch": 0}}}, "config.student.fit.batch = 0: allowed is 1 or more"),
+        ({"probe": {"groups": 9, "batch": 4}}, "config.probe.groups = 9: allowed is a multiple"),
+        ({"probe": {"branches": 1}}, "config.probe.branches = 1: allowed is 0, or 2 and more"),
+        ({"probe": {"rows": []}}, "config.probe.rows = (): allowed is one method or more"),
+        ({"probe": {"rows": ["opd@k=2"]}}, "config.probe.rows: opd@k=2: k means nothing there"),
+        ({"train": {"arms": ["opd", "opd"]}}, "config.train.arms: opd is given twice"),
+        ({"train": {"arms": ["k1_loss"]}}, "config.train.arms: k1_loss: k1 as a loss"),
+        ({"train": {"learning_rates": []}}, "config.train.learning_rates = ()"),
+        ({"train": {"learning_rates": [1e-3, -1]}}, "allowed is more than 0"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_on_one_line(given, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        configs.build(given)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_and_lists_are_cast_to_what_the_field_holds():
+    found = configs.build({"temperature": 2, "train": {"learning_rates": [1, 0.5]}})
+    assert isinstance(found.temperature, float)
+    assert found.train.learning_rates == (1.0, 0.5)
+    assert all(isinstance(rate, float) for rate in found.train.learning_rates)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("opd", ("opd",)),
+        ("opd;grpo", ("opd", "grpo")),
+        ("opd_topk@k=4,tail=drop; opd", ("opd_topk@k=4,tail=drop", "opd")),
+        ("('opd', 'grpo')", ("opd", "grpo")),
+        ("['opd']", ("opd",)),
+        ("'opd'", ("opd",)),
+        ("1e-3", (1e-3,)),
+        ("1e-3;1", (1e-3, 1)),
+        ("", ()),
+    ],
+)
+def test_lists_are_read_from_text(text, value):
+    assert eval(configs.literal(text)) == value
+
+
+def test_a_key_has_a_type():
+    assert configs.kind_of("train.updates") is int
+    assert configs.is_tuple(configs.kind_of("train.arms"))
+    assert not configs.is_tuple(configs.kind_of("train"))
+    assert configs.kind_of("evaluate") is EvaluateConfig
+    with pytest.raises(ValueError, match="config.train.nope: no such key; allowed are arms"):
+        configs.kind_of("train.nope")
+
+
+def test_the_probe_has_partners_and_references_once_each():
+    rows = ("opd_sampled", "opd_sampled@gamma=1", "grpo", "opd")
+    found = [method.name for method in Config(probe=ProbeConfig(rows=rows)).probe_methods]
+    assert found == [
+        "opd",
+        "opd_sampled",
+        "opd@gamma=1",
+        "opd_sampled@gamma=1",
+        "reinforce",
+        "grpo",
+    ]
