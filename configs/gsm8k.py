@@ -37,7 +37,7 @@ def get_config():
         ),
         teacher=PlayerConfig(
             model=ModelConfig(width=128, layers=4, heads=4, kv_heads=2, tied=True),
-            fit=FitConfig(steps=300, batch=24, learning_rate=2e-3),
+            fit=FitConfig(steps=250, batch=24, learning_rate=2e-3),
         ),
         student=PlayerConfig(
             model=ModelConfig(width=128, layers=2, heads=4, kv_heads=2, tied=True),
@@ -62,10 +62,10 @@ def get_config():
         ),
         train=TrainConfig(
             arms=("opd", "opd_sampled", "opd_topk@k=16", "grpo"),
-            updates=30,
+            updates=24,
             prompts=16,
             learning_rates=(5e-4,),
-            evaluate_every=10,
+            evaluate_every=8,
         ),
         evaluate=EvaluateConfig(split="test", prompts=64, samples=2),
     )

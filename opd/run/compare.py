@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
             "student": judge(start)[0],
         }
         self_test(world, student, start, config)
+    for name, found in models.items():
+        if "accuracy" in found:
+            print(f"{name}: held-out accuracy {found['accuracy'].value:.3f}", flush=True)
+    for caution in cautions(models):
+        print(f"warning: {caution}", file=sys.stderr)
 
     with stage("probe at the start"):
         first = probe.measure(world, student, start, teacher, methods, config.probe)
@@ -77,22 +83,14 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
         writers.JsonlWriter(_fresh(workdir / "samples.jsonl")) as samples,
     ):
         log = train.Log(metrics, samples, config.evaluate.samples)
+        arm = functools.partial(
+            train.train, world, student, start, teacher, config=config.train, judge=judge, log=log
+        )
         for seed in range(config.seed, config.seed + config.seeds):
             for method in config.arms:
                 with stage(f"train {method.name}"):
                     tried = [
-                        train.train(
-                            world,
-                            student,
-                            start,
-                            teacher,
-                            method,
-                            config.train,
-                            rate,
-                            seed,
-                            judge,
-                            log,
-                        )
+                        arm(method=method, rate=rate, seed=seed)
                         for rate in config.train.learning_rates
                     ]
                 arms.append(best(tried, method))
