@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -40,15 +42,20 @@ def price(
         "rollout": draw,
         "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn),
     }
-    bytes_of = {}
-    for key, method in {costs.program_key(method): method for method in methods[::-1]}.items():
-        head = clock["teacher"]() if costs.needs_teacher(method) else None
-        state = programs.start(world.mesh, student, optimizer, params)
-        compiled = programs.update.lower(
-            world.mesh, student, optimizer, state, drawn, head, method, world.seed, world.how
-        ).compile()
-        bytes_of[key] = costs.peak_bytes(compiled)
-        clock[key] = _Updates(compiled, state, drawn, head, world.seed)
+    kinds = {costs.program_key(method): method for method in methods[::-1]}
+    heads = {key: clock["teacher"]() if costs.needs_teacher(kinds[key]) else None for key in kinds}
+    states = {key: programs.start(world.mesh, student, optimizer, params) for key in kinds}
+    lowered = [
+        programs.update.lower(
+            world.mesh, student, optimizer, states[key], drawn, heads[key], method, world.seed,
+            world.how,
+        )
+        for key, method in kinds.items()
+    ]  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = dict(zip(kinds, pool.map(lambda program: program.compile(), lowered)))
+    for key, program in compiled.items():
+        clock[key] = _Updates(program, states[key], drawn, heads[key], world.seed)
     taken = costs.seconds(clock, repeats)
     count = len(drawn.mask)
     seconds, resources = {}, {}
@@ -62,7 +69,7 @@ def price(
         flops = costs.flops(
             student, teacher[0], method, drawn.prompt.shape[1], drawn.mask.shape[1], world.how
         )
-        resources[method.name] = {"flops": flops["total"], "bytes": bytes_of[key]}
+        resources[method.name] = {"flops": flops["total"], "bytes": costs.peak_bytes(compiled[key])}
     return seconds, resources
 
 
