@@ -21,7 +21,7 @@ setup(
         # What the method, the models, the measurements and the engine stand on.
         "chex>=0.1.91",
         "flax>=0.12",
-        "jax>=0.10",
+        "jax>=0.10.1",  # the first that knows the flag of `opd/__init__.py`
         "numpy>=2.0",
         "optax>=0.2.6",
         # Data, and the loops that people start.

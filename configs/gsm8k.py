@@ -37,7 +37,7 @@ def get_config():
         ),
         teacher=PlayerConfig(
             model=ModelConfig(width=128, layers=4, heads=4, kv_heads=2, tied=True),
-            fit=FitConfig(steps=250, batch=24, learning_rate=2e-3),
+            fit=FitConfig(steps=250, batch=16, learning_rate=2e-3),
         ),
         student=PlayerConfig(
             model=ModelConfig(width=128, layers=2, heads=4, kv_heads=2, tied=True),

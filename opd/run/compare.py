@@ -17,7 +17,7 @@ import numpy as np
 
 from opd.data import pipeline
 from opd.data.pipeline import Task
-from opd.engine import programs, sharding, steps
+from opd.engine import backend, programs, sharding, steps
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
 from opd.measure.intervals import Interval
@@ -133,7 +133,7 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
 
 
 def check(config: Config, workdir: Path) -> Checked:
-    """All that can be wrong, said before anything is compiled or written."""
+    """All that can be wrong, said before a model is compiled or anything written."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: it is a file")
     refuse_another(config, workdir)
@@ -164,6 +164,7 @@ def check(config: Config, workdir: Path) -> Checked:
     for method in (*methods, *config.arms):
         table.require(method, available(task))
         table.fits(method, task.tokenizer.vocab)
+    backend.check()
     return world, student, methods
 
 

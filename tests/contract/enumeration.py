@@ -1,13 +1,15 @@
 """A transformer student and teacher on a tree that is enumerated whole, in float64.
 
 Two prompts of different lengths (one left-padded), V = 4, depth 4, EOS ends branches early. The
-student is the project's own decoder, so its parameters are shared by all states; the oracle gets
-its logits and their Jacobian at every state and knows nothing else of it.
+student is the project's own decoder, its embedding tied in every other seed, so its parameters are
+shared by all states; the oracle gets its logits and their Jacobian at every state and knows
+nothing else of it.
 
 Run under `jax.enable_x64(True)`.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ HOW = Pass(chunk=3)  # two chunks, the second padded
 TREE = exact.tree(V, DEPTH, EOS, prompts=len(PROMPTS), pad=PAD)
 
 
-def decoder(width: int) -> Decoder:
+def decoder(width: int, tied: bool) -> Decoder:
     return Decoder(
         DecoderConfig(
             vocab=V,
@@ -40,7 +42,7 @@ def decoder(width: int) -> Decoder:
             head_dim=4,
             mlp=width,
             qk_norm=True,
-            tied=width > 8,
+            tied=tied,
             dtype="float64",
             param_dtype="float64",
             max_length=8,
@@ -48,7 +50,7 @@ def decoder(width: int) -> Decoder:
     )
 
 
-STUDENT, TEACHER = decoder(6), decoder(10)
+STUDENTS, TEACHER = (decoder(6, tied=False), decoder(6, tied=True)), decoder(10, tied=True)
 
 
 def every_sequence() -> Rollout:
@@ -84,6 +86,7 @@ class Lab:
     """One seed: parameters, every sequence, its probability, and the oracle's problem."""
 
     seed: int
+    student: Decoder
     params: object
     teacher: Head
     rollout: Rollout
@@ -102,12 +105,12 @@ def _at_states(head: Head):
     return logits[rows, times]
 
 
-@jax.jit
-def _student_at_states(params):
+@partial(jax.jit, static_argnums=0)
+def _student_at_states(student, params):
     """Logits [S, V], and their Jacobian as a tree with leaves [S, V, ...]."""
 
     def logits(params):
-        return _at_states(steps.head(STUDENT, params, every_sequence()))
+        return _at_states(steps.head(student, params, every_sequence()))
 
     return logits(params), jax.jacrev(logits)(params)
 
@@ -118,9 +121,10 @@ def _teacher_head(params):
 
 
 def build(seed: int) -> Lab:
-    params = spread(STUDENT.init(jax.random.key(seed)), seed)
+    student = STUDENTS[seed % 2]
+    params = spread(student.init(jax.random.key(seed)), seed)
     teacher = _teacher_head(spread(TEACHER.init(jax.random.key(seed + 100)), seed + 100))
-    logits, jacobian = _student_at_states(params)
+    logits, jacobian = _student_at_states(student, params)
     reward = np.random.default_rng(seed).uniform(size=len(TREE.tokens)).round(1)
     problem = exact.problem(
         TREE,
@@ -130,12 +134,12 @@ def build(seed: int) -> Lab:
         reward=reward,
     )
     rollout = dataclasses.replace(every_sequence(), reward=jnp.asarray(reward))
-    return Lab(seed, params, teacher, rollout, problem)
+    return Lab(seed, student, params, teacher, rollout, problem)
 
 
 def batch_coefficients(lab: Lab, methods: tuple[Method, ...]) -> list[Coefficients]:
     """The library's coefficients with every sequence as one rollout of one batch."""
-    student = student_head(STUDENT, lab.params, lab.rollout)
+    student = student_head(lab.student, lab.params, lab.rollout)
     stats = vocab_stats(student, lab.teacher, lab.rollout.tokens, HOW)
     return [coefficients(m, weights(m, lab.rollout), stats, lab.rollout.group) for m in methods]
 
@@ -157,17 +161,17 @@ vocab_stats = jax.jit(vocab.stats, static_argnums=3)
 student_head = jax.jit(steps.head, static_argnums=0)
 
 
-@jax.jit
-def through_body(params, cotangent: Head):
+@partial(jax.jit, static_argnums=0)
+def through_body(student: Decoder, params, cotangent: Head):
     """The vjp of the student's forward on a stack [K] of cotangents."""
-    _, vjp = jax.vjp(lambda params: steps.head(STUDENT, params, every_sequence()), params)
+    _, vjp = jax.vjp(lambda params: steps.head(student, params, every_sequence()), params)
     return jax.vmap(vjp)(cotangent)[0]
 
 
 def pulled(lab: Lab, methods, given) -> np.ndarray:
     """The pull-back that trainer and probe call, on coefficients that hold probabilities."""
     gradients, _ = pull_back(
-        STUDENT, lab.params, lab.rollout, lab.teacher, methods, None, HOW, tuple(given)
+        lab.student, lab.params, lab.rollout, lab.teacher, methods, None, HOW, tuple(given)
     )
     return flat_rows(gradients)
 
@@ -196,9 +200,9 @@ def expected_fresh(lab: Lab, method: Method) -> np.ndarray:
     chance = law[at][:, :, tuples].prod(-1)  # [N, T, R]
     (coefs,) = batch_coefficients(lab, (method,))
     weight = len(lab.probability) * lab.probability[:, None, None] * chance
-    student = student_head(STUDENT, lab.params, lab.rollout)
+    student = student_head(lab.student, lab.params, lab.rollout)
     cotangent = _pull_draws(method.rules, student, lab, coefs, weight, uniforms)
-    return flat_rows(through_body(lab.params, cotangent))[0]
+    return flat_rows(through_body(lab.student, lab.params, cotangent))[0]
 
 
 def _pull_draws(rules, student, lab, coefs, weight, uniforms) -> Head:

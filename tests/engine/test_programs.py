@@ -1,5 +1,6 @@
 """The jitted programs: one device and eight say the same, probe and update are one pull-back."""
 
+import dataclasses
 import functools
 import re
 
@@ -10,6 +11,9 @@ import scene
 
 from opd import trees
 from opd.engine import programs, steps
+from opd.engine.vocab import Pass
+from opd.method import table
+from opd.types import Rollout
 
 QUICK = ("one", "data=2,fsdp=2,tensor=2")
 MESHES = [
@@ -193,3 +197,37 @@ def test_sketches_gather_less_than_a_leaf(name):
     gathered = [int(np.prod(shape)) for shape in outputs(text.as_text(), "all-gather")]
     leaves = [leaf.size for leaf in jax.tree.leaves(sums(name))]
     assert max(gathered, default=0) < max(leaves)
+
+
+def test_no_estimator_leaks_into_another():
+    """Beside `opd`, a row with no reward has a zero column, and `opd` is what it is alone.
+
+    At the size of a run: a jaxlib with a fault in its sums gets small programs right.
+    """
+    mesh, rows, prompt, length = scene.mesh("one"), 64, 20, 80
+    config = dataclasses.replace(
+        scene.STUDENT.config, vocab=64, width=128, head_dim=32, mlp=128, tied=True, max_length=100
+    )
+    model = type(scene.STUDENT)(config)
+    rng = np.random.default_rng(0)
+    full = np.ones((rows, length), bool)
+    rollout = Rollout(
+        prompt=rng.integers(0, 64, (rows, prompt)).astype(np.int32),
+        prompt_mask=np.ones((rows, prompt), bool),
+        tokens=rng.integers(0, 64, (rows, length)).astype(np.int32),
+        mask=full,
+        logp_behavior=np.zeros((rows, length), np.float32),
+        ended=full[:, 0],
+        group=np.arange(rows, dtype=np.int32) // 4,
+        row=np.arange(rows, dtype=np.int32),
+        reward=np.zeros(rows, np.float32),
+    )
+    student, teacher = (programs.init(mesh, model, seed) for seed in (1, 2))
+    head = programs.teacher(mesh, model, teacher, rollout)
+    opd, reinforce = table.parse("opd"), table.parse("reinforce")
+    run = functools.partial(programs.gradients, mesh, model, student, rollout, head)
+    how = Pass(chunk=40)
+    together = jax.device_get(run((opd, reinforce), None, how))
+    alone = jax.device_get(run((opd,), None, how))
+    assert all(not leaf[1].any() for leaf in jax.tree.leaves(together))
+    close(jax.tree.map(lambda leaf: leaf[:1], together), alone)

@@ -446,7 +446,7 @@ class Tree:
         rows = jax.tree.map(jnp.asarray, rows)
         drawn = programs.rollout(
             self.mesh,
-            self.module.STUDENT,
+            self.lab.student,
             self.lab.params,
             **rows,
             key=key,
@@ -458,7 +458,7 @@ class Tree:
 
     def score(self, rollout):
         head = programs.teacher(self.mesh, self.module.TEACHER, self.teacher, rollout)
-        student = self.module.STUDENT, self.lab.params
+        student = self.lab.student, self.lab.params
         return head, programs.score(self.mesh, *student, rollout, head, self.how)
 
     def extend(self, trunk, prefix, key, which):
@@ -478,7 +478,7 @@ def on_tree():
     """The oracle's problem, a plan, and its moments."""
     with jax.enable_x64(True):
         tree = Tree()
-        student = tree.module.STUDENT, tree.lab.params
+        student = tree.lab.student, tree.lab.params
         plan = branches.plan(tuple(map(table.parse, ON_TREE)), 2)
         trunk = tree.trunk()
         head, stats = tree.score(trunk)
