@@ -30,11 +30,16 @@ def uniforms(key: Array, row: Array, length: int, k: int | None = None) -> Array
     depend on `k`.
     """
 
+    def one(key: Array) -> Array:
+        return jax.random.uniform(key, (), jnp.float32)
+
     def draw(row: Array, position: Array) -> Array:
         at = jax.random.fold_in(jax.random.fold_in(key, row), position)
-        if k is None:
-            return jax.random.uniform(at, ())
-        return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(at, i), ()))(jnp.arange(k))
+        return (
+            one(at)
+            if k is None
+            else jax.vmap(lambda i: one(jax.random.fold_in(at, i)))(jnp.arange(k))
+        )
 
     over_positions = jax.vmap(draw, in_axes=(None, 0))
     return jax.vmap(over_positions, in_axes=(0, None))(row, jnp.arange(length))

@@ -341,7 +341,9 @@ def _biases(term: Term) -> list[str]:
         found.append(f"coef={term.coef:g} scales the gradient")
     if term.signal == "entropy":
         found.append("an entropy bonus is no part of the claim")
-    if term.reduction != "sum":
+    if term.reduction == "constant":
+        found.append("reduction=constant divides the gradient by T")
+    elif term.reduction != "sum":
         found.append(f"reduction={term.reduction} weighs tokens by the lengths drawn")
     return found
 

@@ -610,16 +610,19 @@ def warnings(results: Results) -> list[Advice]:
 
 
 def _untrusted(results: Results) -> list[Advice]:
-    rows = list(results.get("estimators") or [])
-    doubted = [e for e in rows if e.get("trusted") is False]
-    if not doubted:
-        return []
-    names = list(dict.fromkeys(_names(doubted)))
+    found = []
     groups = (results.get("rollouts") or {}).get("groups")
     few = f"; {groups} prompt groups are too few" if groups else ": too few prompt groups"
-    who = "All rows'" if len(doubted) == len(rows) else f"{_list(names)}:"
-    text = f"{who} intervals may be too narrow or too wide{few} for the 95 % to hold."
-    return [Advice("warning", "untrusted", text, tuple(names))]
+    for name, when in (("start", "at the start"), ("late", "late")):
+        rows = probe(results, name)
+        doubted = [e for e in rows if e.get("trusted") is False]
+        if doubted:
+            who = "All rows'" if len(doubted) == len(rows) else f"{_list(_names(doubted))}:"
+            text = (
+                f"{who} intervals {when} may be too narrow or too wide{few} for the 95 % to hold."
+            )
+            found.append(Advice("warning", "untrusted", text, _names(doubted)))
+    return found
 
 
 def _truncated(results: Results) -> list[Advice]:
