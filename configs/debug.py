@@ -7,13 +7,15 @@ Too little of everything for its numbers to mean anything.
 
 from opd.data.pipeline import DataConfig
 from opd.run.config import (
+    CheckpointConfig,
+    CompareConfig,
     Config,
     EvaluateConfig,
     FitConfig,
     ModelConfig,
+    OptimizerConfig,
     PlayerConfig,
     ProbeConfig,
-    TrainConfig,
     config_dict,
 )
 
@@ -22,6 +24,8 @@ def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
     return config_dict(
         Config(
+            updates=3,
+            prompts=4,
             group_size=4,
             data=DataConfig(
                 task="arithmetic",
@@ -47,13 +51,9 @@ def get_config():
                 batch=4,
                 sketch=64,
             ),
-            train=TrainConfig(
-                arms=("opd", "grpo"),
-                updates=3,
-                prompts=4,
-                warmup=1,
-                evaluate_every=2,
-            ),
-            evaluate=EvaluateConfig(split="test", prompts=8, samples=2),
+            optimizer=OptimizerConfig(warmup=1),
+            compare=CompareConfig(arms=("opd", "grpo")),
+            checkpoint=CheckpointConfig(every=2, keep=3),
+            evaluate=EvaluateConfig(every=2, split="test", prompts=8, samples=2),
         )
     )

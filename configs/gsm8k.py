@@ -9,13 +9,14 @@ grade-school problems, so accuracy stays near 0: KL and SNR are what this run me
 
 from opd.data.pipeline import DataConfig
 from opd.run.config import (
+    CompareConfig,
     Config,
     EvaluateConfig,
     FitConfig,
     ModelConfig,
+    OptimizerConfig,
     PlayerConfig,
     ProbeConfig,
-    TrainConfig,
     config_dict,
 )
 
@@ -24,6 +25,8 @@ def get_config():
     """A complete config but for data.path, which has no default."""
     # The folder is asked for when the config is built, so that its absence is said by name.
     config = Config(
+        updates=24,
+        prompts=16,
         group_size=4,
         chunk=32,
         data=DataConfig(
@@ -60,14 +63,9 @@ def get_config():
             batch=16,
             repeats=5,
         ),
-        train=TrainConfig(
-            arms=("opd", "opd_sampled", "opd_topk@k=16", "grpo"),
-            updates=24,
-            prompts=16,
-            learning_rates=(5e-4,),
-            evaluate_every=8,
-        ),
-        evaluate=EvaluateConfig(split="test", prompts=64, samples=2),
+        optimizer=OptimizerConfig(learning_rate=5e-4),
+        compare=CompareConfig(arms=("opd", "opd_sampled", "opd_topk@k=16", "grpo")),
+        evaluate=EvaluateConfig(every=8, split="test", prompts=64, samples=2),
     )
     values = config_dict(config)
     values.data.task = "gsm8k"

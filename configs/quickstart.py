@@ -7,13 +7,14 @@ About four minutes on two CPU cores.
 
 from opd.data.pipeline import DataConfig
 from opd.run.config import (
+    CompareConfig,
     Config,
     EvaluateConfig,
     FitConfig,
     ModelConfig,
+    OptimizerConfig,
     PlayerConfig,
     ProbeConfig,
-    TrainConfig,
     config_dict,
 )
 
@@ -22,6 +23,8 @@ def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
     return config_dict(
         Config(
+            updates=120,
+            prompts=48,
             group_size=4,
             data=DataConfig(
                 task="arithmetic",
@@ -66,13 +69,8 @@ def get_config():
                 batch=64,
                 repeats=9,
             ),
-            train=TrainConfig(
-                arms=("opd", "opd_sampled", "opd_topk@k=4", "grpo"),
-                updates=120,
-                prompts=48,
-                learning_rates=(5e-4,),
-                evaluate_every=30,
-            ),
-            evaluate=EvaluateConfig(split="test", prompts=256, samples=4),
+            optimizer=OptimizerConfig(learning_rate=5e-4),
+            compare=CompareConfig(arms=("opd", "opd_sampled", "opd_topk@k=4", "grpo")),
+            evaluate=EvaluateConfig(every=30, split="test", prompts=256, samples=4),
         )
     )

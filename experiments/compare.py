@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import rich
 from absl import flags
 
@@ -48,8 +47,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
 
 def job(config: Config, workdir: Path, checked: compare.Checked) -> None:
     """The run, its table and where its report is."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
+    launch.keep_compiled(workdir)
     results = compare.compare(config, workdir, checked)
     rich.print(report.table(results))
     print(f"report: {workdir / 'report.html'}")

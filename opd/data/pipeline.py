@@ -143,7 +143,8 @@ class Task:
     """Examples by split, the tokenizer they are read with, and who grades them.
 
     `max_prompt` is P and `max_completion` T, both resolved; `skipped` counts the prompts dropped
-    for their length, by split. `where` is the folder of the prepared data, if any.
+    for their length, by split. `where` is the folder of the prepared data, if any; `identity` names
+    what they were prepared from, sources by content.
 
     Raises:
         ValueError: a tokenizer whose pad is its EOS.
@@ -157,6 +158,7 @@ class Task:
     max_completion: int
     skipped: Mapping[str, int]
     where: Path | None = None
+    identity: str = ""
 
     def __post_init__(self) -> None:
         check(self.tokenizer)
@@ -194,35 +196,42 @@ def _gsm8k(config: DataConfig) -> gsm8k.GSM8KConfig:
 
 @dataclasses.dataclass(frozen=True)
 class JSONLConfig:
-    """A prompt file; None holds out a tenth of the distinct prompts, at least one."""
+    """A prompt file.
+
+    None holds out a tenth of the distinct prompts, or two; of fewer than five prompts, one or none.
+    """
 
     prompts: str
     validation: int | None = None
+    test: int | None = None
     train: int | None = None
     seed: int = 0
 
 
 def _jsonl(config: DataConfig) -> JSONLConfig:
-    sizes = _sizes(config, ("train", "validation"))
+    sizes = _sizes(config, ("train", "validation", "test"))
     return JSONLConfig(config.prompts or "", seed=config.seed, **sizes)
 
 
 def _jsonl_splits(config: JSONLConfig) -> Splits:
-    """Train and validation, no prompt in both."""
+    """Train, validation and test, no prompt in two of them."""
     examples = jsonl.read_prompts(Path(config.prompts))
     distinct = {example.prompt for example in examples}
-    count = config.validation
-    if count is None:
-        count = max(1, len(distinct) // 10)
-    if count >= len(distinct):
+    default = min(max(2, len(distinct) // 10), (len(distinct) - 1) // 2)
+    validation, test = (
+        default if size is None else size for size in (config.validation, config.test)
+    )
+    if validation + test >= len(distinct):
         raise ValueError(
-            f"data.validation = {count}: {config.prompts} has {len(distinct)} distinct prompts, "
-            f"allowed are 0 to {len(distinct) - 1}"
+            f"data.validation + data.test = {validation} + {test}: {config.prompts} has "
+            f"{len(distinct)} distinct prompts, allowed are 0 to {len(distinct) - 1}"
         )
-    held_out = hold_out(distinct, count, config.seed)
+    first = hold_out(distinct, validation, config.seed)
+    second = hold_out(distinct - first, test, config.seed)
     sides = {
-        "train": [e for e in examples if e.prompt not in held_out][: config.train],
-        "validation": [e for e in examples if e.prompt in held_out],
+        "train": [e for e in examples if e.prompt not in first | second][: config.train],
+        "validation": [e for e in examples if e.prompt in first],
+        "test": [e for e in examples if e.prompt in second],
     }
     return {name: tuple(side) for name, side in sides.items() if side}
 
@@ -287,9 +296,10 @@ def _identity(config: DataConfig) -> dict[str, Any]:
     return {"format": FORMAT, "task": config.kind, **own, **tokenizer, "files": files}
 
 
-def _folder(identity: Mapping[str, Any], workdir: Path) -> Path:
+def _name(identity: Mapping[str, Any]) -> str:
+    """What prepared data of this identity is called."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return workdir / "data" / f"{identity['task']}-{digest[:12]}"
+    return f"{identity['task']}-{digest[:12]}"
 
 
 def _read_prepared(config: DataConfig, where: Path) -> tuple[Splits, Tokenizer]:
@@ -334,20 +344,21 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
         ValueError: a missing or malformed source (file and line), a prompt that is too long.
     """
     identity = _identity(config)
-    where = None if workdir is None else _folder(identity, Path(workdir))
+    name = _name(identity)
+    where = None if workdir is None else Path(workdir) / "data" / name
     if where is not None and where.is_dir():
-        return _task(config, *_read_prepared(config, where), where)
+        task = _task(config, *_read_prepared(config, where))
+        return dataclasses.replace(task, where=where, identity=name)
     source = SOURCES[config.kind]
     splits = source.splits(source.config(config))
     tokenizer = _tokenizer(config, splits)
-    task = _task(config, splits, tokenizer, None)
-    if where is None:
-        return task
-    _prepare(config, tokenizer, where, identity)
-    return dataclasses.replace(task, where=where)
+    task = _task(config, splits, tokenizer)
+    if where is not None:
+        _prepare(config, tokenizer, where, identity)
+    return dataclasses.replace(task, where=where, identity=name)
 
 
-def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer, where: Path | None) -> Task:
+def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
     lengths = {n: [len(tokenizer.encode(e.prompt)) for e in split] for n, split in splits.items()}
     max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
     kept, skipped = {}, {}
@@ -370,23 +381,35 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer, where: Path 
             )
     everything = [example for split in kept.values() for example in split]
     graded = all(example.answer is not None for example in everything)
+    longest = _longest_solution(tokenizer, everything)  # even where it isn't needed: all are read
+    if config.max_completion is None and longest is None:
+        raise ValueError("data.max_completion = None: needs a number of tokens, 1 or more, here")
     return Task(
         config=config,
         tokenizer=tokenizer,
         verifier=VERIFIERS[SOURCES[config.kind].verifier] if graded else None,
         splits=MappingProxyType(kept),
         max_prompt=max_prompt,
-        max_completion=config.max_completion or _longest_solution(tokenizer, everything),
+        max_completion=config.max_completion or longest,
         skipped=MappingProxyType(skipped),
-        where=where,
     )
 
 
-def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int:
-    solutions = [example.solution for example in examples if example.solution is not None]
-    if not solutions:
-        raise ValueError("data.max_completion = None: needs a number of tokens, 1 or more, here")
-    return 1 + max(len(tokenizer.encode(solution)) for solution in solutions)
+def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int | None:
+    """Tokens of the longest solution with its EOS; None where there is none.
+
+    Raises:
+        ValueError: a solution that the tokenizer has no tokens for.
+    """
+    longest = None
+    for example in examples:
+        if example.solution is not None:
+            try:
+                length = 1 + len(tokenizer.encode(example.solution))
+            except ValueError as error:
+                raise ValueError(f"answer to {example.prompt[:40]!r}: {error}") from None
+            longest = max(longest or 0, length)
+    return longest
 
 
 # --- batches ---------------------------------------------------------------------------------

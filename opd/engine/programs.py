@@ -139,7 +139,7 @@ def coefficients_of(
 
 @partial(
     jax.jit,
-    static_argnames=("mesh", "model", "optimizer", "method", "how"),
+    static_argnames=("mesh", "model", "optimizer", "method", "how", "parts"),
     donate_argnames=("state",),
 )
 def update(
@@ -152,11 +152,14 @@ def update(
     method: Method,
     seed: Array,
     how: Pass,
+    parts: int = 1,
 ) -> tuple[State, Metrics]:
     """`steps.update_step`; the state handed in is consumed."""
     state = _state(state, model, mesh, optimizer)
     rollout, teacher = _batch(rollout, mesh), _head(teacher, mesh)
-    state, metrics = steps.update_step(model, optimizer, state, rollout, teacher, method, seed, how)
+    state, metrics = steps.update_step(
+        model, optimizer, state, rollout, teacher, method, seed, how, parts
+    )
     return _state(state, model, mesh, optimizer), metrics
 
 
@@ -216,8 +219,12 @@ def probe(
 
 @partial(jax.jit, static_argnames=("mesh", "model", "count"))
 def no_moments(mesh: Mesh, model: Model, params: Params, count: int) -> Params:
-    """Running sums of nothing, leaves [K, ...]."""
-    empty = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), params)
+    """Running sums of nothing, leaves [K, ...] in float32 or wider."""
+
+    def zeros(leaf: Array) -> Array:
+        return jnp.zeros((count, *leaf.shape), jnp.promote_types(leaf.dtype, jnp.float32))
+
+    empty = jax.tree.map(zeros, params)
     return _stack(empty, model, mesh)
 
 

@@ -18,7 +18,7 @@ from opd import draws, trees
 from opd.engine import sampling, vocab
 from opd.engine.vocab import Head, Pass
 from opd.masked import zero
-from opd.method import table
+from opd.method import importance, table
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.types import (
@@ -119,6 +119,53 @@ def pull_back(
     return gradients, stats
 
 
+def accumulate(
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    teacher: Head | None,
+    methods: tuple[Method, ...],
+    uniforms: Array | None,
+    how: Pass,
+    parts: int,
+) -> tuple[Params, TokenStats]:
+    """`pull_back` in equal parts of the batch, one at a time: the same gradients in less memory.
+
+    Coefficients are the whole batch's, so that means over groups, tokens and rollouts don't
+    depend on the cut. Row i belongs to part i mod `parts`: a mesh keeps the rows that it has.
+    """
+
+    def cut(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
+
+    def join(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    def side(hidden: Array | None) -> Head | None:
+        return None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
+
+    def score(carry: None, part) -> tuple[None, TokenStats]:
+        rollout, hidden = part
+        return carry, score_step(model, params, rollout, side(hidden), how)
+
+    def add(total: Params, part) -> tuple[Params, None]:
+        rollout, hidden, uniforms, given = part
+        gradients, _ = pull_back(
+            model, params, rollout, side(hidden), methods, uniforms, how, given
+        )
+        return jax.tree.map(jnp.add, total, gradients), None
+
+    hidden = None if teacher is None else teacher.hidden
+    _, scored = jax.lax.scan(score, None, jax.tree.map(cut, (rollout, hidden)))
+    stats = jax.tree.map(join, scored)
+    given = tuple(
+        coefficients(method, weights(method, rollout), stats, rollout.group) for method in methods
+    )
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((len(methods), *leaf.shape), leaf.dtype), params)
+    whole = jax.tree.map(cut, (rollout, hidden, uniforms, given))
+    return jax.lax.scan(add, nothing, whole)[0], stats
+
+
 def _weigh(methods, rollout, student, teacher, given, how) -> tuple[vocab.Weigh, Any]:
     """How the vocabulary pass gets its coefficients: at hand, as it goes, or by a pass before."""
     if given is not None:
@@ -194,10 +241,15 @@ def update_step(
     method: Method,
     seed: Array,
     how: Pass,
+    parts: int = 1,
 ) -> tuple[State, Metrics]:
-    """One optimizer step of one method: the probe with K = 1, and optax."""
+    """One optimizer step of one method: the probe with K = 1, and optax.
+
+    `parts` microbatches are pulled back one after the other.
+    """
     uniforms = fresh_uniforms(seed, state.step, rollout, (method,))
-    stacked, stats = pull_back(model, state.params, rollout, teacher, (method,), uniforms, how)
+    asked = (model, state.params, rollout, teacher, (method,), uniforms, how)
+    stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
     ascent = jax.tree.map(lambda leaf: leaf[0], stacked)
     loss = jax.tree.map(jnp.negative, ascent)
     updates, inner = optimizer.update(loss, state.optimizer, state.params)
@@ -224,12 +276,24 @@ def rollout_metrics(rollout: Rollout, stats: TokenStats) -> Metrics:
         "entropy_student": per_token(stats.entropy_student),
         "log_ratio_max": Max(jnp.max(jnp.abs(drift))),
     }
+    one = jnp.ones(())
+    for kind in ("token", "trajectory"):
+        ratio = importance.log_ratio(stats.logp_student, rollout.logp_behavior, rollout.mask, kind)
+        kept = rollout.mask if kind == "token" else _first(rollout.mask)
+        metrics[f"ess_{kind}"] = Mean(importance.effective_sample_size(ratio, kept), one)
     if stats.kl is not None:
         metrics["kl"] = Mean(jnp.sum(zero(stats.kl, rollout.mask)), count)  # nats a sequence
         metrics["entropy_teacher"] = per_token(stats.entropy_teacher)
+        at_position = jnp.sum(rollout.mask, 0)
+        metrics["kl_by_position"] = Mean(jnp.sum(zero(stats.kl, rollout.mask), 0), at_position)
     if rollout.reward is not None:
         metrics["reward"] = Mean(jnp.sum(rollout.reward), count)
     return metrics
+
+
+def _first(mask: Array) -> Array:
+    """The first graded token of each rollout: a trajectory's weight counts once."""
+    return mask & (jnp.cumsum(mask, 1) == 1)
 
 
 def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:
@@ -279,7 +343,9 @@ def probe_step(
         rollout, hidden, given, uniforms = part
         side = None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
         gradients, _ = pull_back(model, params, rollout, side, methods, uniforms, how, given)
-        kept = jax.tree.map(lambda leaf: _relative(leaf * groups, base), gradients)
+        kept = jax.tree.map(
+            lambda leaf, sums: _relative(leaf.astype(sums.dtype) * groups, base), gradients, total
+        )
         total = jax.tree.map(jnp.add, total, kept)
         return total, (trees.gram(kept, kept), trees.sketch(kept, sketch))
 

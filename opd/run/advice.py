@@ -1,7 +1,8 @@
 """From the numbers of a run to plain words: pure rules over the `results.json` dict.
 
 A rule never says more than the intervals do: where two of them meet it says "no difference", where
-one is missing it says so. Every rule returns `Advice`, whose verdict is what tests look at.
+one is missing it says so. Where a ratio was measured on the same rollouts, its interval decides.
+Every rule returns `Advice`, whose verdict is what tests look at.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ UNSOLVED = 0.02  # an accuracy whose whole interval lies below this is no reward
 SOLVED = 0.98  # above this there is little left to win
 ALIGNED = 0.9  # cosines above this point the same way for our purposes
 TRUNCATED = 0.01  # share of rollouts cut at the cap that deserves a warning
+ONE = Measured(1.0, 1.0, 1.0)
 
 ONE_SEED = "The arms were trained with one seed, which settles nothing between arms."
 
@@ -223,21 +225,52 @@ def _enumeration(row: Entry, twin: Entry) -> Advice:
     if a is None or b is None or b.value <= 0:
         text = f"{names[0]} over {names[1]}: an SNR is undefined, so their ratio is too."
         return Advice("enumeration", "undefined", text, names)
-    factor = ratio(a, b)
-    if overlap(a, b):
+    paired = _paired(row, twin)
+    factor, same = _factor(a, b, paired)
+    shown = times(factor).replace(" times", "")
+    if same:
         verdict, start = "no difference", f"No difference in SNR per rollout between {names[0]}"
-        text = f"{start}, {prose(a)}, and {names[1]}, {prose(b)}."
+        text = f"{start}, {prose(a)}, and {names[1]}, {prose(b)}"
+        text += f": the factor is {shown} on the same rollouts." if paired else "."
     else:
-        verdict = "gain" if a.value > b.value else "loss"
+        verdict = "gain" if factor.value > 1 else "loss"
         text = (
             f"Enumerating ({names[0]}) instead of sampling ({names[1]}) multiplies the SNR per "
-            f"rollout by {times(factor).replace(' times', '')}."
+            f"rollout by {shown}{', paired on the same rollouts' if paired else ''}."
         )
-    a, b = measured(row.get("snr_per_second")), measured(twin.get("snr_per_second"))
-    if a is not None and b is not None and b.value > 0:
-        same = " (no difference: the intervals overlap)" if overlap(a, b) else ""
-        text += f" Per second the factor is {times(ratio(a, b)).replace(' times', '')}{same}."
+    text += _enumeration_per_second(row, twin, paired)
     return Advice("enumeration", verdict, f"{text} {_parts(twin)}", names)
+
+
+def _enumeration_per_second(row: Entry, twin: Entry, paired: Measured | None) -> str:
+    """The factor per second in words; empty where it is undefined."""
+    a, b = measured(row.get("snr_per_second")), measured(twin.get("snr_per_second"))
+    if a is None or b is None or b.value <= 0:
+        return ""
+    clocks = measured(twin.get("seconds")), measured(row.get("seconds"))
+    faster = None if None in clocks else ratio(*clocks)
+    # Seconds are not paired: their ratio takes the worst ends.
+    paired = ratio(paired, faster) if paired and faster and faster.known else None
+    factor, same = _factor(a, b, paired)
+    why = "the interval covers 1" if paired else "the intervals overlap"
+    text = f" Per second the factor is {times(factor).replace(' times', '')}"
+    return f"{text} (no difference: {why})." if same else f"{text}."
+
+
+def _paired(row: Entry, twin: Entry) -> Measured | None:
+    """The twin's SNR over the row's, from their common rollouts; None where that is not known."""
+    found = measured(twin.get("snr_ratio")) if twin.get("reference") == row["name"] else None
+    return found if found is not None and found.value > 0 else None
+
+
+def _factor(a: Measured, b: Measured, paired: Measured | None) -> tuple[Measured, bool]:
+    """a / b, and whether it is no different from 1.
+
+    From the paired quotient b / a where there is one, else from the two intervals.
+    """
+    if paired is None:
+        return ratio(a, b), overlap(a, b)
+    return ratio(ONE, paired), paired.covers(1.0)
 
 
 def _parts(row: Entry) -> str:

@@ -37,8 +37,9 @@ from opd.run import evaluate
 from opd.run.evaluate import World
 from opd.types import Array, Coefficients, Model, Params, Rollout, TokenStats
 
-# Rows that are continued together, at most.
-PIECE = 4096
+# Continuations are drawn and scored in pieces of at most so many rows, and of at most so many
+# numbers in one block of the vocabulary pass.
+PIECE, BLOCK = 4096, 2**26
 
 # From rows of trunks, the tokens to keep [M, T] (-1: draw), a key and the trunks' places in their
 # batch [M] to whole rollouts, rewarded, and their statistics where a row needs them.
@@ -131,6 +132,7 @@ def coefficients(
     key: Array,
     group_size: int,
     extend: Continue,
+    piece: int = PIECE,
 ) -> tuple[Coefficients, ...]:
     """The coefficients of a plan's extra columns on one batch, in their order.
 
@@ -142,11 +144,12 @@ def coefficients(
             the trunk's row and t alone.
         group_size: G.
         extend: how a trunk is continued.
+        piece: rows that are continued together.
     """
     trunk = jax.device_get(trunk)
     own = dict(zip((method.name for method in plan.methods), given, strict=True))
     pushed = [
-        _pushed(plan.branched, trunk, jax.random.fold_in(key, 1 + r), group_size, extend)
+        _pushed(plan.branched, trunk, jax.random.fold_in(key, 1 + r), group_size, extend, piece)
         for r in range(plan.count)
     ]
     uniform = draws.uniforms(jax.random.fold_in(key, 0), trunk.row, trunk.mask.shape[1])
@@ -171,10 +174,11 @@ def _pushed(
     key: Array,
     group_size: int,
     extend: Continue,
+    piece: int,
 ) -> list[Coefficients]:
     """b_t of each method with one fresh continuation of each state: coefficients, [B, T]."""
     rows, times = np.nonzero(trunk.mask)
-    piece = min(PIECE, trunk.mask.size)  # the same for all batches, whatever is graded in them
+    piece = min(piece, trunk.mask.size)  # the same for all batches, whatever is graded in them
     drawn, stats = _continued(trunk, rows, times, key, extend, piece)
     members = _members(rows, times, group_size if any(map(table.coupled, methods)) else 1)
     found = _weights(methods, drawn, stats, members, times, piece)
@@ -263,6 +267,11 @@ def _pieces(count: int, size: int):
 
 def _take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def rows_together(chunk: int, vocab: int) -> int:
+    """How many continuations are drawn and scored together, for a block of [rows, chunk, V]."""
+    return max(1, min(PIECE, BLOCK // (chunk * vocab)))
 
 
 def continuing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import platform
 import sys
@@ -16,22 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from opd.data import pipeline
-from opd.data.pipeline import Task
-from opd.engine import backend, programs, sharding, steps
-from opd.engine.steps import Sampling
-from opd.engine.vocab import Pass
+from opd.engine import programs, steps
 from opd.measure.intervals import Interval
 from opd.method import table
-from opd.run import advice, evaluate, players, price, probe, report, train, writers
+from opd.model.decoder import Decoder
+from opd.run import advice, arms, checks, evaluate, players, price, probe, report, train, writers
 from opd.run.config import Config, to_dict
 from opd.run.evaluate import World
-from opd.types import Model, Params
+from opd.types import Params
 
 SCHEMA = 1
 TEACHER_AT_LEAST = 0.9
 STUDENT_WITHIN = (0.1, 0.6)
 # The world, the student's model and the probe's methods: what `check` finds out.
-Checked = tuple[World, Model, tuple[table.Method, ...]]
+Checked = tuple[World, Decoder, tuple[table.Method, ...]]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -45,6 +44,7 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
         ValueError: what a config or its data have wrong, before anything compiles or is written.
     """
     world, student, methods = checked or check(config, workdir)
+    inputs = checks.inputs(config, world.task)
     done = finished(workdir)
     if done is not None:
         return done
@@ -58,12 +58,14 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     with stage("student"):
         student, start = players.make("student", config.student, world, workdir)
     judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
+    choose = world.task.splits.get("validation", ())[: config.evaluate.prompts]
+    chooser = functools.partial(evaluate.evaluate, world, student, teacher, choose)
     with stage("evaluation and self-test"):
         models = {
             "teacher": evaluate.evaluate(world, teacher[0], None, held_out, teacher[1])[0],
             "student": judge(start)[0],
         }
-        self_test(world, student, start, config)
+        self_test(world, student, start, methods, config)
     for name, found in models.items():
         if "accuracy" in found:
             print(f"{name}: held-out accuracy {found['accuracy'].value:.3f}", flush=True)
@@ -73,35 +75,33 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     with stage("probe at the start"):
         first = probe.measure(world, student, start, teacher, methods, config.probe)
     with stage("costs"):
-        paid = price.price(
-            world, student, start, teacher, methods, config.train, config.probe.repeats
-        )
+        paid = price.price(world, student, start, teacher, methods, config)
 
-    arms: list[train.Arm] = []
+    trained: list[arms.Arm] = []
     with (
         writers.JsonlWriter(_fresh(workdir / "metrics.jsonl")) as metrics,
         writers.JsonlWriter(_fresh(workdir / "samples.jsonl")) as samples,
     ):
-        log = train.Log(metrics, samples, config.evaluate.samples)
+        log = arms.Log(metrics, samples, config.evaluate.samples)
         arm = functools.partial(
-            train.train, world, student, start, teacher, config=config.train, judge=judge, log=log
+            arms.train, world, student, start, teacher, config=config, judge=judge, log=log
         )
         for seed in range(config.seed, config.seed + config.seeds):
             for method in config.arms:
                 with stage(f"train {method.name}"):
                     tried = [
-                        arm(method=method, rate=rate, seed=seed)
-                        for rate in config.train.learning_rates
+                        arm(method=method, rate=rate, seed=seed) for rate in config.learning_rates
                     ]
-                arms.append(best(tried, method))
+                    trained.append(best(tried, method, chooser) if tried[1:] else tried[0])
 
-    moved = next((arm for arm in arms if arm.curve["name"] == "opd"), arms[0])
+    moved = next((arm for arm in trained if arm.curve["name"] == "opd"), trained[0])
     with stage("probe late"):
         last = probe.measure(world, student, moved.late, teacher, methods, config.probe)
 
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "config": to_dict(config),
+        "inputs": inputs,
         "environment": environment(world),
         "rollouts": probe.rollouts(first, world)
         | {"late": probe.rollouts(last, world) | {"arm": moved.curve["name"],
@@ -117,9 +117,9 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
             ),
         },
         "estimators": probe.entries(first, *paid, "start") + probe.entries(last, *paid, "late"),
-        "training": [arm.curve for arm in arms],
-        "learning_rate": "the best of the grid for each arm, by its last evaluation"
-        if len(config.train.learning_rates) > 1
+        "training": [arm.curve for arm in trained],
+        "learning_rate": "the best of the grid for each arm, chosen on the validation split"
+        if len(config.learning_rates) > 1
         else "one for all arms",
         "models": models,
         "stages": stage.seconds,
@@ -134,44 +134,26 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
 
 def check(config: Config, workdir: Path) -> Checked:
     """All that can be wrong, said before a model is compiled or anything written."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir}: it is a file")
-    refuse_another(config, workdir)
-    task = pipeline.load(config.data)
-    if config.evaluate.split not in task.splits:
-        allowed = ", ".join(task.splits)
-        raise ValueError(
-            f"config.evaluate.split = {config.evaluate.split!r}: allowed are {allowed}"
-        )
-    for name, player in (("teacher", config.teacher), ("student", config.student)):
-        players.check(name, player, task)
-    world = World(
-        mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
-        task=task,
-        sampling=Sampling(
-            length=task.max_completion,
-            eos_ids=(task.tokenizer.eos_id,),
-            pad_id=task.tokenizer.pad_id,
-            temperature=config.temperature,
-        ),
-        how=Pass(config.temperature, config.chunk),
-        group_size=config.group_size,
-        seed=config.seed,
-    )
-    student = players.decoder(config.student, task)
-    players.decoder(config.teacher, task)
+    checks.folder(workdir)
+    done = finished(workdir)
+    if done is not None:
+        checks.same(config, done["config"], workdir)
     methods = config.probe_methods
-    for method in (*methods, *config.arms):
-        table.require(method, available(task))
-        table.fits(method, task.tokenizer.vocab)
-    backend.check()
+    world, student, _ = checks.ready(config, (*methods, *config.arms))
+    if done is not None:
+        checks.same_inputs(checks.inputs(config, world.task), done.get("inputs", {}), workdir)
+    prompts = len({example.prompt for example in world.task.split("train")})
+    if config.probe.groups > prompts:
+        raise ValueError(
+            f"config.probe.groups = {config.probe.groups}: allowed is at most {prompts}, the "
+            "different prompts of the train split; a prompt that comes twice is one group"
+        )
+    if len(config.learning_rates) > 1 and not world.task.splits.get("validation"):
+        raise ValueError(
+            f"config.compare.learning_rates = {config.compare.learning_rates}: a grid needs a "
+            "validation split to choose on, and there is none; allowed is one rate"
+        )
     return world, student, methods
-
-
-def available(task: Task) -> frozenset[str]:
-    """What rollouts of this task can be graded by: keys of table.NEEDS."""
-    teacher = {"teacher_full", "teacher_logp", "teacher_samples"}
-    return frozenset(teacher | ({"reward"} if task.verifier is not None else set()))
 
 
 def finished(workdir: Path) -> dict[str, Any] | None:
@@ -183,70 +165,50 @@ def finished(workdir: Path) -> dict[str, Any] | None:
     return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
 
 
-def refuse_another(config: Config, workdir: Path) -> None:
-    """Refuses a workdir that has finished results of another config.
-
-    Raises:
-        ValueError: names the keys that differ.
-    """
-    done = finished(workdir)
-    if done is None:
-        return
-    then, now = _flat(done["config"]), _flat(writers.strict(to_dict(config)))
-    differ = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-    if differ:
-        said = "; ".join(f"{key} was {then.get(key)}, now {now.get(key)}" for key in differ[:3])
-        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise ValueError(
-            f"--workdir={workdir} has results of another config: {said}{more}\n"
-            "give another workdir, or remove this one"
-        )
-
-
-def _flat(nested: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
-    """Nested dictionaries as one, its keys dotted."""
-    found: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{prefix}.{key}"
-        found |= _flat(value, name) if isinstance(value, dict) else {name: value}
-    return found
-
-
-def self_test(world: World, student: Model, params: Params, config: Config) -> None:
+def self_test(
+    world: World,
+    student: Decoder,
+    params: Params,
+    probed: tuple[table.Method, ...],
+    config: Config,
+) -> None:
     """Teacher := student: zero KL, and zero gradient for the rows where theory says so.
+
+    Zero is to rounding, as a share of the gradient of the rollout's own score.
 
     Raises:
         RuntimeError: a number that isn't zero; the machine or the code can't be trusted.
     """
-    batch = pipeline.prompts(world.task, "train", world.seed, config.train.prompts)[0]
+    batch = pipeline.prompts(world.task, "train", world.seed, config.prompts)[0]
     drawn = evaluate.draw(world, student, params, batch, 0, world.seed, world.group_size)
     head = programs.teacher(world.mesh, student, params, drawn)
     stats = programs.score(world.mesh, student, params, drawn, head, world.how)
     largest = float(np.max(np.abs(np.asarray(stats.kl) * np.asarray(drawn.mask))))
-    methods = tuple(method for method in config.arms if table.vanishes(method))
-    squares = np.zeros(0)
-    if methods:
-        uniforms = steps.fresh_uniforms(world.seed, 0, drawn, methods)
-        found = programs.gradients(
-            world.mesh, student, params, drawn, head, methods, uniforms, world.how
-        )
-        squares = np.diag(np.asarray(programs.gram(found)))
-    tolerance = 1e-4 if config.student.model.dtype == "float32" else 1e-1
-    if not (largest <= tolerance and np.all(squares <= tolerance**2)):
+    names = dict.fromkeys(method.name for method in (*config.arms, *probed))
+    rows = tuple(map(table.parse, names))
+    methods = (*(row for row in rows if table.vanishes(row)), table.parse("k1_loss"))
+    uniforms = steps.fresh_uniforms(world.seed, 0, drawn, methods)
+    found = programs.gradients(
+        world.mesh, student, params, drawn, head, methods, uniforms, world.how
+    )
+    norms = np.sqrt(np.diag(np.asarray(programs.gram(found), np.float64)))
+    shares = norms[:-1] / norms[-1]
+    tolerance = 1e-3 if student.config.dtype == "float32" else 1e-1
+    if not (largest <= tolerance and np.all(shares <= tolerance)):
         raise RuntimeError(
-            f"self-test, teacher := student: KL {largest:.2g} nats, gradient norms "
-            f"{np.sqrt(squares)}; all should be 0 to rounding ({tolerance:g})"
+            f"self-test, teacher := student: KL {largest:.2g} nats, gradients {shares} of a "
+            f"score's; all should be 0 to rounding ({tolerance:g})"
         )
 
 
-def best(tried: list[train.Arm], method: table.Method) -> train.Arm:
-    """The best learning rate by the last evaluation: KL where the teacher grades, else accuracy."""
+def best(tried: list[arms.Arm], method: table.Method, judge: evaluate.Judge) -> arms.Arm:
+    """The best of several learning rates on prompts that no figure is taken from."""
 
-    def loss(arm: train.Arm) -> float:
-        graded = table.claims(method).kind != "reward"
-        return arm.curve["kl"][-1].value if graded else -arm.curve["accuracy"][-1].value
+    def worth(arm: arms.Arm) -> float:
+        found = train.merit(judge(arm.last, 0)[0], method)
+        return -math.inf if found is None or not math.isfinite(found) else found
 
-    return min(tried, key=loss)
+    return max(tried, key=worth)
 
 
 def _fresh(path: Path) -> Path:

@@ -65,6 +65,7 @@ class PlayerConfig:
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     path: str | None = None  # a `models/NAME` folder of another run
+    from_: str | None = None  # key `from`: WORKDIR, WORKDIR@STEP, WORKDIR@best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +80,54 @@ class ProbeConfig:
     branches: int = 0  # fresh continuations at each state, for rows that hold the future
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """The arms, and what they all share."""
+class _Named:
+    """What `MethodConfig` is besides the axes."""
 
-    arms: tuple[str, ...] = ("opd", "opd_sampled", "opd_topk", "grpo")
-    updates: int = 60
-    prompts: int = 16  # prompt groups an update
-    learning_rates: tuple[float, ...] = (1e-3,)  # one for all arms, or a grid for each
+    name: str
+
+    @property
+    def spelled(self) -> str:
+        """ROW@axis=value,...: the name with the axes that are given beside it."""
+        axes = ((axis, getattr(self, axis)) for axis in table.AXES)
+        given = ",".join(f"{axis}={value}" for axis, value in axes if value is not None)
+        joint = "," if "@" in self.name else "@"
+        return self.name + (joint + given if given else "")
+
+
+if typing.TYPE_CHECKING:
+    MethodConfig = _Named
+else:
+    _AXES = typing.get_type_hints(table.Term)
+    # A row of the methods table, ROW or ROW@axis=value,..., and every axis of a term as a key.
+    MethodConfig = dataclasses.make_dataclass(
+        "MethodConfig",
+        [("name", str, "opd"), *((axis, _AXES[axis] | None, None) for axis in table.AXES)],
+        bases=(_Named,),
+        frozen=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW after clipping: a warm-up, then a constant rate or a cosine."""
+
+    learning_rate: float = 1e-3
     warmup: int = 5
+    decay: int | None = None  # length of a cosine after the warm-up, updates; None: none
+    floor: float = 0.1  # where the cosine ends, as a share of the rate
     clip: float = 1.0  # global gradient norm
     weight_decay: float = 0.0
-    evaluate_every: int = 20
+    microbatches: int = 1  # parts that a batch's gradient is added up from
+    ema: float = 0.0  # decay of averaged parameters, which evaluation then takes; 0: none
+    skips: int = 3  # updates in a row whose gradient may be infinite or NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """The arms of a comparison."""
+
+    arms: tuple[str, ...] = ("opd", "opd_sampled", "opd_topk", "grpo")
+    learning_rates: tuple[float, ...] = ()  # a grid for each arm; (): the optimizer's for all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +137,16 @@ class EvaluateConfig:
     split: str = "test"
     prompts: int = 256
     samples: int = 8  # completions written to samples.jsonl at each evaluation
+    every: int = 20  # updates
+    patience: int = 0  # evaluations without a better one after which training stops; 0: never
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What a killed run goes on from."""
+
+    every: int = 50  # updates
+    keep: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +160,16 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole comparison.
+    """A whole run: a comparison, or the training of one method.
 
     Raises:
         ValueError: one line, the key that is wrong, what was given and what is allowed.
     """
 
     seed: int = 0
-    seeds: int = 1  # training seeds: seed, seed + 1, ...
+    seeds: int = 1  # a comparison's training seeds: seed, seed + 1, ...
+    updates: int = 60  # optimizer steps
+    prompts: int = 16  # prompt groups an update
     group_size: int = 4  # rollouts of a prompt, in probe and training alike
     temperature: float = 1.0  # of the policies, sampled and scored
     chunk: int = 128  # tokens of a chunk of the vocabulary pass
@@ -128,8 +177,11 @@ class Config:
     teacher: PlayerConfig = PlayerConfig()
     student: PlayerConfig = PlayerConfig()
     probe: ProbeConfig = ProbeConfig()
-    train: TrainConfig = TrainConfig()
+    method: MethodConfig = MethodConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    compare: CompareConfig = CompareConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
@@ -142,9 +194,30 @@ class Config:
                 raise ValueError(f"config.{path} = {value}: allowed is a finite number")
         if not self.temperature > 0:
             raise ValueError(f"config.temperature = {self.temperature}: allowed is more than 0")
-        if not self.train.learning_rates or min(self.train.learning_rates) <= 0:
-            given = self.train.learning_rates
-            raise ValueError(f"config.train.learning_rates = {given}: allowed is more than 0")
+        for key, given in (
+            ("optimizer.learning_rate", self.optimizer.learning_rate),
+            ("optimizer.clip", self.optimizer.clip),
+            ("teacher.fit.learning_rate", self.teacher.fit.learning_rate),
+            ("student.fit.learning_rate", self.student.fit.learning_rate),
+            ("compare.learning_rates", self.compare.learning_rates),
+        ):
+            if any(rate <= 0 for rate in (given if isinstance(given, tuple) else (given,))):
+                raise ValueError(f"config.{key} = {given}: allowed is more than 0")
+        if self.seed + self.seeds - 1 > _LAST_SEED:
+            last = f"{_LAST_SEED} for seed + seeds - 1"
+            raise ValueError(
+                f"config.seed = {self.seed}, config.seeds = {self.seeds}: allowed is up to {last}"
+            )
+        if not 0 <= self.optimizer.ema < 1:
+            raise ValueError(
+                f"config.optimizer.ema = {self.optimizer.ema}: allowed is 0 to below 1"
+            )
+        rollouts = self.prompts * self.group_size
+        if rollouts % self.optimizer.microbatches:
+            raise ValueError(
+                f"config.optimizer.microbatches = {self.optimizer.microbatches}: allowed is a "
+                f"divisor of the {rollouts} rollouts of an update"
+            )
         if self.probe.groups % self.probe.batch:
             raise ValueError(
                 f"config.probe.groups = {self.probe.groups}: allowed is a multiple of "
@@ -153,14 +226,15 @@ class Config:
         if self.probe.branches == 1:
             raise ValueError("config.probe.branches = 1: allowed is 0, or 2 and more")
         _methods("probe.rows", self.probe.rows)
-        arms = _methods("train.arms", self.train.arms)
+        arms = _methods("compare.arms", self.compare.arms)
         for number, method in enumerate(arms):
             if method in arms[:number]:
-                raise ValueError(f"config.train.arms: {method.name} is given twice")
+                raise ValueError(f"config.compare.arms: {method.name} is given twice")
             try:
                 table.trainable(method)
             except ValueError as error:
-                raise ValueError(f"config.train.arms: {error}") from None
+                raise ValueError(f"config.compare.arms: {error}") from None
+        _methods("method", (self.method.spelled,))
 
     @property
     def probe_methods(self) -> tuple[Method, ...]:
@@ -174,8 +248,13 @@ class Config:
 
     @property
     def arms(self) -> tuple[Method, ...]:
-        """The methods to train with."""
-        return tuple(map(table.parse, self.train.arms))
+        """The methods of a comparison's arms."""
+        return tuple(map(table.parse, self.compare.arms))
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """The grid of each arm of a comparison."""
+        return self.compare.learning_rates or (self.optimizer.learning_rate,)
 
 
 def _methods(key: str, names: tuple[str, ...]) -> tuple[Method, ...]:
@@ -188,6 +267,7 @@ def _methods(key: str, names: tuple[str, ...]) -> tuple[Method, ...]:
         raise ValueError(f"config.{key}: {error}") from None
 
 
+_LAST_SEED = 2**31 - 1  # of jax.random.key
 _LEAST = {
     "seed": 0,
     "seeds": 1,
@@ -201,12 +281,20 @@ _LEAST = {
     "probe.sketch": 1,
     "probe.repeats": 5,
     "probe.branches": 0,
-    "train.updates": 1,
-    "train.prompts": 1,
-    "train.warmup": 0,
-    "train.evaluate_every": 1,
+    "updates": 1,
+    "prompts": 1,
+    "optimizer.warmup": 0,
+    "optimizer.decay": 1,
+    "optimizer.floor": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.microbatches": 1,
+    "optimizer.skips": 0,
     "evaluate.prompts": 2,
     "evaluate.samples": 0,
+    "evaluate.every": 1,
+    "evaluate.patience": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
 }
 
 
@@ -220,9 +308,18 @@ def _leaves(config: Any, prefix: str = ""):
             yield f"{prefix}{field.name}", value
 
 
+def _key(field: str) -> str:
+    """A field's key: Python keeps some words for itself."""
+    return field.rstrip("_")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as nested dictionaries, as results.json has it."""
-    return dataclasses.asdict(config)
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        found[_key(field.name)] = to_dict(value) if dataclasses.is_dataclass(value) else value
+    return found
 
 
 def config_dict(config: Any) -> ml_collections.ConfigDict:
@@ -230,13 +327,14 @@ def config_dict(config: Any) -> ml_collections.ConfigDict:
     hints, found = typing.get_type_hints(type(config)), {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        key = _key(field.name)
         if dataclasses.is_dataclass(value):
-            found[field.name] = config_dict(value)
+            found[key] = config_dict(value)
         elif value is None:
             (kind,) = (o for o in typing.get_args(hints[field.name]) if o is not type(None))
-            found[field.name] = ml_collections.config_dict.placeholder(kind)
+            found[key] = ml_collections.config_dict.placeholder(kind)
         else:
-            found[field.name] = value
+            found[key] = value
     return ml_collections.ConfigDict(found)
 
 
@@ -247,22 +345,24 @@ def build(values: Mapping[str, Any], kind: type = Config, prefix: str = "config"
         ValueError: an unknown key (lists the known), a value of another type, or what the config
             itself refuses.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {_key(field.name): field.name for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     given = {}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix} = {values!r}: allowed is a mapping of {', '.join(fields)}")
     for key, value in values.items():
         if key not in fields:
             raise ValueError(f"{prefix}.{key}: no such key; allowed are {', '.join(fields)}")
-        hint = hints[key]
+        name, hint = fields[key], hints[fields[key]]
         if dataclasses.is_dataclass(hint):
-            given[key] = build(value, hint, f"{prefix}.{key}")
+            given[name] = build(value, hint, f"{prefix}.{key}")
         else:
-            given[key] = _cast(f"{prefix}.{key}", value, hint)
+            given[name] = _cast(f"{prefix}.{key}", value, hint)
     return kind(**given)
 
 
 def kind_of(path: str, kind: type = Config) -> Any:
-    """The type of the key at a dotted path, `train.arms`.
+    """The type of the key at a dotted path, `compare.arms`.
 
     Raises:
         ValueError: there is none of that name (lists the known).
@@ -270,6 +370,7 @@ def kind_of(path: str, kind: type = Config) -> Any:
     known = "config"
     for name in path.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        hints = {_key(field): hint for field, hint in hints.items()}
         if name not in hints:
             allowed = f"allowed are {', '.join(hints)}" if hints else f"{known} has no keys"
             raise ValueError(f"{known}.{name}: no such key; {allowed}")

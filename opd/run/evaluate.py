@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,9 @@ from opd.engine.vocab import Pass
 from opd.masked import zero
 from opd.measure import intervals
 from opd.types import Model, Params, Rollout
+
+# (parameters, how many completions to show) -> figures and completions.
+Judge = Callable[[Params, int], tuple[dict[str, Any], list[dict[str, Any]]]]
 
 # Evaluation draws from keys of its own: training's steps count from 0, a probe's from PROBE_STEP.
 EVALUATION_STEP = 2**31 - 1

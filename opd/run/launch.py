@@ -6,12 +6,14 @@ missing file. Here every mistake is a message on standard error and exit code 2.
 
 from __future__ import annotations
 
+import keyword
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -19,7 +21,10 @@ from opd.method import table
 from opd.run import config as configs
 from opd.run.config import Config
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a config file: configs/NAME.py")
+_ARGV: list[str] = []  # where config_flags finds the keys that are given; `parse` fills it
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "a config file: configs/NAME.py", sys_argv=_ARGV
+)
 HELP = ("-h", "-help", "--help", "--helpfull")
 
 
@@ -54,8 +59,9 @@ def parse(argv: list[str], about: str = "") -> Config | None:
         sys.exit(0)
     file = _checked_file(argv)
     argv, lists = _literal_tuples(argv)
+    _ARGV[:] = map(_quoted, argv)
     try:
-        rest = flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS(_ARGV)[1:]
         values = None if _CONFIG.value is None else _CONFIG.value.to_dict()
     except Exception as error:  # absl, ml_collections and the file itself raise what they like
         raise ValueError(_said(error, file)) from None
@@ -83,6 +89,12 @@ def make_folder(flag: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--{flag}={folder}: it can't be made ({error.strerror})") from None
+
+
+def keep_compiled(workdir: Path) -> None:
+    """Keeps compiled programs in the workdir, unless JAX was told where."""
+    if jax.config.read("jax_compilation_cache_dir") is None:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
 
 
 def _checked_file(argv: list[str]) -> str | None:
@@ -119,6 +131,16 @@ def _literal_tuples(argv: list[str]) -> tuple[list[str], list[str]]:
         elif at + 1 < len(argv):
             found[at + 1] = configs.literal(argv[at + 1])
     return found, lists
+
+
+def _quoted(argument: str) -> str:
+    """A key that is a word of Python's, `student.from`, as config_flags reads it."""
+    name, equals, value = argument.partition("=")
+    if not re.match(r"-{1,2}(no)?config\.", name):
+        return argument
+    first, *parts = name.split(".")
+    quoted = (f'["{part}"]' if keyword.iskeyword(part) else f".{part}" for part in parts)
+    return first + "".join(quoted) + equals + value
 
 
 def _said(error: Exception, file: str | None) -> str:

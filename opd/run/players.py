@@ -1,7 +1,8 @@
 """Teacher and student: fitted to demonstrations, kept in the workdir, found there by the next run.
 
 A player's folder holds `params/` (orbax) and `player.json`: the decoder, the tokenizer and all
-that the fit depended on. A player is used again only if all of that is the same.
+that the fit depended on. A player is used again only if all of that is the same. One that comes
+from elsewhere (`path`, or `from` another training) leaves its `player.json` alone in the workdir.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,13 @@ from opd.data.pipeline import Task
 from opd.engine import programs, sharding
 from opd.method import table
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.run import evaluate, writers
+from opd.run import checkpoint, evaluate, writers
 from opd.run.config import FitConfig, PlayerConfig
 from opd.run.evaluate import World
 from opd.types import Params, Rollout
 
-KEYS = ("decoder", "tokenizer", "tokens", "identity", "files")
+# What player.json has, and as what.
+KEYS = {"decoder": dict, "tokenizer": str, "tokens": list, "identity": dict, "files": dict}
 SFT = table.parse("sft@reduction=token_mean")
 
 
@@ -40,32 +44,85 @@ def decoder(config: PlayerConfig, task: Task) -> Decoder:
             tokenizer than the task's.
     """
     length = task.max_prompt + task.max_completion
-    if config.path is None:
+    if config.from_ is not None:
+        workdir, *_ = trained(config.from_)
+        folder = workdir / "models" / "student"
+        described = _described(folder)
+    elif config.path is not None:
+        folder = Path(config.path)
+        described = _described(folder)
+        _refuse_damage(folder, described["files"])
+    else:
         return Decoder(config.model.decoder(task.tokenizer.vocab, length))
-    described = _described(Path(config.path))
     if described["tokenizer"] != task.tokenizer.fingerprint():
-        _refuse_tokenizer(config.path, described["tokens"], task)
-    found = DecoderConfig(**described["decoder"])
+        _refuse_tokenizer(folder, described["tokens"], task)
+    try:
+        found = DecoderConfig(**described["decoder"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: no player there (player.json, decoder: {error})") from None
     if found.max_length < length:
         raise ValueError(
-            f"{config.path}: the model reads {found.max_length} tokens, prompt and completion "
-            f"have up to {length}"
+            f"{folder}: the model reads {found.max_length} tokens, prompt and completion have up "
+            f"to {length}"
         )
     return Decoder(found)
+
+
+def trained(given: str) -> tuple[Path, Path, int]:
+    """The workdir, the folder of checkpoints and the step that a `from` names.
+
+    WORKDIR is its last checkpoint, WORKDIR@STEP that one, WORKDIR@best what was evaluated best.
+
+    Raises:
+        ValueError: no such workdir, no finished checkpoint, no such step, or a damaged one.
+    """
+    workdir, at, which = given.rpartition("@")
+    if not at or not (which.isdecimal() or which == "best") or os.path.isdir(given):
+        workdir, which = given, ""
+    if not os.path.isdir(workdir):
+        raise ValueError(
+            f"from = {given!r}: no such workdir; allowed is WORKDIR, WORKDIR@STEP or WORKDIR@best "
+            "of another training"
+        )
+    folder = Path(workdir) / ("best" if which == "best" else "checkpoints")
+    try:
+        step = checkpoint.whole(folder, int(which) if which.isdecimal() else None)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be read ({error.strerror})") from None
+    return Path(workdir), folder, step
+
+
+def inputs(config: PlayerConfig) -> dict[str, Any] | None:
+    """What identifies a player that comes from elsewhere; None where the config says it all.
+
+    Raises:
+        ValueError: what `trained` refuses.
+    """
+    if config.from_ is not None:
+        _, folder, step = trained(config.from_)
+        return {"step": step, "sha256": checkpoint.contents(folder / str(step))}
+    if config.path is not None:
+        return {"sha256": checkpoint.contents(Path(config.path))}
+    return None
 
 
 def check(name: str, config: PlayerConfig, task: Task) -> None:
     """Refuses a player that can't be fitted to the data there are.
 
     Raises:
-        ValueError: no demonstrations, or no prompts to measure its accuracy on.
+        ValueError: two places to have it from, no demonstrations, or no prompts to measure its
+            accuracy on.
     """
-    if config.path is not None:
+    if config.path is not None and config.from_ is not None:
+        raise ValueError(
+            f"config.{name}.path and config.{name}.from are both given: allowed is one of them"
+        )
+    if config.path is not None or config.from_ is not None:
         return
     if any(example.solution is None for example in task.split("train")):
         raise ValueError(
             f"the data have prompts without an answer, and no {name} can be fitted to them: "
-            f"give config.{name}.path"
+            f"give config.{name}.path or config.{name}.from"
         )
     if config.fit.stop_at is not None and "validation" not in task.splits:
         raise ValueError(
@@ -74,19 +131,23 @@ def check(name: str, config: PlayerConfig, task: Task) -> None:
         )
 
 
-def _refuse_tokenizer(path: str, tokens: list[str], task: Task) -> None:
+def _refuse_tokenizer(folder: Path, tokens: list[str], task: Task) -> None:
     ours = list(map(repr, task.tokenizer.table()))
     at = next(
         (i for i, (a, b) in enumerate(zip(tokens, ours)) if a != b), min(len(tokens), len(ours))
     )
     theirs, mine = ((side[at] if at < len(side) else "nothing") for side in (tokens, ours))
     raise ValueError(
-        f"{path}: another tokenizer than the data's: id {at} is {theirs} there and {mine} here"
+        f"{folder}: another tokenizer than the data's: id {at} is {theirs} there and {mine} here"
     )
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """A player's description, whose files are all there and whole."""
+    """A player's description: every key there, and what it should be.
+
+    Raises:
+        ValueError: it isn't there, or isn't one.
+    """
     try:
         found = json.loads((folder / "player.json").read_text())
     except (OSError, ValueError) as error:
@@ -94,22 +155,39 @@ def _described(folder: Path) -> dict[str, Any]:
     missing = [key for key in KEYS if not isinstance(found, dict) or key not in found]
     if missing:
         raise ValueError(f"{folder}: no player there (player.json lacks {missing[0]})")
-    for name, size in found["files"].items():
-        there = folder / name
-        if not there.is_file() or there.stat().st_size != size:
-            raise ValueError(f"{folder}: not whole, {name} is missing or cut off")
+    for key, kind in KEYS.items():
+        if not isinstance(found[key], kind):
+            said = f"{key} is {found[key]!r:.40}, should be a {kind.__name__}"
+            raise ValueError(f"{folder}: no player there (player.json: {said})")
     return found
+
+
+def _refuse_damage(folder: Path, files: Mapping[str, Any]) -> None:
+    """Refuses a folder without parameters, or whose files aren't all there and whole."""
+    if not files:
+        raise ValueError(f"{folder}: describes a player and has no parameters of it")
+    for name, size in files.items():
+        there = folder / name
+        if not os.path.isfile(there) or os.path.getsize(there) != size:
+            raise ValueError(f"{folder}: not whole, {name} is missing or cut off")
 
 
 def make(name: str, config: PlayerConfig, world: World, workdir: Path) -> tuple[Decoder, Params]:
     """A player and its parameters on the mesh: found ready, or fitted and saved."""
     model = decoder(config, world.task)
-    if config.path is not None:
-        return model, load(model, Path(config.path), world)
     folder = workdir / "models" / name
+    if config.from_ is not None:
+        _, steps, step = trained(config.from_)
+        describe(folder, model, {"from": config.from_, "step": step}, world.task)
+        return model, checkpoint.params(steps, _abstract(model, world), step)
+    if config.path is not None:
+        describe(folder, model, {"path": config.path}, world.task)
+        return model, load(model, Path(config.path), world)
     identity = _identity(model, config.fit, world)
     try:
-        if _described(folder)["identity"] == identity:
+        found = _described(folder)
+        _refuse_damage(folder, found["files"])
+        if found["identity"] == identity:
             return model, load(model, folder, world)
     except ValueError:
         pass  # not there, or cut off: made anew
@@ -169,13 +247,16 @@ def _demonstration(batch: pipeline.Batch) -> Rollout:
 def _identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]:
     data = dataclasses.asdict(world.task.config)
     data["path"] = data["prompts"] = None
-    return {
+    identity = {
         "decoder": dataclasses.asdict(model.config),
         "fit": dataclasses.asdict(config),
         "data": data,
         "prepared": None if world.task.where is None else world.task.where.name,
+        "sampling": dataclasses.asdict(world.sampling),
+        "how": dataclasses.asdict(world.how),
         "seed": world.seed,
     }
+    return writers.strict(identity)
 
 
 def save(folder: Path, model: Decoder, params: Params, identity: Any, task: Task) -> None:
@@ -186,29 +267,40 @@ def save(folder: Path, model: Decoder, params: Params, identity: Any, task: Task
     staging.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(staging.resolve() / "params", params)
+    describe(staging, model, identity, task)
+    staging.rename(folder)
+
+
+def describe(folder: Path, model: Decoder, identity: Any, task: Task) -> None:
+    """Writes a folder's player.json, of the files that are there; one that is there stays."""
+    if (folder / "player.json").exists():
+        return
     described = {
         "decoder": dataclasses.asdict(model.config),
         "tokenizer": task.tokenizer.fingerprint(),
         "tokens": list(map(repr, task.tokenizer.table())),
         "identity": identity,
         "files": {
-            str(path.relative_to(staging)): path.stat().st_size
-            for path in sorted(staging.rglob("*"))
+            str(path.relative_to(folder)): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
     }
-    writers.dump_json(described, staging / "player.json")
-    staging.rename(folder)
+    writers.dump_json(described, folder / "player.json")
 
 
 def load(model: Decoder, folder: Path, world: World) -> Params:
     """A player's parameters, read straight into their shards."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder.resolve() / "params", _abstract(model, world))
+
+
+def _abstract(model: Decoder, world: World) -> Params:
+    """Shapes, types and shardings of a model's parameters."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     shardings = sharding.param_shardings(model, world.mesh)
-    abstract = jax.tree.map(
+    return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shapes,
         shardings,
     )
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder.resolve() / "params", abstract)

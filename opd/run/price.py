@@ -11,8 +11,8 @@ from opd.data import pipeline
 from opd.engine import costs, programs
 from opd.measure.intervals import Interval
 from opd.method.table import Method
-from opd.run import evaluate, train
-from opd.run.config import TrainConfig
+from opd.run import evaluate, optimizer
+from opd.run.config import Config
 from opd.run.evaluate import World
 from opd.types import Model, Params, Rollout
 
@@ -23,15 +23,18 @@ def price(
     params: Params,
     teacher: tuple[Model, Params],
     methods: tuple[Method, ...],
-    config: TrainConfig,
-    repeats: int,
+    config: Config,
 ) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
-    """Seconds, FLOPs and peak bytes of a whole update with each row alone, per rollout.
+    """What an update with each row alone costs.
 
+    Seconds and FLOPs are of the whole update (rollout, teacher, student), per rollout. Bytes are
+    the peak of the update's own program for the whole batch on one device: the student's
+    parameters, their gradients and moments and the teacher's hidden states are in it, the
+    teacher's parameters and the sampler's cache are not.
     Rows that differ only in [B, T] scalars share a program and a figure. The clock runs over
     rollout, teacher and update in turn, interleaved, on one batch as the arms train on.
     """
-    optimizer = train.optimizer(config, config.learning_rates[0])
+    step = optimizer.make(config.optimizer, config.learning_rates[0])
     batch = pipeline.prompts(world.task, "train", world.seed, config.prompts)[0]
 
     def draw() -> Rollout:
@@ -44,11 +47,11 @@ def price(
     }
     kinds = {costs.program_key(method): method for method in methods[::-1]}
     heads = {key: clock["teacher"]() if costs.needs_teacher(kinds[key]) else None for key in kinds}
-    states = {key: programs.start(world.mesh, student, optimizer, params) for key in kinds}
+    states = {key: programs.start(world.mesh, student, step, params) for key in kinds}
     lowered = [
         programs.update.lower(
-            world.mesh, student, optimizer, states[key], drawn, heads[key], method, world.seed,
-            world.how,
+            world.mesh, student, step, states[key], drawn, heads[key], method, world.seed,
+            world.how, config.optimizer.microbatches,
         )
         for key, method in kinds.items()
     ]  # fmt: skip
@@ -56,7 +59,7 @@ def price(
         compiled = dict(zip(kinds, pool.map(lambda program: program.compile(), lowered)))
     for key, program in compiled.items():
         clock[key] = _Updates(program, states[key], drawn, heads[key], world.seed)
-    taken = costs.seconds(clock, repeats)
+    taken = costs.seconds(clock, config.probe.repeats)
     count = len(drawn.mask)
     seconds, resources = {}, {}
     for method in methods:

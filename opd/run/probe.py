@@ -68,7 +68,10 @@ def measure(
                     world, student, params, teacher, plan, batches[number]["answers"]
                 )
                 key = draws.key(world.seed, step, "branch")
-                given += branches.coefficients(plan, rollout, given, key, world.group_size, extend)
+                together = branches.rows_together(world.how.chunk, student.vocab)
+                given += branches.coefficients(
+                    plan, rollout, given, key, world.group_size, extend, together
+                )
             uniforms = steps.fresh_uniforms(world.seed, step, rollout, methods)
             total, gram, sketch = programs.probe(
                 world.mesh,
@@ -144,8 +147,12 @@ def _entry(
     probe: str,
     found: Measured,
 ) -> dict[str, Any]:
+    names = [other.name for other in found.methods]
     term, reference = method.terms[0], table.reference(method).name
-    snr = figures["snr"]
+    snr, paired = figures["snr"], None
+    if reference != method.name:
+        at = names.index(method.name), names.index(reference)
+        paired = intervals.ratio(found.moments, *at)["snr"]
     per_second = None
     if snr is not None:
         per_second = _quotient(snr, seconds)
@@ -176,6 +183,7 @@ def _entry(
         "mean_square": figures["mean_square"],
         "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
         "snr": snr,
+        "snr_ratio": paired,
         "snr_per_second": per_second,
         "seconds": seconds,
         **resources,
@@ -193,21 +201,24 @@ def _note(method: Method, group_size: int, plan: Plan) -> str | None:
         notes.append(plan.note(method))
     elif reason is not None:
         notes.append(f"no parts: {reason}")
-    if table.coupled(method):
-        notes.append(f"one draw per {table.coupled(method)} of {group_size}, scaled to one rollout")
+    if table.coupled(method) == "group":
+        notes.append(f"one draw per group of {group_size}, scaled to one rollout")
+    if table.coupled(method) == "batch":
+        notes.append("groups of a batch share statistics, which the intervals take no notice of")
     return "; ".join(notes) or None
 
 
 def _cosines(method: Method, found: Measured) -> dict[str, Any]:
     """For a row with gamma > 0, its cosine with the same row at gamma = 0, where that is there."""
-    names = [other.name for other in found.methods]
     if method.terms[0].signal != "teacher" or method.terms[0].gamma == 0:
         return {}
-    twin = "opd" if method.row == "opd" else method.row
-    if twin not in names:
+    myopic = tuple(dataclasses.replace(term, gamma=0.0) for term in method.terms)
+    twins = [at for at, other in enumerate(found.methods) if other.terms == myopic]
+    if not twins:
         return {}
-    spec = RowSpec(names.index(method.name), None, names.index(twin))
-    return {twin: intervals.estimate(found.moments, [spec])[0]["cosine"]}
+    names = [other.name for other in found.methods]
+    spec = RowSpec(names.index(method.name), None, twins[0])
+    return {names[twins[0]]: intervals.estimate(found.moments, [spec])[0]["cosine"]}
 
 
 def _quotient(value: Interval, by: Interval) -> Interval:
@@ -264,12 +275,10 @@ def rollouts(found: Measured, world: World) -> dict[str, Any]:
     }
 
 
-def staleness(
-    found: Measured, world: World, student: Model, params: Params
-) -> dict[str, dict[str, float]]:
+def staleness(found: Measured, world: World, student: Model, params: Params) -> dict[str, float]:
     """ESS / N of a probe's rollouts under other parameters than those that drew them.
 
-    Named by the log-ratio whose weights they are; 1 where nothing has moved.
+    Named by the log-ratio whose weights they are; 1 where nothing has moved, to rounding.
     """
     kept: dict[str, list[np.ndarray]] = {kind: [] for kind in importance.LOG_RATIOS}
     masks = []
@@ -284,14 +293,11 @@ def staleness(
             parts.append(np.asarray(ratio))
     mask = np.concatenate(masks)
     first = mask & (np.cumsum(mask, 1) == 1)  # a trajectory's weight counts once
-    return {
-        kind: {
-            "ess": float(
-                importance.effective_sample_size(
-                    jnp.asarray(np.concatenate(parts)),
-                    jnp.asarray(first if kind == "trajectory" else mask),
-                )
-            )
-        }
+    shares = {
+        kind: importance.effective_sample_size(
+            jnp.asarray(np.concatenate(parts)),
+            jnp.asarray(first if kind == "trajectory" else mask),
+        )
         for kind, parts in kept.items()
     }
+    return {kind: min(float(share), 1.0) for kind, share in shares.items()}

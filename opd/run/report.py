@@ -34,6 +34,7 @@ Entry = Mapping[str, Any]
 DPI = 150
 SAMPLES = 8  # records of samples.jsonl that the page shows
 SAMPLE_LETTERS = 400
+ESS_LABELS = {"start": "start's rollouts, start's parameters"}
 
 TOPICS = (
     ("rl or distillation", "RL or distillation"),
@@ -96,7 +97,9 @@ NOTES = (
         "Intervals",
         "95 %, by a jackknife over prompt groups, the unit of independence; over evaluation "
         "prompts for learning curves. “No difference” means that two intervals overlap; the rows "
-        "share their rollouts, so this is cautious. Factors take the worst ends of both.",
+        "share their rollouts, so this is cautious, and factors take the worst ends of both. What "
+        "enumeration buys is paired instead: the ratio of two SNRs on the same rollouts, no "
+        "difference where its interval covers 1.",
     ),
     (
         "Digest",
@@ -215,7 +218,7 @@ def _biased(items: Sequence[Mapping[str, Any]]) -> str:
 
 
 CELLS = ("snr", "snr_per_second", "relative_error", "cosine", "seconds", "flops", "bytes")
-CELLS += ("biased", "trusted", "reference")
+CELLS += ("biased", "trusted", "trusted_from", "reference")
 
 
 def _whole(row: Entry) -> dict[str, Any]:
@@ -238,6 +241,38 @@ def _remarks(results: Results) -> list[tuple[str, str]]:
         if entry.get("note"):
             found.setdefault(str(entry["note"]), {})[entry["name"]] = None
     return [(", ".join(names), note) for note, names in found.items()]
+
+
+def _trust(results: Results) -> str:
+    """From how many prompt groups on intervals may be trusted; empty where no row says so."""
+    needed: dict[str, int] = {}
+    for entry in results.get("estimators") or []:
+        if entry.get("trusted_from"):
+            needed[entry["name"]] = max(needed.get(entry["name"], 0), entry["trusted_from"])
+    if not needed:
+        return ""
+    least, row = min(needed.values()), max(needed, key=needed.get)
+    text = f"Intervals may be trusted from {least} prompt groups on"
+    if needed[row] > least:
+        text += "; rows whose variance comes from few groups need more, "
+        text += f"{row} the most: {needed[row]}"
+    groups = (results.get("rollouts") or {}).get("groups")
+    return f"{text}. There are {groups}." if groups else f"{text}."
+
+
+def _ess(results: Results) -> dict[str, Any] | None:
+    """ESS / N: a row for each pair of rollouts and parameters, a column for each log-ratio."""
+    found = results.get("ess") or {}
+    kinds = list(dict.fromkeys(kind for ratios in found.values() for kind in ratios))
+    if not kinds:
+        return None
+    return {
+        "kinds": [kind.replace("_", " ") for kind in kinds],
+        "rows": [
+            (ESS_LABELS.get(where, where), [ratios.get(kind) for kind in kinds])
+            for where, ratios in found.items()
+        ],
+    }
 
 
 def _unit(values: Iterable[Any], units: Sequence[tuple[float, str]]) -> dict[str, Any]:
@@ -275,11 +310,23 @@ def _learning_caption(results: Results) -> str:
     count = rules.seeds(results)
     start = "Every arm from one start with one optimizer, on the same prompts and keys. "
     if count < 2:
-        return (
-            f"{start}Bands are 95 % intervals over evaluation prompts. "
+        start += (
+            "Bands are 95 % intervals over evaluation prompts. "
             "One seed: this settles nothing between arms."
         )
-    return f"{start}One line for each of {count} seeds; the figures above are over seeds."
+    else:
+        start += f"One line for each of {count} seeds; the figures above are over seeds."
+    return f"{start}{_rates(results)}"
+
+
+def _rates(results: Results) -> str:
+    """How the learning rate was set, and the grid if there was one; empty where nothing says so."""
+    said = results.get("learning_rate")
+    if not said:
+        return ""
+    grid = ((results.get("config") or {}).get("compare") or {}).get("learning_rates") or ()
+    listed = f" ({', '.join(f'{rate:g}' for rate in grid)})" if len(grid) > 1 else ""
+    return f" Learning rate: {said}{listed}."
 
 
 def _facts(results: Results) -> str:
@@ -336,19 +383,25 @@ def _setting(results: Results) -> list[tuple[str, str]]:
     return _flat({key: value for key, value in both.items() if value})
 
 
-def _samples(workdir: pathlib.Path) -> dict[str, list] | None:
-    """The last few records of samples.jsonl, in the columns of the first; None without a file."""
+def _samples(results: Results, workdir: pathlib.Path) -> dict[str, list] | None:
+    """The last records of each arm in samples.jsonl, in the columns of the first; None without any.
+
+    Of an arm that tried several learning rates, those of the one that was chosen.
+    """
     path = workdir / "samples.jsonl"
-    if not path.exists():
+    chosen = {
+        (arm["name"], arm.get("seed")): arm.get("learning_rate")
+        for arm in results.get("training") or []
+    }
+    by_arm: dict[str, list] = {}
+    for record in read_jsonl(path) if path.exists() else []:
+        rate = chosen.get((record.get("arm"), record.get("seed")))
+        if rate is None or record.get("learning_rate", rate) == rate:
+            by_arm.setdefault(str(record.get("arm")), []).append(record)
+    if not by_arm:
         return None
-    records = read_jsonl(path)
-    if not records:
-        return None
-    by_name: dict[str, list] = {}
-    for record in records:
-        by_name.setdefault(str(record.get("name")), []).append(record)
-    each = max(1, SAMPLES // len(by_name))
-    shown = [record for found in by_name.values() for record in found[-each:]][:SAMPLES]
+    each = max(1, SAMPLES // len(by_arm))
+    shown = [record for found in by_arm.values() for record in found[-each:]][:SAMPLES]
     keys = list(shown[0])
     return {"columns": keys, "records": [[_brief(r.get(key)) for key in keys] for r in shown]}
 
@@ -404,10 +457,11 @@ def page(results: Results, figures: Mapping[str, str], workdir: pathlib.Path) ->
         "remarks": _remarks(results),
         "flops": _unit((entry.get("flops") for entry in entries), FLOPS),
         "bytes": _unit((entry.get("bytes") for entry in entries), BYTES),
-        "ess": results.get("ess") or {},
+        "trust": _trust(results),
+        "ess": _ess(results),
         "arms": _arms(results),
         "learning_caption": _learning_caption(results),
-        "samples": _samples(workdir),
+        "samples": _samples(results, workdir),
         "notes": NOTES,
         "setting": _setting(results),
         "config": _flat(results.get("config") or {}),

@@ -141,6 +141,16 @@ def _mend(path: pathlib.Path) -> None:
             file.write(b"\n")
 
 
+def keep_until(path: str | os.PathLike, update: int) -> None:
+    """Cuts a JSONL file to the records whose `update` is not past the one given."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    _mend(path)
+    kept = [record for record in read_jsonl(path) if record["update"] <= update]
+    replace_file(path, "".join(dumps(record) + "\n" for record in kept).encode())
+
+
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
     """All records of a JSONL file; blank lines are skipped. Raises ValueError with the line."""
     records = []

@@ -109,11 +109,20 @@ def test_every_task_keeps_the_contract(name, tmp_path):
 
 
 def test_jsonl_answers_make_a_verifier_only_if_every_line_has_one(tmp_path):
-    rows = [{"prompt": "a", "answer": "x"}, {"prompt": "b", "answer": 7}]
+    rows = [
+        {"prompt": "a", "answer": "x"},
+        {"prompt": "b", "answer": 7},
+        {"prompt": "d", "answer": "y"},
+    ]
     made = load(DataConfig(prompts=jsonl_file(tmp_path, rows)))
+    assert {name: len(split) for name, split in made.splits.items()} == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
     assert made.verifier is exact_match
     found = {e.prompt: e.answer for split in made.splits.values() for e in split}
-    assert found == {"a": "x", "b": "7"}
+    assert found == {"a": "x", "b": "7", "d": "y"}
 
     rows.append({"prompt": "c"})
     made = load(DataConfig(prompts=jsonl_file(tmp_path, rows), max_completion=4))
@@ -155,10 +164,58 @@ def test_jsonl_missing_file_and_too_large_a_held_out_part(tmp_path):
     with pytest.raises(ValueError, match="none.jsonl: cannot be read"):
         load(DataConfig(prompts=str(tmp_path / "none.jsonl")), tmp_path / "work")
     path = jsonl_file(tmp_path, [{"prompt": "a", "answer": "b"}] * 3)
-    with pytest.raises(ValueError, match="has 1 distinct prompts, allowed are 0 to 0"):
-        load(DataConfig(prompts=path), tmp_path / "work")
-    assert list(load(DataConfig(prompts=path, validation=0)).splits) == ["train"]
+    for sizes in ({"validation": 1}, {"test": 1}):
+        with pytest.raises(ValueError, match="has 1 distinct prompts, allowed are 0 to 0"):
+            load(DataConfig(prompts=path, **sizes), tmp_path / "work")
+    assert list(load(DataConfig(prompts=path)).splits) == ["train"]
+    path = jsonl_file(tmp_path, [{"prompt": str(n), "answer": "b"} for n in range(9)])
+    with pytest.raises(ValueError, match=r"data.validation \+ data.test = 5 \+ 4: .* 0 to 8"):
+        load(DataConfig(prompts=path, validation=5, test=4), tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+def test_jsonl_splits_share_no_prompt(tmp_path):
+    rows = [{"prompt": str(n % 40), "answer": str(n)} for n in range(80)]
+    path = jsonl_file(tmp_path, rows)
+    made = load(DataConfig(prompts=path))
+    sides = {name: {e.prompt for e in split} for name, split in made.splits.items()}
+    assert {name: len(side) for name, side in sides.items()} == {
+        "train": 32,
+        "validation": 4,
+        "test": 4,
+    }
+    assert len(set.union(*sides.values())) == 40, "no prompt is in two splits"
+    assert sum(map(len, made.splits.values())) == 80, "equal prompts stay together"
+    # Validation is held out first: a test split of another size leaves it as it is.
+    other = load(DataConfig(prompts=path, test=9))
+    assert other.splits["validation"] == made.splits["validation"]
+    assert len({e.prompt for e in other.splits["test"]}) == 9
+
+
+@pytest.mark.parametrize("sizes", [{}, {"max_completion": 5}])
+def test_an_answer_outside_the_alphabet_is_named_by_its_prompt(tmp_path, sizes):
+    rows = [{"prompt": str(n), "answer": str(n)} for n in range(5)]
+    path = jsonl_file(tmp_path, [*rows, {"prompt": "7", "answer": "seven"}])
+    config = DataConfig(prompts=path, tokenizer="char", alphabet="0123456789", **sizes)
+    with pytest.raises(ValueError) as error:
+        load(config, tmp_path / "work")
+    assert str(error.value).startswith("answer to '7': the alphabet has no 's' (in 'seven')")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_task_s_identity_is_its_content_not_its_place(tmp_path):
+    rows = [{"prompt": str(n), "answer": str(n)} for n in range(5)]
+    path = jsonl_file(tmp_path, rows)
+    before = load(DataConfig(prompts=path))
+    prepared = load(DataConfig(prompts=path), tmp_path / "work")
+    assert before.identity == prepared.identity == prepared.where.name
+    assert load(DataConfig(prompts=path), tmp_path / "work").identity == before.identity
+    (tmp_path / "moved").mkdir()
+    moved = jsonl_file(tmp_path / "moved", rows)
+    assert load(DataConfig(prompts=moved)).identity == before.identity
+    jsonl_file(tmp_path, [*rows, {"prompt": "9", "answer": "9"}])
+    assert load(DataConfig(prompts=path)).identity != before.identity
 
 
 # --- lengths ---------------------------------------------------------------------------------
@@ -167,7 +224,8 @@ def test_jsonl_missing_file_and_too_large_a_held_out_part(tmp_path):
 def test_long_prompts_are_refused_by_name_or_skipped_and_counted(tmp_path):
     rows = [{"prompt": "ab" if n % 2 else "abcdef", "answer": "x"} for n in range(10)]
     rows += [{"prompt": f"{n}", "answer": "x"} for n in range(8)]
-    config = DataConfig(prompts=jsonl_file(tmp_path, rows), max_prompt=3, validation=1, seed=1)
+    path = jsonl_file(tmp_path, rows)
+    config = DataConfig(prompts=path, max_prompt=3, validation=1, test=0, seed=1)
     with pytest.raises(ValueError) as error:
         load(config, tmp_path / "work")
     assert "data.max_prompt = 3: prompt 0 of train has 6 tokens ('abcdef')" in str(error.value)

@@ -110,7 +110,7 @@ def test_logp_is_what_the_full_forward_says(decoder, completion):
 
 
 def test_eos_is_graded_and_nothing_after_it(completion):
-    """PEERS bug 10: a student whose EOS action is masked out never learns to stop."""
+    """A student whose EOS action is masked out never learns to stop."""
     tokens, mask = np.asarray(completion.tokens), np.asarray(completion.mask)
     lengths = mask.sum(1)
     assert set(np.asarray(completion.ended)) == {True, False}  # or this test says nothing
@@ -178,7 +178,7 @@ def test_noise_does_not_depend_on_padding_or_length(decoder, plain, completion):
 
 
 def test_every_step_draws_anew(decoder, plain, completion):
-    """PEERS bug 4: a seed that never advances, so that every step has the same noise."""
+    """Against a seed that never advances, so that every step has the same noise."""
     _, params, prompt, prompt_mask = decoder
     again = plain(params, prompt, prompt_mask, noise(range(8), 10))
     np.testing.assert_array_equal(again.tokens, completion.tokens)
@@ -206,7 +206,7 @@ def test_temperature_zero_is_the_arg_max(decoder):
     ids=str,
 )
 def test_frequencies_and_logp_are_those_of_the_truncated_distribution(options):
-    """PEERS bug 5: log-probabilities of the whole distribution where a part of it is sampled."""
+    """Against log-probabilities of the whole distribution where a part of it is sampled."""
     rows, vocab = 8192, 7
     table = np.random.default_rng(0).normal(0, 1.5, (vocab, vocab)).astype(np.float32)
     prompt = jnp.full((rows, 1), 2, jnp.int32)
@@ -271,7 +271,7 @@ def test_the_loop_ends_when_all_rows_have_ended():
 
 
 def test_bfloat16_logits_come_out_of_the_matmul_in_float32(decoder):
-    """PEERS bug 14: logits rounded to bfloat16 before the float32 softmax."""
+    """Against logits rounded to bfloat16 before the float32 softmax."""
     _, params, prompt, prompt_mask = decoder
     model = Decoder(dataclasses.replace(CONFIG, dtype="bfloat16"))
     generate = functools.partial(sampling.generate, model, eos_ids=(EOS,), pad_id=PAD)

@@ -344,10 +344,10 @@ def test_reward_target():
     close(exact.target_gradient(problem, "reward", gamma=0.6), brute)
 
 
-# ---------------------------------------------------------------- the algebra (CLAIMS, part A)
+# --------------------------------------------------------------------------------- the algebra
 
 
-def test_a2_self_entropy_term_vanishes_over_the_full_vocabulary_only():
+def test_self_entropy_term_vanishes_over_the_full_vocabulary_only():
     problem = make(0)
     field = problem.probs[..., None] * problem.score
     assert np.abs(field.sum(1)).max() < 1e-14
@@ -355,7 +355,7 @@ def test_a2_self_entropy_term_vanishes_over_the_full_vocabulary_only():
     assert np.abs(np.where(kept[..., None], field, 0).sum(1)).max() > 0.01
 
 
-def test_a3_sampled_is_unbiased_per_state_under_pi_itself():
+def test_sampled_is_unbiased_per_state_under_pi_itself():
     problem = make(0)
     field = exact.partner(problem, exact.enumerated(problem).h)
     close(exact.partner(problem, exact.sampled(problem).h), field)
@@ -365,7 +365,7 @@ def test_a3_sampled_is_unbiased_per_state_under_pi_itself():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
-def test_a5_a6_detached_kl_as_a_reward_misses_the_myopic_term(gamma):
+def test_detached_kl_as_a_reward_misses_the_myopic_term(gamma):
     problem = make(1)
     tree = problem.tree
     ratio = exact.at_actions(tree, problem.logp_teacher - problem.logp)
@@ -379,7 +379,7 @@ def test_a5_a6_detached_kl_as_a_reward_misses_the_myopic_term(gamma):
         assert np.abs(from_kl).max() < 1e-14
 
 
-def test_a9_the_objective_is_the_sequence_kl():
+def test_the_objective_is_the_sequence_kl():
     problem = make(2)
     brute = 0.0
     for x, word, path, prob in words(problem):
@@ -501,7 +501,7 @@ def test_topk_set_sources():
     assert kept("union", 2) == [True, True, False, True]
 
 
-# ------------------------------------------------------------------- variance (CLAIMS, part B)
+# ------------------------------------------------------------------------------------ variance
 
 
 DECOMPOSED = {
@@ -513,7 +513,7 @@ DECOMPOSED = {
 
 
 @pytest.mark.parametrize("name", DECOMPOSED)
-def test_b2_total_is_across_within_cross(name):
+def test_total_is_across_within_cross(name):
     """The cross term is 2 sum_{t<t'} E<D_t, g_t'>, and no other inner product is left."""
     for seed in SEEDS:
         problem = make(seed)
@@ -536,7 +536,7 @@ def test_b2_total_is_across_within_cross(name):
             assert abs(parts.cross) < tiny and abs(parts.within) < tiny
 
 
-def test_b1_one_draw_never_has_a_cross_term():
+def test_one_draw_never_has_a_cross_term():
     for seed in SEEDS:
         problem = make(seed, depth=1)
         parts = exact.decompose(problem, exact.sampled(problem).h)
@@ -546,7 +546,7 @@ def test_b1_one_draw_never_has_a_cross_term():
     assert parts.within < 1e-20
 
 
-def test_b3_a_sampled_rollout_can_vary_less_than_its_partner():
+def test_a_sampled_rollout_can_vary_less_than_its_partner():
     """Counterexamples to "never an increase", found by search over 400 random starts."""
     for params, seed in (1, 325), (1, 121), (3, 75):
         rng = np.random.default_rng(seed)
@@ -560,7 +560,7 @@ def test_b3_a_sampled_rollout_can_vary_less_than_its_partner():
         assert parts.cross < 0
 
 
-def test_b4_tabular_students_hide_the_cross_term_in_the_trace_only():
+def test_tabular_students_hide_the_cross_term_in_the_trace_only():
     problem = make(0, vocab=3, depth=3, tabular=True)
     h = exact.sampled(problem).h
     parts = exact.decompose(problem, h)
@@ -596,7 +596,7 @@ def tail_of_top1(p):
 
 
 @pytest.mark.parametrize("name", FRESH)
-def test_b5_fresh_draws_by_enumeration_of_rollouts_and_draws(name):
+def test_fresh_draws_by_enumeration_of_rollouts_and_draws(name):
     """Var(S') = Var(G) + within, by listing the fresh tokens of every rollout too."""
     problem = make(1, vocab=3, depth=3)
     estimator, law, vectors, rest = FRESH[name](problem)
@@ -630,7 +630,7 @@ def test_draws_average():
     assert (exact.topk(problem, 4).fresh == 0).all()
 
 
-def test_b10_a_fresh_tail_never_hurts_at_a_state_but_a_rollout_tail_can():
+def test_a_fresh_tail_never_hurts_at_a_state_but_a_rollout_tail_can():
     worse = 0
     for seed in range(20):
         problem = make(seed, vocab=4, depth=2)
@@ -643,7 +643,7 @@ def test_b10_a_fresh_tail_never_hurts_at_a_state_but_a_rollout_tail_can():
     assert 0 < worse < 20
 
 
-def test_c1_full_is_myopic_plus_visitation():
+def test_full_is_myopic_plus_visitation():
     problem = make(3)
     tree = problem.tree
     kl = exact.divergence(("reverse_kl",), problem.logits, problem.logp_teacher)

@@ -6,6 +6,16 @@ import numpy as np
 
 NO_PARTS = "its weight holds the future; parts need probe.branches"
 PROBES = ("start", "late")
+# Parameters that the start's rollouts are weighed under -> log-ratio -> ESS / N.
+ESS = {
+    "start": {"token": 1.0, "prefix": 1.0, "prefix_inclusive": 1.0, "trajectory": 1.0},
+    "start's rollouts, late parameters": {
+        "token": 0.873,
+        "prefix": 0.412,
+        "prefix_inclusive": 0.354,
+        "trajectory": 0.0621,
+    },
+}
 
 # name, divergence (none: a reward), expectation, gamma, k, tail, baseline, biased, SNR
 TABLE = """
@@ -100,6 +110,8 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
         "reference": None if own else reference,
         "cosine": None if own else around(cosine + random.normal() * noise / 4, noise),
         "relative_error": None if own else around(off + random.normal() * noise / 2, noise * 1.5),
+        "cosines": {},
+        "snr_ratio": None,  # `pair` fills it in
         "variance": {
             "total": around(total, total * noise),
             "across": around(total - within - cross, total * noise / 2) if parts else None,
@@ -112,7 +124,19 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
         "flops": 2.4e8 if signal == "teacher" else 1.6e8,
         "bytes": 3.1e8 * (1.3 if k else 1.0),
         "trusted": True,
+        "trusted_from": 170 if gamma else 128,
     }
+
+
+def pair(entries: list[dict]) -> list[dict]:
+    """The entries with their SNR over their reference's, closer than the two intervals tell."""
+    rows = {(e["probe"], e["name"]): e for e in entries}
+    for e in entries:
+        reference = rows.get((e["probe"], e["reference"]))
+        if reference is not None:
+            value = e["snr"]["value"] / reference["snr"]["value"]
+            e["snr_ratio"] = around(value, 0.05 * value)
+    return entries
 
 
 def arm(name: str, rate: float, seed: int, random: np.random.Generator) -> dict:
@@ -156,6 +180,7 @@ def results(seed: int = 0, seeds: int = 1) -> dict:
             "model": {"layers": 2, "width": 64},
             "probe": {"rollouts": 2048, "group_size": 8, "branches": 0},
             "data": {"task": "arithmetic", "digits": 2},
+            "compare": {"arms": list(rates), "learning_rates": []},
         },
         "environment": {
             "python": "3.11.2",
@@ -172,9 +197,10 @@ def results(seed: int = 0, seeds: int = 1) -> dict:
             "truncated": 0.004,
         },
         "by_position": by_position,
-        "ess": {},
-        "estimators": [entry(row, probe, random) for probe in PROBES for row in rows()],
+        "ess": {where: dict(found) for where, found in ESS.items()},
+        "estimators": pair([entry(row, probe, random) for probe in PROBES for row in rows()]),
         "training": [arm(n, r, s, random) for n, r in rates.items() for s in range(seeds)],
+        "learning_rate": "one for all arms",
         "models": {
             "teacher": {"accuracy": around(0.96, 0.02)},
             "student": {"accuracy": around(0.35, 0.04)},
@@ -190,7 +216,7 @@ def rough() -> dict:
     start = [e for e in found["estimators"] if e["probe"] == "start"]
     by_name = {e["name"]: e for e in start}
     for index in range(4):
-        by_name["opd_baseline"]["trusted"] = False
+        by_name["opd_baseline"] |= {"trusted": False, "trusted_from": 410}
         start.append(by_name["grpo"] | {"name": f"grpo@expectation=sampled,gamma=0.{index + 1}"})
     by_name["reinforce"] |= {
         "snr": around(-0.0004, 0.002),
@@ -198,8 +224,11 @@ def rough() -> dict:
         "relative_error": around(-2.0, 30.0),
         "reference": "opd_sampled",
         "cosine": None,
+        "snr_ratio": None,
     }
     by_name["grpo"] |= {"snr": None, "snr_per_second": None, "cosine": around(0.2, 3.0)}
+    by_name["grpo"]["snr_ratio"] = None
+    by_name["opd_sampled"]["snr_ratio"] = around(0.17, 0.2)
     by_name["opd_resampled@k=4"] |= {"snr": around(0.02, 0.05), "snr_per_second": around(6.0, 15.0)}
     by_name["opd_topk@k=8"] |= {"snr": 0.4, "snr_per_second": 110.0, "seconds": 0.0041}
     by_name["opd_sampled"]["variance"]["cross"] = around(-80.0, 9.0)
@@ -216,10 +245,8 @@ def rough() -> dict:
         arm_["kl"] = [f["value"] for f in arm_["kl"]]
         arm_.pop("accuracy_greedy")
     found["models"] = {"teacher": {"accuracy": None}, "student": {"accuracy": None}}
-    found["rollouts"] |= {"groups": 16, "truncated": 0.31}
+    found["rollouts"]["truncated"] = 0.31
     found["warnings"] = ["the student solves <none> of the prompts & more"]
-    found["ess"] = {
-        "opd_sampled@importance=token": {"token": around(0.9, 0.05), "trajectory": None}
-    }
+    found["ess"]["start's rollouts, late parameters"] |= {"trajectory": None, "token": 3.1e-4}
     found.pop("advice")
     return found

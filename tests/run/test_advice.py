@@ -87,15 +87,66 @@ def test_a_lone_row(results, snr, biased, verdict):
 def test_what_enumeration_buys(results):
     first = advice.enumeration(results)[0]
     assert (first.verdict, first.rows) == ("gain", ("opd", "opd_sampled"))
-    assert "multiplies the SNR per rollout by 6.23 (5.52 to 7.06)" in first.text
+    assert "by 6.23 (5.93 to 6.55), paired on the same rollouts" in first.text
     assert "(within) is 90.4 %" in first.text and "removes less" in first.text
 
+    row(results, "opd_sampled")["snr_ratio"] = None
+    unpaired = advice.enumeration(results)[0]
+    assert "multiplies the SNR per rollout by 6.23 (5.52 to 7.06). Per" in unpaired.text
+    del row(results, "opd_sampled")["snr_ratio"]
+    assert advice.enumeration(results)[0] == unpaired
     row(results, "opd")["snr"] = made_up.around(0.07, 0.02)
     assert advice.enumeration(results)[0].verdict == "no difference"
     row(results, "opd")["snr"] = made_up.around(0.01, 0.002)
     assert advice.enumeration(results)[0].verdict == "loss"
     row(results, "opd")["snr"] = None
     assert advice.enumeration(results)[0].verdict == "undefined"
+
+
+@pytest.mark.parametrize(
+    "ratio, verdict, words",
+    [
+        ((0.8, 0.7, 0.9), "gain", "by 1.25 (1.11 to 1.43), paired on the same rollouts."),
+        ((1.25, 1.1, 1.6), "loss", "by 0.80 (0.62 to 0.91), paired on the same rollouts."),
+        ((0.8, 0.5, 1.1), "no difference", "is 1.25 (0.91 to 2.00) on the same rollouts."),
+        ((0.4, -0.1, 0.8), "gain", "by 2.50 (at least 1.25), paired on the same rollouts."),
+        ((0.8, None, None), "no difference", "is 1.25 on the same rollouts."),
+    ],
+)
+@pytest.mark.parametrize("spread", [0.01, 0.5])
+def test_enumeration_is_judged_by_the_pairs_of_the_same_rollouts(
+    results, ratio, verdict, words, spread
+):
+    """Whatever the two rows' own intervals say: apart with the one spread, overlapping else."""
+    row(results, "opd")["snr"] = made_up.around(0.5, spread)
+    row(results, "opd_sampled")["snr"] = made_up.around(0.5 * ratio[0], spread)
+    row(results, "opd_sampled")["snr_ratio"] = dict(zip(("value", "low", "high"), ratio))
+    first = advice.enumeration(results)[0]
+    assert first.verdict == verdict and words in first.text
+
+
+def test_a_factor_per_second_has_the_pairs_and_both_clocks(results):
+    sampled, full = row(results, "opd_sampled"), row(results, "opd")
+    for entry in (sampled, full):
+        entry["snr_per_second"] = made_up.around(entry["snr"]["value"] * 100, 100.0)
+    sampled["snr_ratio"] = {"value": 0.25, "low": 0.2, "high": 0.39}
+    full["seconds"], sampled["seconds"] = made_up.around(0.02, 0.0), made_up.around(0.01, 0.002)
+    text = advice.enumeration(results)[0].text
+    # 1 / (0.25 x 0.02 / 0.01), from 1 / (0.39 x 0.02 / 0.008) to 1 / (0.2 x 0.02 / 0.012)
+    assert "Per second the factor is 2.00 (1.03 to 3.00). The" in text
+    sampled["snr_ratio"]["high"] = 0.41
+    text = advice.enumeration(results)[0].text
+    assert "(no difference: the interval covers 1). The" in text
+    sampled["seconds"] = None  # no clocks: the intervals of the figures themselves
+    assert "(no difference: the intervals overlap)" in advice.enumeration(results)[0].text
+
+
+def test_a_ratio_to_another_row_is_not_taken_for_the_pair_s(results):
+    """opd_sampled@gamma=1 is compared with opd here; the pair is opd@gamma=1."""
+    sampled = row(results, "opd_sampled@gamma=1")
+    assert sampled["reference"] == "opd" and sampled["snr_ratio"]["value"] < 0.05
+    item = next(i for i in advice.enumeration(results) if "opd@gamma=1" in i.rows)
+    assert item.verdict == "no difference" and "same rollouts" not in item.text
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_results_are_strict_json_with_the_schema_s_keys(run):
     results = run.results
     assert results.keys() >= TOP
     assert results["schema"] == 1
-    assert results["config"]["train"]["weight_decay"] == 0.0  # defaults and all
+    assert results["config"]["optimizer"]["weight_decay"] == 0.0  # defaults and all
     assert results["environment"]["devices"] == 1
 
 

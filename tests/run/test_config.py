@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from opd.method import table
 from opd.run import config as configs
-from opd.run.config import Config, EvaluateConfig, ProbeConfig, TrainConfig
+from opd.run.config import CompareConfig, Config, EvaluateConfig, ProbeConfig
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
 def test_a_dictionary_becomes_a_config_and_comes_back():
-    config = Config(seed=3, train=TrainConfig(arms=("opd",), learning_rates=(1e-3, 3e-4)))
+    config = Config(seed=3, compare=CompareConfig(arms=("opd",), learning_rates=(1e-3, 3e-4)))
     assert configs.build(configs.to_dict(config)) == config
     assert configs.build(json.loads(json.dumps(configs.to_dict(config)))) == config
     assert configs.build({}) == Config()
@@ -40,7 +41,21 @@ def test_every_config_file_has_all_keys_and_is_accepted(path):
     try:
         configs.build(found)
     except ValueError as error:  # data that each user has elsewhere
-        assert "needs data.path" in str(error)
+        assert "needs data.path" in str(error) or "needs data.prompts" in str(error)
+
+
+def test_a_method_is_a_row_and_its_axes():
+    config = configs.build({"method": {"name": "opd_topk@k=4", "tail": "drop", "coef": 2}})
+    assert config.method.spelled == "opd_topk@k=4,tail=drop,coef=2.0"
+    assert configs.build({}).method.spelled == "opd"
+    assert set(configs.to_dict(config)["method"]) == {"name", *table.AXES}
+
+
+def test_a_key_may_be_a_word_of_python_s():
+    config = configs.build({"student": {"from": "runs/a@3"}})
+    assert config.student.from_ == "runs/a@3"
+    assert configs.to_dict(config)["student"]["from"] == "runs/a@3"
+    assert configs.kind_of("teacher.from") == str | None
 
 
 def leaves(nested, prefix=""):
@@ -58,13 +73,24 @@ def leaves(nested, prefix=""):
     ("given", "message"),
     [
         ({"sed": 1}, "config.sed: no such key; allowed are seed, seeds"),
-        ({"train": {"updtes": 1}}, "config.train.updtes: no such key; allowed are arms, updates"),
-        ({"train": {"updates": "many"}}, "config.train.updates = 'many': allowed is int"),
-        ({"train": {"updates": True}}, "config.train.updates = True: allowed is int"),
-        ({"train": {"updates": 1.5}}, "config.train.updates = 1.5: allowed is int"),
-        ({"train": {"clip": "x"}}, "config.train.clip = 'x': allowed is float"),
+        (
+            {"compare": {"arm": 1}},
+            "config.compare.arm: no such key; allowed are arms, learning_rates",
+        ),
+        ({"updates": "many"}, "config.updates = 'many': allowed is int"),
+        ({"updates": True}, "config.updates = True: allowed is int"),
+        ({"updates": 1.5}, "config.updates = 1.5: allowed is int"),
+        ({"optimizer": {"clip": "x"}}, "config.optimizer.clip = 'x': allowed is float"),
         ({"teacher": {"fit": {"stop_at": "x"}}}, "allowed is float or None"),
         ({"seed": -1}, "config.seed = -1: allowed is 0 or more"),
+        (
+            {"seed": 2**31},
+            "config.seed = 2147483648, config.seeds = 1: allowed is up to 2147483647",
+        ),
+        (
+            {"seed": 2**31 - 2, "seeds": 3},
+            "config.seeds = 3: allowed is up to 2147483647 for seed +",
+        ),
         ({"group_size": 1}, "config.group_size = 1: allowed is 2 or more"),
         ({"temperature": 0}, "config.temperature = 0.0: allowed is more than 0"),
         ({"temperature": float("nan")}, "config.temperature = nan: allowed is a finite number"),
@@ -73,10 +99,34 @@ def leaves(nested, prefix=""):
         ({"probe": {"branches": 1}}, "config.probe.branches = 1: allowed is 0, or 2 and more"),
         ({"probe": {"rows": []}}, "config.probe.rows = (): allowed is one method or more"),
         ({"probe": {"rows": ["opd@k=2"]}}, "config.probe.rows: opd@k=2: k means nothing there"),
-        ({"train": {"arms": ["opd", "opd"]}}, "config.train.arms: opd is given twice"),
-        ({"train": {"arms": ["k1_loss"]}}, "config.train.arms: k1_loss: k1 as a loss"),
-        ({"train": {"learning_rates": []}}, "config.train.learning_rates = ()"),
-        ({"train": {"learning_rates": [1e-3, -1]}}, "allowed is more than 0"),
+        ({"compare": {"arms": ["opd", "opd"]}}, "config.compare.arms: opd is given twice"),
+        ({"compare": {"arms": ["k1_loss"]}}, "config.compare.arms: k1_loss: k1 as a loss"),
+        ({"optimizer": {"learning_rate": 0}}, "config.optimizer.learning_rate = 0.0: allowed is"),
+        ({"optimizer": {"clip": 0}}, "config.optimizer.clip = 0.0: allowed is more than 0"),
+        ({"optimizer": {"clip": -1}}, "config.optimizer.clip = -1.0: allowed is more than 0"),
+        (
+            {"optimizer": {"weight_decay": -0.1}},
+            "config.optimizer.weight_decay = -0.1: allowed is 0",
+        ),
+        (
+            {"teacher": {"fit": {"learning_rate": 0}}},
+            "config.teacher.fit.learning_rate = 0.0: allowed is more than 0",
+        ),
+        (
+            {"student": {"fit": {"learning_rate": -1e-3}}},
+            "config.student.fit.learning_rate = -0.001: allowed is more than 0",
+        ),
+        ({"optimizer": 3}, "config.optimizer = 3: allowed is a mapping of learning_rate, warmup"),
+        (
+            {"student": {"model": None}},
+            "config.student.model = None: allowed is a mapping of width",
+        ),
+        ({"optimizer": {"ema": 1}}, "config.optimizer.ema = 1.0: allowed is 0 to below 1"),
+        ({"optimizer": {"microbatches": 5}}, "config.optimizer.microbatches = 5: allowed is a div"),
+        ({"method": {"name": "opdx"}}, "config.method: unknown method 'opdx'"),
+        ({"method": {"name": "opd@k=2"}}, "config.method: opd@k=2: k means nothing there"),
+        ({"method": {"gamma": 2}}, "config.method: opd@gamma=2: gamma=2; it lies in [0, 1]"),
+        ({"compare": {"learning_rates": [1e-3, -1]}}, "allowed is more than 0"),
     ],
     ids=str,
 )
@@ -86,11 +136,15 @@ def test_what_is_wrong_is_said_on_one_line(given, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_last_seed_is_allowed():
+    assert configs.build({"seed": 2**31 - 2, "seeds": 2}).seed == 2**31 - 2
+
+
 def test_numbers_and_lists_are_cast_to_what_the_field_holds():
-    found = configs.build({"temperature": 2, "train": {"learning_rates": [1, 0.5]}})
+    found = configs.build({"temperature": 2, "compare": {"learning_rates": [1, 0.5]}})
     assert isinstance(found.temperature, float)
-    assert found.train.learning_rates == (1.0, 0.5)
-    assert all(isinstance(rate, float) for rate in found.train.learning_rates)
+    assert found.compare.learning_rates == (1.0, 0.5)
+    assert all(isinstance(rate, float) for rate in found.compare.learning_rates)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +166,12 @@ def test_lists_are_read_from_text(text, value):
 
 
 def test_a_key_has_a_type():
-    assert configs.kind_of("train.updates") is int
-    assert configs.is_tuple(configs.kind_of("train.arms"))
-    assert not configs.is_tuple(configs.kind_of("train"))
+    assert configs.kind_of("updates") is int
+    assert configs.is_tuple(configs.kind_of("compare.arms"))
+    assert not configs.is_tuple(configs.kind_of("compare"))
     assert configs.kind_of("evaluate") is EvaluateConfig
-    with pytest.raises(ValueError, match="config.train.nope: no such key; allowed are arms"):
-        configs.kind_of("train.nope")
+    with pytest.raises(ValueError, match="config.compare.nope: no such key; allowed are arms"):
+        configs.kind_of("compare.nope")
 
 
 def test_the_probe_has_partners_and_references_once_each():

@@ -7,6 +7,7 @@ starts where `python -m experiments.compare` would be after its imports.
 import dataclasses
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -39,10 +40,11 @@ for number, arguments in enumerate(json.load(sys.stdin)):
     if not child:
         for stream, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{folder}/{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
-        sys.argv = ["compare", *arguments]
+        check = arguments[:1] == ["check"]
+        sys.argv = ["compare", *arguments[check:]]
         code = 1
         try:
-            launch.run(compare.prepare)
+            launch.run(lambda: (compare.prepare(), None)[1] if check else compare.prepare())
         except SystemExit as left:
             code = left.code
         except BaseException:
@@ -72,7 +74,7 @@ def environment() -> dict[str, str]:
 
 
 def run_all(cases: list[list[str]], folder: Path) -> list[Left]:
-    """Each command line in a fork of its own."""
+    """Each command line in a fork of its own; where it begins with `check`, nothing is run."""
     done = subprocess.run(
         [sys.executable, "-c", FORKS, str(folder)],
         input=json.dumps(cases),
@@ -94,29 +96,32 @@ def run_all(cases: list[list[str]], folder: Path) -> list[Left]:
 
 # What is wrong -> (the arguments after --workdir, what the message says). {x} is a file below.
 MISTAKES = {
-    "unknown key": ([DEBUG, "--config.train.updatesx=3"], "config.train.updatesx: no such key"),
+    "unknown key": (
+        [DEBUG, "--config.optimizer.warmupx=3"],
+        "config.optimizer.warmupx: no such key",
+    ),
     "unknown part": ([DEBUG, "--config.tran.updates=3"], "config.tran: no such key; allowed are"),
     "key below a value": ([DEBUG, "--config.seed.x=3"], "config.seed has no keys"),
-    "a part as a value": ([DEBUG, "--config.train=3"], "--config.train=3"),
-    "wrong type": ([DEBUG, "--config.train.updates=many"], "--config.train.updates=many"),
+    "a part as a value": ([DEBUG, "--config.optimizer=3"], "--config.optimizer=3"),
+    "wrong type": ([DEBUG, "--config.updates=many"], "--config.updates=many"),
     "wrong boolean": ([DEBUG, "--config.data.reverse=maybe"], "--config.data.reverse=maybe"),
-    "out of range": ([DEBUG, "--config.train.updates=0"], "config.train.updates = 0"),
-    "not finite": ([DEBUG, "--config.train.clip=nan"], "config.train.clip = nan"),
-    "rates, no number": ([DEBUG, "--config.train.learning_rates=1e-3;fast"], "allowed is float"),
-    "rates, zero": ([DEBUG, "--config.train.learning_rates=1e-3;0"], "allowed is more than 0"),
+    "out of range": ([DEBUG, "--config.updates=0"], "config.updates = 0"),
+    "not finite": ([DEBUG, "--config.optimizer.clip=nan"], "config.optimizer.clip = nan"),
+    "rates, no number": ([DEBUG, "--config.compare.learning_rates=1e-3;fast"], "allowed is float"),
+    "rates, zero": ([DEBUG, "--config.compare.learning_rates=1e-3;0"], "allowed is more than 0"),
     "unknown row": ([DEBUG, "--config.probe.rows=opd;opdx"], "unknown method 'opdx'"),
-    "unknown arm": ([DEBUG, "--config.train.arms=('opd', 'opdx')"], "unknown method 'opdx'"),
-    "arms by comma": ([DEBUG, "--config.train.arms=opd,grpo"], "--config.train.arms='A;B'"),
-    "no arms": ([DEBUG, "--config.train.arms="], "config.train.arms = (): allowed is one"),
+    "unknown arm": ([DEBUG, "--config.compare.arms=('opd', 'opdx')"], "unknown method 'opdx'"),
+    "arms by comma": ([DEBUG, "--config.compare.arms=opd,grpo"], "--config.compare.arms='A;B'"),
+    "no arms": ([DEBUG, "--config.compare.arms="], "config.compare.arms = (): allowed is one"),
     "no rows": ([DEBUG, "--config.probe.rows=()"], "config.probe.rows = (): allowed is one"),
-    "an arm twice": ([DEBUG, "--config.train.arms=opd;opd"], "opd is given twice"),
+    "an arm twice": ([DEBUG, "--config.compare.arms=opd;opd"], "opd is given twice"),
     "top-k > V": ([DEBUG, "--config.probe.rows=opd_topk@k=99"], "the vocabulary has 15 tokens"),
-    "top-k > V, arm": ([DEBUG, "--config.train.arms=opd_topk@k=99"], "the vocabulary has 15"),
+    "top-k > V, arm": ([DEBUG, "--config.compare.arms=opd_topk@k=99"], "the vocabulary has 15"),
     "gamma > 1": ([DEBUG, "--config.probe.rows=opd@gamma=1.5"], "gamma=1.5; it lies in [0, 1]"),
-    "gamma < 0": ([DEBUG, "--config.train.arms=opd@gamma=-1"], "gamma=-1; it lies in [0, 1]"),
+    "gamma < 0": ([DEBUG, "--config.compare.arms=opd@gamma=-1"], "gamma=-1; it lies in [0, 1]"),
     "gamma is NaN": ([DEBUG, "--config.probe.rows=opd@gamma=nan"], "gamma=nan; it lies in [0, 1]"),
-    "k1 as a loss": ([DEBUG, "--config.train.arms=k1_loss"], "k1 as a loss has zero expected"),
-    "a KL as advantage": ([DEBUG, "--config.train.arms=kl_advantage"], "is a state baseline"),
+    "k1 as a loss": ([DEBUG, "--config.compare.arms=k1_loss"], "k1 as a loss has zero expected"),
+    "a KL as advantage": ([DEBUG, "--config.compare.arms=kl_advantage"], "is a state baseline"),
     "no data for a row": ([DEBUG, "--config.probe.rows=sft"], "sft needs demonstrations"),
     "width and heads": ([DEBUG, "--config.student.model.heads=3"], "width 16 is not a multiple"),
     "a mesh": ([DEBUG, "--config.mesh.data=3"], "mesh data=3"),
@@ -125,11 +130,16 @@ MISTAKES = {
     "config without a value": (["--config"], "--config"),
     "config not there": (["--config=configs/nope.py"], "--config=configs/nope.py: no such file"),
     "config not there, but a key of it": (
-        ["--config=configs/nope.py", "--config.train.updates=3"],
+        ["--config=configs/nope.py", "--config.updates=3"],
         "configs/nope.py: no such file",
     ),
     "config with a syntax error": (["--config={syntax}"], "syntax.py: SyntaxError"),
     "config that raises": (["--config={raises}"], "raises.py: KeyError: 'left out'"),
+    "a part that is a number": (
+        ["--config={partless}"],
+        "config.optimizer = 3: allowed is a mapping of learning_rate",
+    ),
+    "last seed": ([DEBUG, "--config.seed=2147483648"], "allowed is up to 2147483647"),
     "config that is refused": (["--config={refused}"], "config.seed = -1: allowed is 0 or more"),
     "config without get_config": (["--config={empty}"], "get_config"),
     "unknown flag": ([DEBUG, "--worksdir=x"], "worksdir"),
@@ -147,21 +157,55 @@ MISTAKES = {
         [DEBUG, "--config.data.prompts={malformed}", "--config.data.tokenizer=byte"],
         "malformed.jsonl:2: not JSON",
     ),
+    "an answer outside the alphabet": (
+        [DEBUG, "--config.data.prompts={spelled}", "--config.data.alphabet=0123456789=+*"]
+        + ["--config.data.max_completion=6"],
+        "answer to '3+3=': the alphabet has no 's' (in 'six')",
+    ),
+    "nothing to evaluate on": (
+        [DEBUG, "--config.data.test=1"],
+        "config.evaluate.split = 'test': has 1 prompt, allowed are 2 or more",
+    ),
+    "prompts, and no file": (["--config=configs/prompts.py"], "needs data.prompts = FILE.jsonl"),
     "prompts too long": ([DEBUG, "--config.data.max_prompt=3"], "data.max_prompt = 3: prompt 0"),
     "nothing to fit to": (
         [DEBUG, "--config.data.prompts={unanswered}", "--config.data.tokenizer=byte"]
-        + ["--config.data.max_completion=4", "--config.evaluate.split=validation"],
+        + ["--config.data.max_completion=4"],
         "no teacher can be fitted to them: give config.teacher.path",
     ),
     "no verifier": (
         [DEBUG, "--config.data.prompts={unanswered}", "--config.data.alphabet=0123456789=+*"]
-        + ["--config.data.max_completion=3", "--config.evaluate.split=validation"]
+        + ["--config.data.max_completion=3"]
         + ["--config.teacher.path={player}", "--config.student.path={player}"],
         "needs a reward: a verifier for the task, and this run has none",
     ),
     "no player there": ([DEBUG, "--config.teacher.path={nowhere}"], "no player there"),
     "half a player.json": ([DEBUG, "--config.teacher.path={half}"], "no player there"),
     "a player cut off": ([DEBUG, "--config.teacher.path={cut}"], "params/d is missing or cut off"),
+    "a player of other types": (
+        [DEBUG, "--config.teacher.path={listed}"],
+        "no player there (player.json: files is ['params/d'], should be a dict)",
+    ),
+    "a player of another decoder": (
+        [DEBUG, "--config.student.path={wider}"],
+        "no player there (player.json, decoder: ",
+    ),
+    "float64": (
+        [DEBUG, "--config.student.model.param_dtype=float64"],
+        "config.student.model.param_dtype = 'float64': allowed with JAX_ENABLE_X64=1",
+    ),
+    "from nowhere": (
+        [DEBUG, "--config.student.from={nowhere}@3"],
+        "no such workdir; allowed is WORKDIR, WORKDIR@STEP or WORKDIR@best",
+    ),
+    "from no checkpoint": (
+        [DEBUG, "--config.student.from={player}"],
+        "player/checkpoints: no finished checkpoint there",
+    ),
+    "path and from": (
+        [DEBUG, "--config.student.from={player}", "--config.student.path={player}"],
+        "config.student.path and config.student.from are both given: allowed is one of them",
+    ),
     "another tokenizer": (
         [DEBUG, "--config.teacher.path={player}", "--config.data.alphabet=9876543210=+*"],
         "another tokenizer than the data's: id 2 is",
@@ -176,27 +220,43 @@ WORKDIRS = {
     "missing": ([DEBUG], "--workdir is missing"),
     "empty": ([DEBUG, "--workdir="], "--workdir is missing"),
     "a file": ([DEBUG, "--workdir={syntax}"], "it is a file"),
-    "below a file": ([DEBUG, "--workdir={syntax}/x"], "it can't be made (Not a directory)"),
+    "too long a name": ([DEBUG, "--workdir={folder}/" + 300 * "x"], "(File name too long)"),
+    "below a file": ([DEBUG, "--workdir={syntax}/x"], "it can't be reached (Not a directory)"),
     "another config's": (
-        [DEBUG, "--workdir={done}", "--config.train.updates=7", "--config.seed=1"],
-        "config.seed was 0, now 1; config.train.updates was 3, now 7",
+        [DEBUG, "--workdir={done}", "--config.updates=7", "--config.seed=1"],
+        "config.seed was 0, now 1; config.updates was 3, now 7",
     ),
 }
 TOPK = "opd_topk@k=4,tail=drop"
 # How lists are written -> train.arms and train.learning_rates as understood.
 LISTS = {
-    "a bare name": (["--config.train.arms=opd"], ["opd"], None),
-    "a name with commas": ([f"--config.train.arms={TOPK}"], [TOPK], None),
-    "semicolons": ([f"--config.train.arms=opd;{TOPK}"], ["opd", TOPK], None),
-    "a tuple": ([f"--config.train.arms=('opd', '{TOPK}')"], ["opd", TOPK], None),
-    "a list": ([f'--config.train.arms=["opd","{TOPK}"]'], ["opd", TOPK], None),
-    "repeated": (["--config.train.arms=opd", f"--config.train.arms={TOPK}"], ["opd", TOPK], None),
-    "two words": (["--config.train.arms", f"opd;{TOPK}"], ["opd", TOPK], None),
-    "a number": (["--config.train.learning_rates=1"], None, [1.0]),
-    "numbers": (["--config.train.learning_rates=1e-3;3e-4"], None, [1e-3, 3e-4]),
-    "a tuple of numbers": (["--config.train.learning_rates=(1e-3, 1)"], None, [1e-3, 1.0]),
+    "a bare name": (["--config.compare.arms=opd"], ["opd"], None),
+    "a name with commas": ([f"--config.compare.arms={TOPK}"], [TOPK], None),
+    "semicolons": ([f"--config.compare.arms=opd;{TOPK}"], ["opd", TOPK], None),
+    "a tuple": ([f"--config.compare.arms=('opd', '{TOPK}')"], ["opd", TOPK], None),
+    "a list": ([f'--config.compare.arms=["opd","{TOPK}"]'], ["opd", TOPK], None),
+    "repeated": (
+        ["--config.compare.arms=opd", f"--config.compare.arms={TOPK}"],
+        ["opd", TOPK],
+        None,
+    ),
+    "two words": (["--config.compare.arms", f"opd;{TOPK}"], ["opd", TOPK], None),
+    "a number": (["--config.compare.learning_rates=1"], None, [1.0]),
+    "numbers": (["--config.compare.learning_rates=1e-3;3e-4"], None, [1e-3, 3e-4]),
+    "a tuple of numbers": (["--config.compare.learning_rates=(1e-3, 1)"], None, [1e-3, 1.0]),
 }
-OTHERS = {"help": ["--help"], "methods": ["--list_methods"], "config": [DEBUG, "--print_config"]}
+# The README's own command for a file of prompts, and what goes on from there.
+README = (ROOT / "README.md").read_text()
+PROMPTS = re.search(r"`(--config=configs/prompts.py [^`]*)`", README)[1].split()
+PROMPTS = [part.replace("FILE.jsonl", "{answered}") for part in PROMPTS]
+OTHERS = {
+    "help": ["--help"],
+    "methods": ["--list_methods"],
+    "config": [DEBUG, "--print_config"],
+    "from": [DEBUG, "--config.student.from=a@3", "--config.teacher.from", "b", "--print_config"],
+    "prompts": [*PROMPTS, "--print_config"],
+    "prompts, checked": ["check", *PROMPTS, "--workdir={folder}/made/x"],
+}
 
 
 def described(**changes) -> str:
@@ -225,6 +285,8 @@ def files(tmp_path_factory) -> dict[str, Path]:
         "refused": "from opd.run.config import Config, config_dict\n"
         "def get_config():\n    return config_dict(Config(seed=-1))\n",
         "empty": "x = 1\n",
+        "partless": "from ml_collections import ConfigDict\n"
+        "def get_config():\n    return ConfigDict({'optimizer': 3})\n",
     }
     found = {name: folder / f"{name}.py" for name in texts}
     for name, text in texts.items():
@@ -233,18 +295,28 @@ def files(tmp_path_factory) -> dict[str, Path]:
     found["malformed"] = folder / "malformed.jsonl"
     found["malformed"].write_text('{"prompt": "1+1=", "answer": "2"}\n{"prompt": "2+2="\n')
     found["unanswered"] = folder / "unanswered.jsonl"
-    lines = [json.dumps({"prompt": f"{i}+{i}="}) for i in range(10)]
+    lines = [json.dumps({"prompt": f"{i}+{i}="}) for i in range(20)]
     found["unanswered"].write_text("\n".join(lines) + "\n")
+    found["answered"] = folder / "answered.jsonl"
+    lines = [json.dumps({"prompt": f"{i}+{i}=", "answer": str(2 * i)}) for i in range(160)]
+    found["answered"].write_text("\n".join(lines) + "\n")
+    found["spelled"] = folder / "spelled.jsonl"
+    lines[3] = json.dumps({"prompt": "3+3=", "answer": "six"})
+    found["spelled"].write_text("\n".join(lines) + "\n")
     players = {
         "player": ({}, "abc"),
         "cut": ({}, "ab"),
         "short": ({"max_length": 5}, "abc"),
+        "wider": ({"breadth": 5}, "abc"),
+        "listed": ({}, "abc"),
     }
     for name, (changes, params) in players.items():
         found[name] = folder / name
         (folder / name / "params").mkdir(parents=True)
         (folder / name / "params" / "d").write_text(params)
         (folder / name / "player.json").write_text(described(**changes))
+    listed = json.loads((found["listed"] / "player.json").read_text()) | {"files": ["params/d"]}
+    (found["listed"] / "player.json").write_text(json.dumps(listed))
     found["half"] = folder / "half"
     found["half"].mkdir()
     (found["half"] / "player.json").write_text('{"decoder": {}}')
@@ -261,6 +333,7 @@ def left(files, tmp_path_factory) -> dict[tuple[str, str], Left]:
     done = {"schema": 1, "config": json.loads(printed.out)}
     (files["done"] / "results.json").write_text(json.dumps(done))
     names = {name: str(path) for name, path in files.items()}
+    names["folder"] = str(files["nowhere"].parent)
     cases = {("others", name): arguments for name, arguments in OTHERS.items()}
     for name, (arguments, _) in MISTAKES.items():
         cases["mistake", name] = [f"--workdir={files['nowhere'].parent}/w/x", *arguments]
@@ -303,16 +376,33 @@ def test_lists_are_written_in_any_of_these_forms(name, left):
     _, arms, rates = LISTS[name]
     found = left["list", name]
     assert found.code == 0, found.err
-    train = json.loads(found.out)["train"]
+    train = json.loads(found.out)["compare"]
     assert train["arms"] == (arms or ["opd", "grpo"])
-    assert train["learning_rates"] == (rates or [1e-3])
+    assert train["learning_rates"] == (rates or [])
 
 
 def test_the_config_is_printed_as_json_defaults_and_all(left):
     found = left["others", "config"]
     assert (found.code, found.err, found.compiled) == (0, "", 0)
     printed = json.loads(found.out)
-    assert printed["train"]["weight_decay"] == 0.0 and printed["data"]["path"] is None
+    assert printed["optimizer"]["weight_decay"] == 0.0 and printed["data"]["path"] is None
+
+
+def test_a_key_that_is_a_word_of_python_s_is_given_like_any_other(left):
+    found = left["others", "from"]
+    assert (found.code, found.err) == (0, "")
+    printed = json.loads(found.out)
+    assert (printed["student"]["from"], printed["teacher"]["from"]) == ("a@3", "b")
+
+
+def test_the_readme_s_command_for_prompts_is_accepted(left, files):
+    found = left["others", "prompts"]
+    assert (found.code, found.err, found.compiled) == (0, "", 0)
+    data = json.loads(found.out)["data"]
+    assert data["task"] == "jsonl" and data["prompts"] == str(files["answered"])
+    found = left["others", "prompts, checked"]
+    assert (found.code, found.out, found.err) == (0, "", "")
+    assert (files["nowhere"].parent / "made" / "x").is_dir()
 
 
 def test_the_methods_are_listed_with_claim_needs_and_paper(left):
@@ -344,10 +434,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_command_itself_leaves_with_two_and_no_workdir(tmp_path):
-    found = command(DEBUG, "--config.train.arms=opdx", f"--workdir={tmp_path}/x")
+    found = command(DEBUG, "--config.compare.arms=opdx", f"--workdir={tmp_path}/x")
     assert found.returncode == 2
     assert found.stdout == "" and len(found.stderr.splitlines()) == 2
-    assert found.stderr.startswith("error: config.train.arms: unknown method 'opdx'")
+    assert found.stderr.startswith("error: config.compare.arms: unknown method 'opdx'")
     assert not (tmp_path / "x").exists()
 
 

@@ -1,4 +1,5 @@
 import html.parser
+import itertools
 import re
 
 import made_up
@@ -41,13 +42,21 @@ class Page(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", "".join(self.words))
 
 
+def samples(workdir, arms=("opd", "grpo"), seeds=(0,), rates=(3e-4,), updates=(0, 10)):
+    """A samples.jsonl as the arms of a comparison write it, three completions an evaluation."""
+    with JsonlWriter(workdir / "samples.jsonl") as writer:
+        for seed, arm, rate, update in itertools.product(seeds, arms, rates, updates):
+            for number in range(3):
+                where = {"arm": arm, "seed": seed, "update": update, "learning_rate": rate}
+                shown = {"prompt": "<script>1</script>", "completion": f"{arm} {update} {number}"}
+                writer.write(where | shown | {"answer": "12", "reward": 1.0})
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """A report of made-up results, with samples that try to break the page."""
     workdir = tmp_path_factory.mktemp("made_up")
-    with JsonlWriter(workdir / "samples.jsonl") as writer:
-        for step in range(20):
-            writer.write({"name": "opd", "step": step, "prompt": "<script>1</script>", "reward": 1})
+    samples(workdir, updates=range(5))
     path = report.write(made_up.results(), workdir)
     return workdir, path.read_text()
 
@@ -103,6 +112,91 @@ def test_the_answer_comes_first(written):
 def test_samples_are_few_and_escaped(written):
     assert "<script>1" not in written[1]
     assert Page(written[1]).text.count("<script>1</script>") == report.SAMPLES
+
+
+def shown_samples(results, workdir):
+    """The samples of a page as records, in order."""
+    found = report._samples(results, workdir)
+    return [dict(zip(found["columns"], record, strict=True)) for record in found["records"]]
+
+
+def test_every_arm_shows_its_last_samples(tmp_path):
+    results = made_up.results()
+    arms = [arm["name"] for arm in results["training"]]
+    samples(tmp_path, arms)
+    found = [(r["arm"], r["update"], r["completion"]) for r in shown_samples(results, tmp_path)]
+    assert found == [(arm, "10", f"{arm} 10 {n}") for arm in arms for n in (1, 2)]
+    page = Page(report.page(results, {}, tmp_path)).text
+    assert all(f"{arm} 10 2" in page for arm in arms) and "learning rate" in page
+
+
+def test_samples_are_of_the_learning_rate_that_was_chosen(tmp_path):
+    results = made_up.results(seeds=2)
+    chosen = {("opd", 0): 1e-3, ("opd", 1): 3e-4, ("grpo", 0): 1e-4, ("grpo", 1): 1e-3}
+    results["training"] = [
+        arm | {"learning_rate": chosen[arm["name"], arm["seed"]]}
+        for arm in results["training"]
+        if arm["name"] in ("opd", "grpo")
+    ]
+    samples(tmp_path, seeds=(0, 1), rates=(1e-4, 3e-4, 1e-3))
+    found = {(r["arm"], r["seed"], r["learning_rate"]) for r in shown_samples(results, tmp_path)}
+    assert found == {("opd", "1", "0.0003"), ("grpo", "1", "0.001")}
+    results["training"] = [arm for arm in results["training"] if arm["seed"] == 0]
+    samples(tmp_path / "one", rates=(1e-4, 3e-4, 1e-3))
+    found = {(r["arm"], r["learning_rate"]) for r in shown_samples(results, tmp_path / "one")}
+    assert found == {("opd", "0.001"), ("grpo", "0.0001")}
+
+
+def test_stale_rollouts_show_their_effective_sample_size(written, rough):
+    _, text = written
+    section = text[text.index("Effective sample size") :].split("</table>")[0]
+    cells = [re.findall("<t[dh]>(.*?)</t[dh]>", line) for line in section.splitlines()]
+    head, start, late = [line for line in cells if len(line) == 5]
+    assert head[1:] == ["token", "prefix", "prefix inclusive", "trajectory"]
+    assert start == ["start&#39;s rollouts, start&#39;s parameters", *["1.00"] * 4]
+    assert late[0] == "start&#39;s rollouts, late parameters"
+    assert late[1:] == ["0.873", "0.412", "0.354", "0.0621"]
+    assert "parameters3.10×10−40.4120.354–" in rough.text
+
+
+@pytest.mark.parametrize(
+    "said, rates, words",
+    [
+        ("one for all arms", [], "Learning rate: one for all arms."),
+        ("one for all arms", [1e-3], "Learning rate: one for all arms."),
+        (
+            "the best of the grid for each arm, chosen on the validation split",
+            [1e-4, 3e-3],
+            "Learning rate: the best of the grid for each arm, chosen on the validation split "
+            "(0.0001, 0.003).",
+        ),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_report_says_how_the_learning_rate_was_set(tmp_path, said, rates, words, seeds):
+    results = made_up.results(seeds=seeds)
+    results["learning_rate"] = said
+    results["config"]["compare"]["learning_rates"] = rates
+    assert report._learning_caption(results).endswith(words)
+    page = Page(report.page(results, {"learning": "data:,"}, tmp_path)).text
+    assert f"Learning rate: {said}" in page
+    del results["learning_rate"]
+    assert "Learning rate" not in report._learning_caption(results)
+
+
+def test_the_report_says_from_how_many_groups_on_intervals_are_trusted(written, rough):
+    assert (
+        "Intervals may be trusted from 128 prompt groups on; rows whose variance comes from few "
+        "groups need more, opd@gamma=0.9 the most: 170. There are 256."
+    ) in Page(written[1]).text
+    assert "opd_baseline the most: 410. There are 256." in rough.text
+    assert "opd_baseline ‡vs opdtrusted from 410 groups on" in rough.text
+    assert len(re.findall(r"trusted from \d+ groups on", rough.text)) == 1
+    results = made_up.results()
+    for entry in results["estimators"]:
+        entry["trusted_from"] = 128
+    assert report._trust(results).endswith("from 128 prompt groups on. There are 256.")
+    assert report._trust({}) == ""
 
 
 def test_stored_advice_is_shown_as_stored(tmp_path):

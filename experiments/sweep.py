@@ -1,0 +1,62 @@
+"""Train every point of a sweep, and put what came of it into one table and one plot.
+
+python -m experiments.sweep --sweep=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import rich
+import rich.table
+from absl import flags
+
+from opd.run import launch, sweep
+
+_SWEEP = flags.DEFINE_string("sweep", None, "a sweep file: configs/sweeps/NAME.py")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of all points, of the table and the plot")
+_JOBS = flags.DEFINE_integer("jobs", 1, "trainings at a time", lower_bound=1)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the commands and stop")
+
+
+def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
+    """Parses and checks; hands back what is to be run, if anything is.
+
+    Raises:
+        ValueError: a user's mistake; nothing has been run or written.
+    """
+    launch.parse(sys.argv if argv is None else argv, __doc__)
+    for flag in (_SWEEP, _WORKDIR):
+        if not flag.value:
+            raise ValueError(f"--{flag.name} is missing")
+    config, points = sweep.load(Path(_SWEEP.value))
+    workdir = Path(_WORKDIR.value)
+    if _DRY_RUN.value:
+        for point in points:
+            print(shlex.join(sweep.command(config, point, workdir)))
+        return None
+    launch.make_folder("workdir", workdir)
+    return functools.partial(job, config, points, workdir, _JOBS.value)
+
+
+def job(config: Path, points: list[sweep.Point], workdir: Path, jobs: int) -> None:
+    """The trainings, their table and their plot; exit code 1 where a point failed."""
+    records = sweep.run(config, points, workdir, jobs)
+    sweep.write(records, workdir)
+    shown = rich.table.Table("point", "KL", "accuracy", "error")
+    for record, row in zip(records, sweep.table(records), strict=True):
+        values = ("" if row[key] is None else f"{row[key]:.3g}" for key in ("kl", "accuracy"))
+        shown.add_row(sweep.name(record["point"]), *values, row["error"] or "")
+    rich.print(shown)
+    failed = sum(row["error"] is not None for row in sweep.table(records))
+    if failed:
+        print(f"error: {failed} of {len(records)} points failed", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    launch.run(prepare)

@@ -1,0 +1,236 @@
+"""The trainer from end to end on the debug config: killed, asked to stop, damaged, continued."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from opd.run import checkpoint, checks, optimizer, train, writers
+from opd.run import config as configs
+from opd.run.config import Config, OptimizerConfig
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("seconds", "tokens_per_second")
+pytestmark = pytest.mark.slow
+
+
+def debug(**changes) -> Config:
+    """The debug config with some keys changed: method__name="grpo"."""
+    values = runpy.run_path(str(ROOT / "configs" / "debug.py"))["get_config"]().to_dict()
+    for path, value in changes.items():
+        part = values
+        *parents, key = path.split("__")
+        for name in parents:
+            part = part[name]
+        part[key] = value
+    return configs.build(values)
+
+
+def lines(workdir, name="metrics.jsonl"):
+    """Records of a file, fields that measure time aside."""
+    found = writers.read_jsonl(workdir / name)
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in found]
+
+
+def same(one, other):
+    """Whether two workdirs ended alike, bit for bit."""
+    for name in train.FILES:
+        assert lines(one, name) == lines(other, name), name
+    ends = [json.loads((workdir / "done.json").read_text()) for workdir in (one, other)]
+    assert ends[0]["params_sha256"] == ends[1]["params_sha256"]
+    assert ends[0]["eval"] == ends[1]["eval"] and ends[0]["step"] == ends[1]["step"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Six updates, never interrupted."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert train.train(debug(updates=6), workdir)["resumed_from"] == []
+    return workdir
+
+
+def test_a_finished_run_says_what_it_did_and_stays_as_it_is(whole):
+    done = json.loads((whole / "done.json").read_text())
+    assert done["step"] == 6 and done["rollouts"] == 6 * 16 and done["stopped"] is None
+    assert len(done["params_sha256"]) == 64 and done["eval"]["kl"]["value"] > 0
+    assert [line["update"] for line in lines(whole)] == [1, 2, 3, 4, 5, 6]
+    assert [line["update"] for line in lines(whole, "evaluations.jsonl")] == [0, 2, 4, 6]
+    assert list((whole / "tensorboard").glob("events*"))
+    line = writers.read_jsonl(whole / "metrics.jsonl")[-1]
+    assert line["tokens_per_second"] > 0 and line["skipped"] == 0
+    assert len(line["kl_by_position"]) > 1 and 0 < line["ess_token"] <= 1.0001
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    assert train.train(debug(updates=6), whole) == done
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+
+
+def start(workdir, *flags):
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/debug.py"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(path, process):
+    """Waits for a file that a process makes."""
+    for _ in range(30_000):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError(f"{path} was not made")
+
+
+LONG = {"updates": 60, "checkpoint__every": 4, "evaluate__every": 20}
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Sixty updates, never interrupted."""
+    workdir = tmp_path_factory.mktemp("long") / "run"
+    assert train.train(debug(**LONG), workdir)["step"] == 60
+    return workdir
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(how, long, tmp_path):
+    workdir = tmp_path / "run"
+    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in LONG.items()]
+    process = start(workdir, *flags)
+    until(workdir / "checkpoints" / "8", process)
+    began = time.monotonic()
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if how is signal.SIGTERM:
+        assert process.returncode == 0, said
+        assert time.monotonic() - began < 30
+        assert "saved at update" in said
+    assert not (workdir / "done.json").exists()
+    process = start(workdir, *flags)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert json.loads((workdir / "done.json").read_text())["resumed_from"][0] >= 4
+    same(workdir, long)
+
+
+def test_raising_the_updates_goes_on_from_the_end(whole, tmp_path):
+    workdir = tmp_path / "run"
+    assert train.train(debug(updates=4), workdir)["step"] == 4
+    done = train.train(debug(updates=6, checkpoint__every=1), workdir)
+    assert done["resumed_from"] == [4]
+    same(workdir, whole)
+
+
+def test_another_config_is_refused_by_name(whole):
+    with pytest.raises(ValueError, match="config.seed was 0, now 1"):
+        train.check(debug(updates=6, seed=1), whole)
+    train.check(debug(updates=9, evaluate__every=3, checkpoint__keep=7), whole)
+
+
+def test_one_process_at_a_time(tmp_path):
+    with (
+        checkpoint.lock(tmp_path),
+        pytest.raises(ValueError, match="another process is at work there"),
+    ):
+        train.train(debug(), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("how", ["garbled", "cut"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(how, whole, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    train.train(debug(updates=5), workdir)  # checkpoints 2, 4 and 5
+    files = [path for path in (workdir / "checkpoints" / "5" / "tree").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if how == "garbled":
+        content[len(content) // 2] ^= 0xFF
+    largest.write_bytes(content if how == "garbled" else content[: len(content) // 2])
+    done = train.train(debug(updates=6), workdir)
+    said = capfd.readouterr().err
+    assert "checkpoint 5" in said and "is damaged" in said
+    assert done["resumed_from"] == [4]
+    same(workdir, whole)
+
+
+def test_microbatches_train_as_the_whole_batch_does(whole, tmp_path):
+    workdir = tmp_path / "run"
+    train.train(debug(updates=2, optimizer__microbatches=2), workdir)
+    for one, other in zip(lines(workdir), lines(whole)):
+        np.testing.assert_allclose(one["gradient_norm"], other["gradient_norm"], rtol=1e-4)
+        np.testing.assert_allclose(one["kl"], other["kl"], rtol=1e-4)
+
+
+def test_gradients_that_are_not_finite_are_skipped_counted_and_then_the_end(tmp_path):
+    """At such a rate the first step leaves parameters whose gradients are NaN from then on."""
+    config = debug(updates=9, optimizer__learning_rate=1e38, optimizer__skips=2)
+    with pytest.raises(
+        train.Diverged, match="3 gradients in a row were not finite .*gradient_norm"
+    ):
+        train.train(config, tmp_path / "run")
+    assert [line["skipped"] for line in lines(tmp_path / "run")][-3:] == [1, 2, 3]
+    assert not (tmp_path / "run" / "done.json").exists()
+
+
+def test_one_bad_gradient_moves_nothing():
+    step = optimizer.make(OptimizerConfig(), 0.1)
+    params = {"w": jnp.ones(3)}
+    state = step.init(params)
+    for gradient, moves, counts in ((np.nan, False, (1, 1)), (1.0, True, (0, 1))):
+        updates, state = step.update({"w": jnp.full(3, gradient)}, state, params)
+        assert bool(np.any(updates["w"])) == moves
+        assert tuple(map(int, optimizer.skipped(state))) == counts
+
+
+def test_the_first_update_moves_whatever_the_warm_up():
+    for warmup, first in ((0, 0.1), (1, 0.1), (4, 0.025)):
+        step = optimizer.make(OptimizerConfig(warmup=warmup, clip=1e9), 0.1)
+        params = {"w": jnp.zeros(1)}
+        updates, _ = step.update({"w": jnp.ones(1)}, step.init(params), params)
+        np.testing.assert_allclose(updates["w"], -first, rtol=1e-4)
+
+
+def test_a_cosine_comes_down_to_its_floor():
+    step = optimizer.make(OptimizerConfig(warmup=1, decay=3, floor=0.5, clip=1e9), 0.1)
+    params, taken = {"w": jnp.zeros(1)}, []
+    state = step.init(params)
+    for _ in range(6):
+        updates, state = step.update({"w": jnp.ones(1)}, state, params)
+        taken.append(-float(updates["w"][0]))
+    np.testing.assert_allclose(taken, [0.1, 0.1, 0.0875, 0.0625, 0.05, 0.05], rtol=1e-3)
+
+
+def test_training_stops_when_nothing_gets_better(tmp_path):
+    config = debug(
+        updates=9, optimizer__learning_rate=1e-9, evaluate__every=1, evaluate__patience=2
+    )
+    done = train.train(config, tmp_path / "run")
+    assert done["stopped"] and done["step"] < 9
+    assert train.train(config, tmp_path / "run") == done
+
+
+def test_the_average_of_parameters_is_what_is_judged(tmp_path):
+    done = train.train(debug(updates=2, optimizer__ema=0.999999), tmp_path / "run")
+    first, *_, last = lines(tmp_path / "run", "evaluations.jsonl")
+    assert done["eval"]["kl"] == pytest.approx(first["kl"], rel=1e-3) and last["update"] == 2
+
+
+def test_checks_name_the_key():
+    with pytest.raises(ValueError, match="unknown method 'nope'"):
+        debug(method__name="nope")
+    with pytest.raises(ValueError, match="k1 as a loss"):
+        train.check(debug(method__name="k1_loss"), Path("nowhere"))
+    assert checks.flat({"a": {"b": 1}}) == {"config.a.b": 1}
