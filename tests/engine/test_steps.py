@@ -107,6 +107,35 @@ def test_metrics_of_a_rollout_are_of_its_graded_tokens(here):
         "reward": np.mean(here.rollout.reward),
     }
     assert found.pop("log_ratio_max") < 1e-4  # sampled and scored by the same policy
+    for kind in ("token", "trajectory"):
+        np.testing.assert_allclose(found.pop(f"ess_{kind}"), 1, rtol=1e-5)
+    graded = mask.any(0)
+    by_position = found.pop("kl_by_position")[graded]
+    np.testing.assert_allclose(by_position, kl.sum(0)[graded] / mask.sum(0)[graded], rtol=1e-5)
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_stale_rollouts_lower_the_effective_sample_size(here):
+    """(sum w)^2 / (N sum w^2) over graded tokens, and over one weight a rollout."""
+    mask = np.asarray(here.rollout.mask)
+    drift = np.where(mask, np.random.default_rng(0).normal(0, 0.3, mask.shape), 0)
+    stale = dataclasses.replace(here.rollout, logp_behavior=here.rollout.logp_behavior - drift)
+    found = steps.rollout_metrics(stale, here.stats)
+    weights = {"token": np.exp(drift)[mask], "trajectory": np.exp(drift.sum(1))}
+    for kind, weight in weights.items():
+        wanted = weight.sum() ** 2 / (len(weight) * (weight**2).sum())
+        np.testing.assert_allclose(found[f"ess_{kind}"].value(), wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(here, parts):
+    """Whatever a weight holds: the future, the group, the batch's tokens, fresh draws."""
+    given = here.params, here.rollout, here.head
+    asked = (scene.STUDENT, *given, scene.METHODS, here.uniforms, scene.HOW)
+    whole, stats = jax.jit(steps.pull_back, static_argnums=(0, 4, 6))(*asked)
+    added, found = jax.jit(steps.accumulate, static_argnums=(0, 4, 6, 7))(*asked, parts)
+    for a, b in zip(jax.tree.leaves((added, found)), jax.tree.leaves((whole, stats)), strict=True):
+        scale = np.abs(b).max() + 1e-6
+        np.testing.assert_allclose(a / scale, b / scale, atol=2e-5)
