@@ -136,7 +136,11 @@ def logits_of(hidden: Array, unembedding: Array) -> Array:
     """hidden [B, D] @ unembedding [V, D].T, out of the matmul in float32 or wider."""
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     return jax.lax.dot_general(
-        hidden, unembedding, (((1,), (1,)), ((), ())), preferred_element_type=dtype
+        hidden,
+        unembedding,
+        (((1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=dtype,
     )
 
 

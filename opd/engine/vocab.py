@@ -44,10 +44,16 @@ def log_softmax(head: Head, temperature: float) -> Array:
     """log softmax(hidden unembedding^T / temperature), [B, T, V] nats, in float32 or wider.
 
     The product leaves the matmul in that dtype: bfloat16 logits before a float32 softmax cost up
-    to a fifth of the gradient.
+    to a fifth of the gradient. Float32 inputs are not rounded to a narrower type on the way in.
     """
     wide = jnp.promote_types(head.hidden.dtype, jnp.float32)
-    logits = jnp.einsum("btd,vd->btv", head.hidden, head.unembedding, preferred_element_type=wide)
+    logits = jnp.einsum(
+        "btd,vd->btv",
+        head.hidden,
+        head.unembedding,
+        precision="highest",
+        preferred_element_type=wide,
+    )
     return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 

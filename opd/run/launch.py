@@ -93,8 +93,9 @@ def make_folder(flag: str, folder: Path) -> None:
 
 def keep_compiled(workdir: Path) -> None:
     """Keeps compiled programs in the workdir, unless JAX was told where."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
+    key = "jax_compilation_cache_dir"
+    if getattr(jax.config, key) is None:
+        jax.config.update(key, str(workdir / "cache"))
 
 
 def _checked_file(argv: list[str]) -> str | None:
