@@ -265,6 +265,15 @@ def _take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def scored(methods: tuple[Method, ...]) -> bool:
+    """Whether a weight of theirs asks for a continuation's statistics: to grade or for a ratio."""
+    return any(
+        term.importance != "none" or (term.onehot and term.signal in ("teacher", "teacher_kl"))
+        for method in methods
+        for term in method.terms
+    )
+
+
 def continuing(
     world: World,
     student: Model,
@@ -274,11 +283,7 @@ def continuing(
     answers: list[str],
 ) -> Continue:
     """The student's continuations, rewarded by the task and scored where a branched row asks."""
-    graded = any(
-        term.onehot and term.signal in ("teacher", "teacher_kl")
-        for method in plan.branched
-        for term in method.terms
-    )
+    graded = scored(plan.branched)
 
     def extend(
         trunk: Rollout, prefix: np.ndarray, key: Array, which: np.ndarray
