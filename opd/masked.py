@@ -22,3 +22,8 @@ def mean(values: Array, mask: Array, axis=None, keepdims: bool = False) -> Array
     """Mean over the entries that a mask keeps; 0 where it keeps none."""
     total = jnp.sum(zero(values, mask), axis=axis, keepdims=keepdims)
     return total / count(mask, axis, keepdims).astype(values.dtype)
+
+
+def remaining(mask: Array) -> Array:
+    """How many entries a mask [B, T] keeps from each position on, and never less than one."""
+    return jnp.maximum(jnp.cumsum(mask[:, ::-1], axis=1)[:, ::-1], 1)

@@ -42,6 +42,10 @@ class Rollout:
     group: Array  # [B] int32, which prompt group of this batch, 0 .. U-1, non-decreasing
     row: Array  # [B] int32, the row's own number in the step: what random keys are folded with
     reward: Array | None = None  # [B], terminal reward; None where nobody grades completions
+    # What only some methods ask for, [B, T] each; None where nobody keeps it.
+    logp_proximal: Array | None = None  # of the trust region's policy; None: the behavior is it
+    logp_reference: Array | None = None  # of the policy that a penalty holds the student to
+    value: Array | None = None  # the critic's estimate at the state, when the token was drawn
 
     @property
     def sequence(self) -> Array:
@@ -75,6 +79,7 @@ class TokenStats:
     logp_teacher: Array | None = None  # log p(y_t | s_t)
     entropy_teacher: Array | None = None
     kl: Array | None = None  # KL(pi || p) at s_t, enumerated
+    value: Array | None = None  # the critic's estimate now; None: what the rollout has
 
 
 @pytree

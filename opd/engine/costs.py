@@ -20,7 +20,7 @@ from opd.types import Model
 
 Figure = tuple[float, float, float]  # value, low, high
 
-TEACHER_NEEDS = frozenset({"teacher_full", "teacher_logp", "teacher_samples"})
+TEACHER_NEEDS = frozenset({"teacher_full", "teacher_logp", "teacher_samples", "teacher_rollouts"})
 
 
 class Counted(Model, Protocol):
@@ -36,8 +36,8 @@ def needs_teacher(method: Method) -> bool:
 
 
 def draws_rollouts(method: Method) -> bool:
-    """Whether the method's states are sampled from the student; else a data set has them."""
-    return any(term.behavior == "student" for term in method.terms)
+    """Whether the method's states are sampled from the student; else they are given."""
+    return method.behavior in ("student", "mixture", "buffer")
 
 
 def program_key(method: Method) -> Hashable:

@@ -87,4 +87,6 @@ BASELINES = {
     "group": group_mean,
     "leave_one_out": leave_one_out,
 }
+# Those that are a statistic of whole rollouts: of returns-to-go at the first token.
+OF_ROLLOUTS = tuple(kind for kind in BASELINES if kind != "none")
 NORMALISERS = {"none": no_normaliser, "group_std": group_std, "whiten": whiten}

@@ -6,37 +6,73 @@ whitening and token means don't depend on how a step is cut into microbatches.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from opd.masked import zero
-from opd.method import baselines, local, reduction, returns
+from opd.method import baselines, importance, local, reduction, returns
 from opd.method.table import Method, Term
 from opd.types import Array, Coefficients, Rollout, TokenStats, pytree
 
 
 @pytree
-class Weights:
-    """What a method's coefficients hold besides statistics; [B, T] arrays, one for each term.
+class Known:
+    """What one term's coefficients hold besides statistics; [B, T] each, None where unused.
 
-    `scale` has coefficient, reduction and mask in it. `advantage` is a reward's, or None where
-    the term is graded from the statistics.
+    `candidates` scales its local rule, `own` its own tokens, `critic` its critic's regression:
+    reduction and mask, and for the first two coefficient and correction. `advantage` is there
+    where the term needs no statistics for it, and so is `target`, the critic's.
     """
 
-    scale: tuple[Array, ...]
-    advantage: tuple[Array | None, ...]
+    candidates: Array | None
+    own: Array | None
+    critic: Array | None
+    advantage: Array | None
+    target: Array | None
+
+
+@pytree
+class Weights:
+    """What a method's coefficients hold besides statistics: its terms', and [B, T] of a rollout."""
+
+    terms: tuple[Known, ...]
+    reward: Array | None  # paid at the last token; None where `advantage` has it
+    logp_proximal: Array | None
+    logp_reference: Array | None
+    value: Array | None
     mask: Array
 
 
 def weights(method: Method, rollout: Rollout) -> Weights:
     """The part of the coefficients that is known before any forward pass."""
-    mask = rollout.mask
-    scale = tuple(term.coef * reduction.REDUCTIONS[term.reduction](mask) for term in method.terms)
-    advantage = tuple(_given(term, rollout) for term in method.terms)
-    return Weights(scale, advantage, mask)
+    terms, reward, proximal = method.terms, None, None
+    if any(term.signal == "reward" for term in terms):
+        assert rollout.reward is not None, f"{method.name} has no reward"
+        reward = returns.terminal(rollout.reward, rollout.mask)
+    if any(term.importance != "none" for term in terms):
+        proximal = _proximal(rollout)
+    referred = any(term.signal == "reference" for term in terms)
+    valued = any(term.baseline == "value" for term in terms)
+    later = any(term.returns == "vtrace" for term in terms)
+    assert not referred or rollout.logp_reference is not None, f"{method.name} has no reference"
+    assert not valued or rollout.value is not None, f"{method.name} has no critic"
+    return Weights(
+        terms=tuple(_known(term, rollout, reward) for term in terms),
+        reward=reward if later else None,
+        logp_proximal=proximal,
+        logp_reference=rollout.logp_reference if referred else None,
+        value=rollout.value if valued else None,
+        mask=rollout.mask,
+    )
 
 
 def coefficients(method: Method, weights: Weights, stats: TokenStats, group: Array) -> Coefficients:
     """One estimator's [B, T] weights: one for each local rule, and one for the own tokens.
 
-    onehot_t = sum over terms of scale_t * A_t, A_t the term's advantage; all one-hot parts merge.
+    onehot_t = sum over terms of scale_t * rho_t * A_t, A_t the term's advantage and rho_t what its
+    ratio of current and proximal policy costs; all one-hot parts merge. A local rule's candidates
+    are the current policy's: they take the state's ratio only. The critic's cotangent is that of
+    -(target - V)^2 / 2, its regression; only one term has one.
+
     A method that is `pointwise` may be given a slice of the time axis.
 
     Args:
@@ -45,44 +81,115 @@ def coefficients(method: Method, weights: Weights, stats: TokenStats, group: Arr
         stats: [B, T] statistics under the current student.
         group: [B] prompt groups.
     """
-    pushed, onehot = [], zero(weights.scale[0], weights.mask) * 0
-    for term, scale, advantage in zip(method.terms, weights.scale, weights.advantage, strict=True):
-        if term.rule is not None:
-            pushed.append(zero(scale, weights.mask))
-        if term.onehot:
+    mask = weights.mask
+    pushed, onehot, value = [], zero(jnp.zeros(mask.shape), mask), None
+    for term, known in zip(method.terms, weights.terms, strict=True):
+        if known.candidates is not None:
+            state = _ratio(term, importance.STATE_PART[term.importance], None, weights, stats)
+            pushed.append(zero(known.candidates * state, mask))
+        if known.own is not None:
+            advantage, target = known.advantage, known.target
             if advantage is None:
-                advantage = _graded(term, weights.mask, stats, group)
-            onehot = onehot + zero(scale * advantage, weights.mask)
-    return Coefficients(tuple(pushed), onehot)
+                advantage, target = _graded(term, weights, stats, group)
+            own = known.own * _ratio(term, term.importance, advantage, weights, stats)
+            onehot = onehot + zero(own * advantage, mask)
+            if known.critic is not None:
+                now = weights.value if stats is None or stats.value is None else stats.value
+                value = zero(known.critic * (target - now), mask)
+    return Coefficients(tuple(pushed), onehot, value)
 
 
-def _given(term: Term, rollout: Rollout) -> Array | None:
-    """The advantage of a term that needs no statistics, [B, T]; else None."""
+def _known(term: Term, rollout: Rollout, reward: Array | None) -> Known:
+    kept = rollout.mask if term.cut == "keep" else rollout.mask & rollout.ended[:, None]
+    share = reduction.REDUCTIONS[term.reduction](kept)
+    scale = term.coef * share
+    candidates, own = None, None
+    if term.rule is not None:
+        candidates = scale * _correction(term, importance.STATE_PART[term.correction], rollout)
+    if term.onehot:
+        own = scale * _correction(term, term.correction, rollout)
+    advantage, target = None, None
     if term.signal == "one":
-        return rollout.mask.astype(float)
-    if term.signal == "reward":
-        assert rollout.reward is not None, f"{term} has no reward"
-        reward = returns.terminal(rollout.reward, rollout.mask)
-        return _credit(term, reward, rollout.mask, rollout.group)
-    return None
+        advantage = rollout.mask.astype(float)
+    elif term.signal == "reward" and term.returns != "vtrace":
+        advantage, target = _credit(term, reward, rollout.mask, rollout.group, rollout.value)
+    return Known(candidates, own, share if term.baseline == "value" else None, advantage, target)
 
 
-def _graded(term: Term, mask: Array, stats: TokenStats, group: Array) -> Array:
-    """The advantage of a term that the teacher grades, [B, T]."""
-    if term.signal == "teacher_kl":
-        grade = -stats.kl
-    else:
-        divergence = local.DIVERGENCES[term.divergence]
-        grade = divergence.weight(stats.logp_teacher, stats.logp_student, term.argument)
+def _proximal(rollout: Rollout) -> Array:
+    return rollout.logp_behavior if rollout.logp_proximal is None else rollout.logp_proximal
+
+
+def _correction(term: Term, kind: str, rollout: Rollout) -> Array | float:
+    """What the ratio of proximal policy and behavior costs, [B, T]."""
+    if kind == "none" or rollout.logp_proximal is None:
+        return 1.0
+    log_rho = importance.log_ratio(rollout.logp_proximal, rollout.logp_behavior, rollout.mask, kind)
+    bounds = term.correction_low, term.correction_high
+    return importance.weight(log_rho, None, term.correction_rule, *bounds)
+
+
+def _ratio(
+    term: Term, kind: str, advantage: Array | None, weights: Weights, stats: TokenStats
+) -> Array | float:
+    """What the ratio of current and proximal policy costs, [B, T]."""
+    if kind == "none":
+        return 1.0
+    log_rho = importance.log_ratio(stats.logp_student, weights.logp_proximal, weights.mask, kind)
+    return importance.weight(log_rho, advantage, term.ratio_rule, term.low, term.high)
+
+
+def _graded(
+    term: Term, weights: Weights, stats: TokenStats, group: Array
+) -> tuple[Array, Array | None]:
+    """The advantage of a term that needs statistics, and its critic's target, [B, T]."""
+    mask = weights.mask
+    grade = _grade(term, weights, stats)
+    if term.penalty == "k3":
+        return importance.saturating_exp(zero(grade, mask)) - 1, None
     if term.rule is not None:  # the rule has the present, so the own token has what is left
-        return returns.future(grade, mask, term.gamma)
+        later = returns.mean_future if term.returns == "mean" else returns.future
+        return later(grade, mask, term.gamma), None
     if term.baseline == "expected_kl":
-        return grade + stats.kl
-    return _credit(term, grade, mask, group)
+        return grade + stats.kl, None
+    log_rho = None
+    if term.returns == "vtrace":
+        log_rho = importance.log_ratio(stats.logp_student, weights.logp_proximal, mask, "token")
+    return _credit(term, grade, mask, group, weights.value, log_rho)
 
 
-def _credit(term: Term, reward: Array, mask: Array, group: Array) -> Array:
-    """Return-to-go, less its baseline, normalised: [B, T]."""
+def _grade(term: Term, weights: Weights, stats: TokenStats) -> Array:
+    """What a token is worth by itself, [B, T]."""
+    if term.signal == "reward":
+        return weights.reward
+    if term.signal == "reference":
+        return weights.logp_reference - stats.logp_student
+    if term.signal == "teacher_kl":
+        return -stats.kl
+    divergence = local.DIVERGENCES[term.divergence]
+    return divergence.weight(stats.logp_teacher, stats.logp_student, term.argument)
+
+
+def _credit(
+    term: Term,
+    reward: Array,
+    mask: Array,
+    group: Array,
+    value: Array | None,
+    log_rho: Array | None = None,
+) -> tuple[Array, Array | None]:
+    """Return-to-go, less its baseline, normalised; and what a critic should say. [B, T] each."""
     total = returns.discounted(reward, mask, term.gamma) if term.gamma > 0 else reward
-    advantage = total - baselines.baseline(total, mask, group, term.baseline)
-    return baselines.normalise(advantage, total, mask, group, term.normaliser)
+    target = None
+    if term.returns == "vtrace":
+        target, advantage = returns.vtrace(
+            reward, value, log_rho, mask, term.gamma, term.lam, term.high, term.c_bar
+        )
+    elif term.returns == "gae":
+        advantage = returns.gae(reward, value, mask, term.gamma, term.lam)
+        target = zero(advantage + value, mask)
+    else:
+        if term.returns == "mean":
+            total = returns.mean(reward, mask, term.gamma)
+        advantage = total - baselines.baseline(total, mask, group, term.baseline)
+    return baselines.normalise(advantage, total, mask, group, term.normaliser), target

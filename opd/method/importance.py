@@ -1,13 +1,19 @@
 """Stale or foreign states and actions: log-ratios between two policies, and what they cost.
 
-Log space throughout: a product over a prefix overflows float32 at about 45 tokens.
+A weight is made in two steps: `log_ratio` says which product of token ratios (LOG_RATIOS), and
+`weight` what is done with it (RATIO_RULES). The second comes after credit, since PPO's gate needs
+the advantage's sign. Log space throughout: a product over a prefix overflows float32 at about 45
+tokens.
 """
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from opd import masked
 from opd.masked import zero
 from opd.types import Array
 
@@ -44,12 +50,102 @@ def trajectory(ratio: Array, mask: Array) -> Array:
     return jnp.broadcast_to(jnp.sum(ratio, 1, keepdims=True), mask.shape)
 
 
+def sequence(ratio: Array, mask: Array) -> Array:
+    """mean over all t': the whole rollout's geometric mean (Zheng et al. 2025, GSPO, eq. 7)."""
+    return jnp.broadcast_to(masked.mean(ratio, mask, 1, keepdims=True), mask.shape)
+
+
 LOG_RATIOS = {
     "token": token,
     "prefix": prefix,
     "prefix_inclusive": prefix_inclusive,
     "trajectory": trajectory,
+    "sequence": sequence,
 }
+# One number a rollout, the same at all its tokens.
+WHOLE = ("trajectory", "sequence")
+# What a candidate that is enumerated, or drawn afresh from the policy itself, takes of each kind:
+# its expectation given the state. Its own ratio is 1, and so is what follows on average.
+STATE_PART = {
+    "none": "none",
+    "token": "none",
+    "prefix": "prefix",
+    "prefix_inclusive": "prefix",
+    "trajectory": "prefix",
+}
+
+
+def weight(
+    log_rho: Array, advantage: Array | None, rule: str, low: float | None, high: float | None
+) -> Array:
+    """What an importance weight rho becomes, [B, T], detached; see RATIO_RULES.
+
+    Args:
+        log_rho: [B, T] nats.
+        advantage: [B, T], whose sign the gate looks at; None where no rule has a gate.
+        rule: one of RATIO_RULES.
+        low: the least rho, 0 for none. Bounds are of the ratio itself: PPO's epsilon of 0.2 is
+            [0.8, 1.2].
+        high: the largest rho.
+    """
+    return RATIO_RULES[rule](log_rho, advantage, low, high)
+
+
+def unbounded(log_rho: Array, advantage: Array | None, low: None, high: None) -> Array:
+    """rho."""
+    return saturating_exp(log_rho)
+
+
+def clip(log_rho: Array, advantage: Array, low: float, high: float) -> Array:
+    """rho, and 0 where it passes the bound that the advantage pushes it towards.
+
+    The gradient of min(rho A, clip(rho, low, high) A) is rho A grad log pi, gated (Schulman et al.
+    2017, PPO, eq. 7). Biased once rho leaves [low, high].
+    """
+    above = (log_rho > _log(high)) & (advantage > 0)
+    below = (log_rho < _log(low)) & (advantage < 0)
+    return zero(saturating_exp(log_rho), ~(above | below))
+
+
+def clip_ungated(log_rho: Array, advantage: Array | None, low: float, high: float) -> Array:
+    """clip(rho, low, high): no token is left out (MiniMax 2025, CISPO, eq. 4 and 5)."""
+    return saturating_exp(jnp.clip(log_rho, _log(low), _log(high)))
+
+
+def truncate(log_rho: Array, advantage: Array | None, low: None, high: float) -> Array:
+    """min(rho, high) (Ionides 2008; Yao et al. 2025, truncated importance sampling)."""
+    return saturating_exp(jnp.minimum(log_rho, _log(high)))
+
+
+def mask_out(log_rho: Array, advantage: Array | None, low: float, high: float) -> Array:
+    """rho inside [low, high] and 0 outside (Ling team 2025, IcePop)."""
+    return zero(saturating_exp(log_rho), (log_rho >= _log(low)) & (log_rho <= _log(high)))
+
+
+RATIO_RULES = {
+    "none": unbounded,
+    "clip": clip,
+    "clip_ungated": clip_ungated,
+    "truncate": truncate,
+    "mask": mask_out,
+}
+# The usual bounds (low, high); None where a rule has none.
+BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "none": (None, None),
+    "clip": (0.8, 1.2),
+    "clip_ungated": (0.0, 5.0),
+    "truncate": (None, 2.0),
+    "mask": (0.5, 5.0),
+}
+
+
+def _log(bound: float) -> float:
+    return math.log(bound) if bound > 0 else -math.inf
+
+
+def saturating_exp(log_rho: Array) -> Array:
+    """exp, at most the dtype's largest number: infinity times no advantage is no number."""
+    return jnp.minimum(jnp.exp(log_rho), jnp.finfo(log_rho.dtype).max)
 
 
 def effective_sample_size(log_weight: Array, mask: Array) -> Array:

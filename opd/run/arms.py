@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from opd.data import pipeline
 from opd.engine import programs
 from opd.method.table import Method
 from opd.run import optimizer, writers
@@ -59,7 +58,7 @@ def train(
     """
     step = optimizer.make(config.optimizer, rate)
     setting = Setting(world, student, teacher, method, step, config.optimizer.microbatches)
-    batches = pipeline.prompts(world.task, "train", seed, config.prompts)
+    batches = setting.batches(seed, config.prompts)
     # Compiles: the state it leaves is dropped.
     first = programs.start(world.mesh, student, step, start)
     jax.block_until_ready(setting.advance(first, batches[0], 0, seed))

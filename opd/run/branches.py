@@ -274,6 +274,15 @@ def rows_together(chunk: int, vocab: int) -> int:
     return max(1, min(PIECE, BLOCK // (chunk * vocab)))
 
 
+def scored(methods: tuple[Method, ...]) -> bool:
+    """Whether a weight of theirs asks for a continuation's statistics: to grade or for a ratio."""
+    return any(
+        term.importance != "none" or (term.onehot and term.signal in ("teacher", "teacher_kl"))
+        for method in methods
+        for term in method.terms
+    )
+
+
 def continuing(
     world: World,
     student: Model,
@@ -283,11 +292,7 @@ def continuing(
     answers: list[str],
 ) -> Continue:
     """The student's continuations, rewarded by the task and scored where a branched row asks."""
-    graded = any(
-        term.onehot and term.signal in ("teacher", "teacher_kl")
-        for method in plan.branched
-        for term in method.terms
-    )
+    graded = scored(plan.branched)
 
     def extend(
         trunk: Rollout, prefix: np.ndarray, key: Array, which: np.ndarray

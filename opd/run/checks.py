@@ -101,8 +101,12 @@ def _short(identity: Any) -> str:
     return "unknown" if identity is None else str(identity)
 
 
-def ready(config: Config, methods: tuple[Method, ...]) -> tuple[World, Decoder, Decoder]:
+def ready(
+    config: Config, methods: tuple[Method, ...], more: frozenset[str] = frozenset()
+) -> tuple[World, Decoder, Decoder]:
     """What stays the same throughout a run, the student's model and the teacher's.
+
+    `more` is what this kind of run has for its methods besides what `available` says.
 
     Raises:
         ValueError: what is wrong with data, split, models, meshes or methods.
@@ -138,7 +142,7 @@ def ready(config: Config, methods: tuple[Method, ...]) -> tuple[World, Decoder, 
     for name, model in (("teacher", teacher), ("student", student)):
         _representable(name, model)
     for method in methods:
-        table.require(method, available(task))
+        table.require(method, available(task) | more)
         table.fits(method, task.tokenizer.vocab)
     backend.check()
     return world, student, teacher

@@ -159,17 +159,20 @@ def as_dict(config: Config) -> dict[str, Any]:
     return configs.to_dict(config)
 
 
+def _claim(part: table.Part) -> str:
+    """One summand of a method's target, in words."""
+    coef = None if part.coef == 1 else f"{part.coef:g} x"
+    to = f"to the {part.to}" if part.to == "reference" else None
+    words = (coef, part.target.kind, part.target.divergence, to, f"gamma={part.target.gamma:g}")
+    return " ".join(word for word in words if word is not None)
+
+
 def methods() -> str:
     """The methods table in plain text: name, label, claim, needs, paper."""
     lines = []
     for name, row in table.ROWS.items():
         method = table.parse(name)
-        target = table.claims(method)
-        claim = " ".join(
-            str(part)
-            for part in (target.kind, target.divergence, f"gamma={target.gamma:g}")
-            if part is not None
-        )
+        claim = " + ".join(map(_claim, table.parts(method)))
         needed = ", ".join(table.needs(method)) or "nothing"
         said = table.bias(method)
         lines.append(f"{name:15} {row.label}")
@@ -179,4 +182,5 @@ def methods() -> str:
             lines.append(f"{'':15} not for training: {row.refused}")
     lines.append("")
     lines.append(f"axes, as ROW@axis=value,...: {', '.join(table.AXES)}")
+    lines.append(f"of one term, as ROW@SIGNAL.axis=value: {', '.join(table.SIGNALS)}")
     return "\n".join(lines)

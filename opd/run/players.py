@@ -210,7 +210,7 @@ def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
     held_out = world.task.split("validation")[:256] if check else ()
     with writers.progress(f"fit {name}", config.steps) as advance:
         for step in range(config.steps):
-            rollout = sharding.shard_batch(_demonstration(batches[step]), world.mesh)
+            rollout = sharding.shard_batch(demonstration(batches[step]), world.mesh)
             state, _ = programs.update(
                 world.mesh, model, optimizer, state, rollout, None, SFT, world.seed, world.how
             )
@@ -229,7 +229,7 @@ def _seed(name: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{name}\0{seed}".encode()).digest()[:4], "big") >> 1
 
 
-def _demonstration(batch: pipeline.Batch) -> Rollout:
+def demonstration(batch: pipeline.Batch) -> Rollout:
     """Solutions as a rollout of the data's own policy."""
     count = len(batch["prompt"])
     return Rollout(

@@ -292,11 +292,11 @@ def staleness(found: Measured, world: World, student: Model, params: Params) -> 
             )
             parts.append(np.asarray(ratio))
     mask = np.concatenate(masks)
-    first = mask & (np.cumsum(mask, 1) == 1)  # a trajectory's weight counts once
+    first = mask & (np.cumsum(mask, 1) == 1)  # a whole rollout's weight counts once
     shares = {
         kind: importance.effective_sample_size(
             jnp.asarray(np.concatenate(parts)),
-            jnp.asarray(first if kind == "trajectory" else mask),
+            jnp.asarray(first if kind in importance.WHOLE else mask),
         )
         for kind, parts in kept.items()
     }

@@ -28,7 +28,7 @@ import tensorboardX
 
 from opd.data import pipeline
 from opd.data.pipeline import Batch
-from opd.engine import costs, programs
+from opd.engine import costs, programs, sharding
 from opd.engine.steps import State
 from opd.method import table
 from opd.method.table import Method
@@ -36,10 +36,13 @@ from opd.run import checkpoint, checks, evaluate, optimizer, players, writers
 from opd.run import config as configs
 from opd.run.config import Config, to_dict
 from opd.run.evaluate import Judge, World
-from opd.types import Metrics, Model, Params
+from opd.types import Metrics, Model, Params, Rollout
 
 # Keys that a workdir's second start may change.
 FREE = ("config.updates", "config.checkpoint.", "config.evaluate.")
+# What a training has for its method: the data's solutions, the teacher, the start as a reference.
+HAS = frozenset({"dataset", "teacher_rollouts", "reference"})
+BEHAVIORS = ("student", "teacher", "dataset")
 FILES = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
 
 
@@ -67,13 +70,35 @@ class Setting:
     method: Method
     step: optax.GradientTransformation
     parts: int = 1
+    reference: Params | None = None  # of the policy that a penalty holds the student to
+
+    def batches(self, seed: int, prompts: int) -> Sequence[Batch]:
+        """A batch an update: prompts, or as many demonstrations as their rollouts would be."""
+        task = self.world.task
+        if self.method.behavior == "dataset":
+            return pipeline.demonstrations(task, "train", seed, prompts * self.world.group_size)
+        return pipeline.prompts(task, "train", seed, prompts)
+
+    def rollout(self, params: Params, batch: Batch, number: int, seed: int) -> Rollout:
+        """Rollouts of the method's behavior, graded by the task's verifier."""
+        world = self.world
+        if self.method.behavior == "dataset":
+            given = sharding.shard_batch(players.demonstration(batch), world.mesh)
+            return evaluate.reward(world.task, given, batch["answers"], 1)
+        model = self.student
+        if self.method.behavior == "teacher":
+            assert self.teacher is not None, f"{self.method.name} has no teacher"
+            model, params = self.teacher
+        drawn = evaluate.draw(world, model, params, batch, number, seed, world.group_size)
+        if self.reference is None:
+            return drawn
+        said = programs.score(world.mesh, self.student, self.reference, drawn, None, world.how)
+        return dataclasses.replace(drawn, logp_reference=said.logp_student)
 
     def advance(self, state: State, batch: Batch, number: int, seed: int) -> tuple[State, Metrics]:
         """One update on fresh rollouts: draw, grade, pull back, step. The state is consumed."""
         world = self.world
-        rollout = evaluate.draw(
-            world, self.student, state.params, batch, number, seed, world.group_size
-        )
+        rollout = self.rollout(state.params, batch, number, seed)
         head = None
         if costs.needs_teacher(self.method):
             assert self.teacher is not None, f"{self.method.name} has no teacher"
@@ -133,7 +158,11 @@ def check(config: Config, workdir: Path) -> Plan:
         checks.same(config, begun["config"], workdir, FREE)
     method = table.parse(config.method.spelled)
     table.trainable(method)
-    plan = Plan(*checks.ready(config, (method,)), method)
+    if method.behavior not in BEHAVIORS:
+        raise ValueError(
+            f"{method.name}: behavior={method.behavior}; a training has {', '.join(BEHAVIORS)}"
+        )
+    plan = Plan(*checks.ready(config, (method,), HAS), method)
     if begun is not None:
         now = checks.inputs(config, plan.world.task)
         checks.same_inputs(now, begun["inputs"], workdir)
@@ -163,7 +192,7 @@ def _train(
     config: Config, workdir: Path, plan: Plan, terminated: Terminated
 ) -> dict[str, Any] | None:
     setting, start, judge = prepare(config, workdir, plan)
-    batches = pipeline.prompts(setting.world.task, "train", config.seed, config.prompts)
+    batches = setting.batches(config.seed, config.prompts)
     state, note = programs.start(setting.world.mesh, setting.student, setting.step, start), Note()
     with (
         checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as kept,
@@ -228,7 +257,9 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> tuple[Setting, Params,
     step = optimizer.make(config.optimizer, config.optimizer.learning_rate)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
-    setting = Setting(world, student, teacher, plan.method, step, config.optimizer.microbatches)
+    reference = start if "reference" in table.needs(plan.method) else None
+    parts = config.optimizer.microbatches
+    setting = Setting(world, student, teacher, plan.method, step, parts, reference)
     return setting, start, judge
 
 

@@ -19,11 +19,11 @@ from jax.flatten_util import ravel_pytree
 from opd.engine import steps, vocab
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact
-from opd.method import local
+from opd.method import local, table
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.types import Coefficients, Rollout
+from opd.types import Coefficients, Rollout, TokenStats
 
 V, DEPTH, EOS, PAD = 4, 4, 3, 0
 PROMPTS = ((1, 2, 0), (2,))
@@ -83,7 +83,10 @@ def spread(params, seed):
 
 @dataclasses.dataclass
 class Lab:
-    """One seed: parameters, every sequence, its probability, and the oracle's problem."""
+    """One seed: parameters, every sequence, its probability, and the oracle's problem.
+
+    `logp_reference` [S, V] is a third policy's, and `value` [S] a critic's estimates.
+    """
 
     seed: int
     student: Decoder
@@ -91,6 +94,8 @@ class Lab:
     teacher: Head
     rollout: Rollout
     problem: exact.Problem
+    logp_reference: np.ndarray
+    value: np.ndarray
 
     @property
     def probability(self) -> np.ndarray:
@@ -133,15 +138,55 @@ def build(seed: int) -> Lab:
         np.concatenate([np.reshape(x, (*logits.shape, -1)) for x in jax.tree.leaves(jacobian)], -1),
         reward=reward,
     )
-    rollout = dataclasses.replace(every_sequence(), reward=jnp.asarray(reward))
-    return Lab(seed, student, params, teacher, rollout, problem)
+    value = np.random.default_rng(seed + 1).normal(size=len(TREE.child))
+    other = _teacher_head(spread(TEACHER.init(jax.random.key(seed + 200)), seed + 200))
+    logp_reference = np.asarray(jax.nn.log_softmax(_at_states(other)))
+    rollout = dataclasses.replace(
+        every_sequence(),
+        reward=jnp.asarray(reward),
+        logp_behavior=jnp.asarray(exact.at_actions(TREE, problem.logp)),
+        logp_reference=jnp.asarray(exact.at_actions(TREE, logp_reference)),
+        value=jnp.asarray(exact.at_states(TREE, value)),
+    )
+    return Lab(seed, student, params, teacher, rollout, problem, logp_reference, value)
 
 
-def batch_coefficients(lab: Lab, methods: tuple[Method, ...]) -> list[Coefficients]:
+def spoiled(lab: Lab, seed: int) -> exact.Problem:
+    """The lab's problem with another student, whose rollouts are stale or foreign to the lab's."""
+    head = student_head(lab.student, spread(lab.params, seed), lab.rollout)
+    return dataclasses.replace(lab.problem, logits=np.asarray(_at_states(head)))
+
+
+def claim(lab: Lab, method: Method, reach: np.ndarray | None = None) -> np.ndarray:
+    """What a method says it is unbiased for, [M]; myopic parts on other states, if given."""
+    return sum(part.coef * _claim(lab, part, reach) for part in table.parts(method))
+
+
+def _claim(lab: Lab, part: table.Part, reach: np.ndarray | None) -> np.ndarray:
+    teacher = lab.logp_reference if part.to == "reference" else lab.problem.logp_teacher
+    problem, target = dataclasses.replace(lab.problem, logp_teacher=teacher), part.target
+    argument = () if part.argument is None else (part.argument,)
+    loss = (target.divergence, *argument)
+    if reach is None:
+        return exact.target_gradient(problem, target.kind, loss, target.gamma)
+    assert target.kind == "myopic", "only a state's own divergence has other states to be on"
+    slope = exact.divergence_gradient(loss, problem.logits, problem.logp_teacher)
+    return -np.einsum("s,sv,svm->m", reach, slope, problem.jacobian)
+
+
+def batch_coefficients(lab: Lab, methods: tuple[Method, ...]) -> tuple[Coefficients, ...]:
     """The library's coefficients with every sequence as one rollout of one batch."""
+    return _coefficients(methods, lab.rollout, token_stats(lab))
+
+
+def token_stats(lab: Lab) -> TokenStats:
     student = student_head(lab.student, lab.params, lab.rollout)
-    stats = vocab_stats(student, lab.teacher, lab.rollout.tokens, HOW)
-    return [coefficients(m, weights(m, lab.rollout), stats, lab.rollout.group) for m in methods]
+    return vocab_stats(student, lab.teacher, lab.rollout.tokens, HOW)
+
+
+@partial(jax.jit, static_argnums=0)
+def _coefficients(methods, rollout, stats) -> tuple[Coefficients, ...]:
+    return tuple(coefficients(m, weights(m, rollout), stats, rollout.group) for m in methods)
 
 
 def scaled(coefs: Coefficients, factor) -> Coefficients:
@@ -236,18 +281,30 @@ def candidate_law(lab: Lab, rule: local.Rule) -> np.ndarray:
 
 
 def expected_grouped(lab: Lab, methods: tuple[Method, ...], size: int = 2) -> np.ndarray:
-    """E [K, M] over all ordered groups of one prompt: coefficients of every group, added up."""
-    pairs = exact.groups(lab.problem, size)
-    members = pairs.members.ravel()
-    rollout = dataclasses.replace(
-        take(lab.rollout, members), group=jnp.arange(len(members)) // size
-    )
-    share = len(members) * np.repeat(pairs.prob, size) / size
-    given = []
-    for method in methods:
-        coefs = coefficients(method, weights(method, rollout), None, rollout.group)
-        assert not coefs.local
-        added = np.zeros(lab.rollout.mask.shape)
-        np.add.at(added, members, np.asarray(scaled(coefs, share).onehot))
-        given.append(Coefficients((), jnp.asarray(added)))
+    """E [K, M] over all ordered groups of one prompt, each a batch by itself."""
+    given = group_coefficients(lab, methods, exact.groups(lab.problem, size))
     return pulled(lab, methods, given)
+
+
+def group_coefficients(lab: Lab, methods: tuple[Method, ...], groups) -> list[Coefficients]:
+    """Coefficients of every group, times its probability, added up by sequence."""
+    members = jnp.asarray(groups.members)  # [number, size]
+    found = _of_groups(methods, lab.rollout, token_stats(lab), members)
+    weight = groups.prob[:, None, None]
+
+    def added(leaf):
+        total = np.zeros(lab.rollout.mask.shape)
+        np.add.at(total, groups.members, weight * np.asarray(leaf))
+        return jnp.asarray(total)
+
+    return [jax.tree.map(added, coefs) for coefs in found]
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_groups(methods, rollout, stats, members) -> tuple[Coefficients, ...]:
+    def one(members):
+        batch, known = take(rollout, members), take(stats, members)
+        batch = dataclasses.replace(batch, group=jnp.zeros_like(members))
+        return _coefficients(methods, batch, known)
+
+    return jax.vmap(one)(members)

@@ -18,6 +18,7 @@ from opd.types import Rollout
 
 B, T, V, G, K_TOP = 4, 5, 7, 2, 3
 LENGTHS = (5, 3, 1, 4)
+ENDED = np.array([False, True, True, True])
 REWARD = np.array([1.0, 0.0, 0.5, 2.0])
 
 
@@ -33,18 +34,27 @@ class Case:
         self.uniforms = rng.uniform(size=(B, T, 4))
         self.p = softmax(self.teacher)
         self.pi = softmax(self.logits)
+        near = self.logits + 0.5 * rng.normal(size=(3, B, T, V))  # an older policy's, and so on
+        self.behavior, self.proximal, self.reference = (
+            own(np.log(softmax(policy)), self.tokens) for policy in near
+        )
+        self.value = rng.normal(size=(B, T))
+        self.old = self.behavior  # whose ratio a loss clips
 
-    def rollout(self) -> Rollout:
+    def rollout(self, two_ratios: bool = False) -> Rollout:
         return Rollout(
             prompt=jnp.zeros((B, 1), jnp.int32),
             prompt_mask=jnp.ones((B, 1), bool),
             tokens=jnp.asarray(self.tokens, jnp.int32),
             mask=jnp.asarray(self.mask),
-            logp_behavior=jnp.zeros((B, T)),
-            ended=jnp.ones(B, bool),
+            logp_behavior=jnp.asarray(self.behavior),
+            ended=jnp.asarray(ENDED),
             group=jnp.arange(B) // G,
             row=jnp.arange(B),
             reward=jnp.asarray(REWARD),
+            logp_proximal=jnp.asarray(self.proximal) if two_ratios else None,
+            logp_reference=jnp.asarray(self.reference),
+            value=jnp.asarray(self.value),
         )
 
 
@@ -225,6 +235,203 @@ def per_state_kl(case):
     return np.sum(case.pi * np.log(case.pi / case.p), -1)
 
 
+def ratio(case, logits):
+    """Current over older policy, token by token; it is differentiated."""
+    return jnp.exp(picked(logits, case.tokens) - case.old)
+
+
+def surrogate(rho, advantage, low, high):
+    """PPO, eq. 7: the smaller of the plain and the clipped one."""
+    return jnp.minimum(rho * advantage, jnp.clip(rho, low, high) * advantage)
+
+
+def clipped(advantage, low=0.8, high=1.2, mean=mean_rollout):
+    def loss(case, logits):
+        return -mean(surrogate(ratio(case, logits), advantage(case), low, high), case.mask)
+
+    return loss
+
+
+def over_tokens(per_token, mask):
+    return jnp.sum(jnp.where(mask, per_token, 0)) / mask.sum()
+
+
+def over_tokens_of_ended(per_token, mask):
+    """DAPO: the rollouts that were cut are not there."""
+    return over_tokens(per_token, mask & ENDED[:, None])
+
+
+def over_sequences(per_token, mask):
+    return jnp.mean(jnp.sum(jnp.where(mask, per_token, 0), 1) / mask.sum(1))
+
+
+def group_centred():
+    pairs = REWARD.reshape(-1, G)
+    return (pairs - pairs.mean(1, keepdims=True)).ravel()
+
+
+def gspo(low, high):
+    """Zheng et al. 2025, eq. 5 and 7: one ratio a sequence, to the power of 1 / |y|."""
+
+    def loss(case, logits):
+        gap = jnp.where(case.mask, picked(logits, case.tokens) - case.old, 0)
+        rho = jnp.exp(jnp.sum(gap, 1) / case.mask.sum(1))
+        return -jnp.mean(surrogate(rho, group_normalised(), low, high))
+
+    return loss
+
+
+def whole_ratio(case, logits):
+    """Each rollout's reward, times the ratio of its probabilities."""
+    gap = jnp.where(case.mask, picked(logits, case.tokens) - case.old, 0)
+    return -jnp.mean(jnp.exp(jnp.sum(gap, 1)) * REWARD)
+
+
+def weighed(rule):
+    """A detached function of the token ratio, times A log pi."""
+    return policy_gradient(
+        lambda case: (
+            rule(np.exp(own(np.log(case.pi), case.tokens) - case.old)) * group_normalised()[:, None]
+        )
+    )
+
+
+def prefix_ratio(case):
+    """Of the state at t: the product over t' < t."""
+    out = np.ones((B, T))
+    gap = own(np.log(case.pi), case.tokens) - case.old
+    for b in range(B):
+        for t in range(LENGTHS[b]):
+            out[b, t] = np.exp(gap[b, :t].sum())
+    return out
+
+
+def whole_trajectory(case):
+    gap = np.where(case.mask, own(np.log(case.pi), case.tokens) - case.old, 0)
+    return np.broadcast_to(np.exp(gap.sum(1))[:, None], (B, T))
+
+
+def on_corrected_states(case, logits):
+    kl_t = jnp.sum(kl(jnp.exp(logp(logits)), case.p), -1)
+    return mean_rollout(prefix_ratio(case) * kl_t, case.mask)
+
+
+def corrected_future(gamma):
+    """Enumerated now on corrected states, the future by the whole rollout's ratio."""
+
+    def loss(case, logits):
+        later = return_to_go(log_ratio(case), case.mask, gamma) - log_ratio(case)
+        weight = whole_trajectory(case) * later
+        now = on_corrected_states(case, logits)
+        return now + mean_rollout(-weight * picked(logits, case.tokens), case.mask)
+
+    return loss
+
+
+def mean_future_loss(case, logits):
+    """MiniLLM's length normalisation: the future over the number of tokens ahead."""
+    later = return_to_go(log_ratio(case), case.mask, 1.0) - log_ratio(case)
+    ahead = np.maximum(np.array(LENGTHS)[:, None] - np.arange(T) - 1, 1)
+    now = divergence_loss(kl)(case, logits)
+    return now + mean_rollout(-later / ahead * picked(logits, case.tokens), case.mask)
+
+
+def values(case, b):
+    """The rollout's rewards and values, with nothing after its end."""
+    n = LENGTHS[b]
+    return np.append(np.zeros(n - 1), REWARD[b]), np.append(case.value[b, :n], 0.0)
+
+
+def gae(gamma, lam):
+    """Schulman et al. 2016, eq. 16, the sum written out."""
+
+    def advantage(case):
+        out = np.zeros((B, T))
+        for b in range(B):
+            reward, value = values(case, b)
+            for t in range(LENGTHS[b]):
+                for i in range(t, LENGTHS[b]):
+                    error = reward[i] + gamma * value[i + 1] - value[i]
+                    out[b, t] += (gamma * lam) ** (i - t) * error
+        return out
+
+    return advantage
+
+
+def vtrace_advantage(rho_bar, c_bar, lam):
+    """Espeholt et al. 2018, eq. 1 written out, gamma = 1; rho_s (r_s + v_{s+1} - V_s)."""
+
+    def advantage(case):
+        rho = np.exp(own(np.log(case.pi), case.tokens) - case.old)
+        out = np.zeros((B, T))
+        for b in range(B):
+            n = LENGTHS[b]
+            reward, value = values(case, b)
+            target = value.copy()
+            for start in range(n):
+                for t in range(start, n):
+                    trace = np.prod(lam * np.minimum(c_bar, rho[b, start:t]))
+                    error = reward[t] + value[t + 1] - value[t]
+                    target[start] += trace * min(rho_bar, rho[b, t]) * error
+            for t in range(n):
+                out[b, t] = min(rho_bar, rho[b, t]) * (reward[t] + target[t + 1] - value[t])
+        return out
+
+    return advantage
+
+
+def k3(case, logits):
+    """Schulman 2020: r - 1 - log r, r = reference / current, differentiated as it stands."""
+    gap = case.reference - picked(logits, case.tokens)
+    return jnp.exp(gap) - 1 - gap
+
+
+def with_reference(case, logits):
+    return policy_gradient(at_every_token(loo()))(case, logits) + 0.04 * mean_rollout(
+        k3(case, logits), case.mask
+    )
+
+
+def reference_in_reward(case):
+    gap = case.reference - own(np.log(case.pi), case.tokens)
+    return loo()[:, None] + 0.04 * return_to_go(gap, case.mask, 1.0)
+
+
+def grpo_published(case, logits):
+    """Shao et al. 2024, eq. 3, whole: clip, 1 / |o|, and the penalty inside the sum."""
+    advantage = group_normalised()[:, None]
+    gain = surrogate(ratio(case, logits), advantage, 0.8, 1.2) - 0.04 * k3(case, logits)
+    return -over_sequences(gain, case.mask)
+
+
+def with_teacher(case, logits):
+    return policy_gradient(at_every_token(loo()))(case, logits) + 0.1 * divergence_loss(kl)(
+        case, logits
+    )
+
+
+def with_entropy(case, logits):
+    pi = jnp.exp(logp(logits))
+    entropy = mean_rollout(-jnp.sum(pi * logp(logits), -1), case.mask)
+    return policy_gradient(at_every_token(group_normalised()))(case, logits) - 0.1 * entropy
+
+
+def two_ratios(correct, mean=mean_rollout, high=1.2):
+    """PPO's clip of current / proximal, times a detached function of proximal / behavior."""
+
+    def loss(case, logits):
+        correction = correct(np.exp(case.proximal - case.behavior))
+        rho = jnp.exp(picked(logits, case.tokens) - case.proximal)
+        gain = surrogate(rho, group_normalised()[:, None], 0.8, high)
+        return -mean(correction * gain, case.mask)
+
+    return loss
+
+
+def inside(low, high):
+    return lambda rho: rho * ((rho >= low) & (rho <= high))
+
+
 def gkd(beta):
     """Agarwal et al. 2024, eq. 1: beta KL(p || m) + (1 - beta) KL(pi || m)."""
 
@@ -278,13 +485,70 @@ LOSSES = {
 }
 
 
-def library_cotangents(case: Case, methods, one_pass: bool):
+NORMALISED = at_every_token(group_normalised())
+LOSSES |= {
+    "dr_grpo": lambda case, x: clipped(at_every_token(group_centred()))(case, x) / T,
+    "dapo": clipped(NORMALISED, high=1.28, mean=over_tokens_of_ended),
+    "gspo": gspo(1 - 3e-4, 1 + 4e-4),
+    "gspo@low=0.9,high=1.3": gspo(0.9, 1.3),
+    "ppo": clipped(gae(1.0, 0.95), mean=over_tokens),
+    "ppo@gamma=0.9,lam=0.7,high=1.1": clipped(gae(0.9, 0.7), high=1.1, mean=over_tokens),
+    "vtrace": policy_gradient(vtrace_advantage(1.0, 1.0, 1.0)),
+    "vtrace@high=1.5,c_bar=0.9,lam=0.8": policy_gradient(vtrace_advantage(1.5, 0.9, 0.8)),
+    "offline_rl": policy_gradient(at_every_token(REWARD)),
+    "offline_rl@importance=trajectory": whole_ratio,
+    "dagger": divergence_loss(lambda pi, p: -p * jnp.log(pi)),
+    "gkd": gkd(0.5),
+    "skew": divergence_loss(lambda pi, p: kl(p, 0.1 * p + 0.9 * pi)),
+    "minillm": future_loss(1.0),
+    "minillm@returns=mean": mean_future_loss,
+    "teacher_behavior": divergence_loss(kl),
+    "teacher_behavior@importance=prefix": on_corrected_states,
+    "opd@gamma=0.7,importance=trajectory": corrected_future(0.7),
+    "opd_sampled@importance=prefix_inclusive": policy_gradient(
+        lambda c: prefix_ratio(c) * np.exp(own(np.log(c.pi), c.tokens) - c.old) * log_ratio(c)
+    ),
+    "opd_sampled@importance=token,ratio_rule=clip": clipped(log_ratio),
+    "opd_sampled@gamma=1,returns=mean": policy_gradient(
+        lambda c: (
+            return_to_go(log_ratio(c), c.mask, 1.0)
+            / np.maximum(np.array(LENGTHS)[:, None] - np.arange(T), 1)
+        )
+    ),
+    "rl_with_teacher": with_teacher,
+    "rl_with_reference": with_reference,
+    "rl_with_reference@penalty=k1,reference.gamma=1": policy_gradient(reference_in_reward),
+    "grpo@importance=token,ratio_rule=clip,reduction=sequence_mean,reference.coef=0.04": (
+        grpo_published
+    ),
+    "grpo@entropy.coef=0.1": with_entropy,
+    "grpo@importance=token": weighed(lambda rho: rho),
+    "grpo@importance=token,ratio_rule=clip_ungated,low=0.5,high=1.1": weighed(
+        lambda rho: np.clip(rho, 0.5, 1.1)
+    ),
+    "grpo@importance=token,ratio_rule=truncate,high=1.2": weighed(lambda rho: np.minimum(rho, 1.2)),
+    "grpo@importance=token,ratio_rule=mask,low=0.8,high=1.2": weighed(inside(0.8, 1.2)),
+}
+# On rollouts that keep the proximal policy's log-probabilities too.
+TWO_RATIOS = {
+    "dapo@correction=token,correction_high=1.1": two_ratios(
+        lambda rho: np.minimum(rho, 1.1), over_tokens_of_ended, 1.28
+    ),
+    "grpo@importance=token,ratio_rule=clip,correction=token,correction_rule=mask,"
+    "correction_low=0.8,correction_high=1.3": two_ratios(inside(0.8, 1.3)),
+}
+LOSSES |= TWO_RATIOS
+
+
+def library_cotangents(case: Case, names, one_pass: bool):
     """The library's dJ/dlogits [K, B, T, V], through the vocabulary pass in chunks of 2."""
-    rollout = case.rollout()
+    rollout, methods = case.rollout(), tuple(map(table.parse, names))
     eye = jnp.eye(V)
     student, teacher = Head(jnp.asarray(case.logits), eye), Head(jnp.asarray(case.teacher), eye)
     how = Pass(chunk=2)
-    known = tuple(weights(method, rollout) for method in methods)
+    known = tuple(
+        weights(method, case.rollout(name in TWO_RATIOS)) for name, method in zip(names, methods)
+    )
 
     def finish(stats, known):
         return tuple(
@@ -308,8 +572,7 @@ def found(request):
     """Every row's cotangent of one seed, all in one program."""
     with jax.enable_x64(True):
         case = Case(request.param)
-        methods = tuple(map(table.parse, LOSSES))
-        cotangents = jax.jit(lambda: library_cotangents(case, methods, one_pass=False))()
+        cotangents = jax.jit(lambda: library_cotangents(case, LOSSES, one_pass=False))()
         return case, dict(zip(LOSSES, np.asarray(cotangents), strict=True))
 
 
@@ -329,6 +592,21 @@ def test_every_row_and_every_choice_is_here():
     assert {term.divergence for term in terms} - {None} == {"forward_kl", *local.DIVERGENCES}
     assert {term.tail for term in terms} - {None} == set(local.TAILS)
     assert {term.topk_from for term in terms} - {None} == set(local.TOPK_FROM)
+    for axis in ("ratio_rule", "penalty", "returns", "cut", "reduction", "signal"):
+        assert {getattr(term, axis) for term in terms} - {None} == set(table.CHOICES[axis]), axis
+
+
+def test_every_gate_is_passed_and_shut():
+    """Ratios beyond both bounds under advantages of both signs, in the three seeds together."""
+    found = set()
+    for seed in (0, 1, 2):
+        case = Case(seed)
+        rho = np.exp(own(np.log(case.pi), case.tokens) - case.old)
+        sign = np.sign(group_normalised())[:, None] * np.ones(T)
+        side = np.where(rho > 1.28, 1, np.where(rho < 0.8, -1, 0))
+        kept = case.mask & ENDED[:, None]
+        found |= set(zip(sign[kept].tolist(), side[kept].tolist()))
+    assert found == {(sign, side) for sign in (-1, 1) for side in (-1, 0, 1)}
 
 
 def test_one_pass_is_two_passes(found):
@@ -337,6 +615,5 @@ def test_one_pass_is_two_passes(found):
     names = [name for name in LOSSES if table.pointwise(table.parse(name))]
     assert 10 < len(names) < len(LOSSES)
     with jax.enable_x64(True):
-        methods = tuple(map(table.parse, names))
-        one = jax.jit(lambda: library_cotangents(case, methods, one_pass=True))()
+        one = jax.jit(lambda: library_cotangents(case, names, one_pass=True))()
     np.testing.assert_allclose(one, np.stack([cotangents[n] for n in names]), rtol=0, atol=1e-14)

@@ -33,6 +33,11 @@ def test_neither_does_its_gradient(junk):
     np.testing.assert_array_equal(found, np.where(MASK, np.float32(0.2), 0))
 
 
+def test_remaining_counts_from_each_position_on():
+    """Its own entry included, and never less than one."""
+    np.testing.assert_array_equal(masked.remaining(MASK), [[2, 1, 1], [1, 1, 1], [3, 2, 1]])
+
+
 def test_count_is_at_least_one():
     assert masked.count(MASK) == 5
     np.testing.assert_array_equal(masked.count(MASK, axis=1), [2, 1, 3])

@@ -71,9 +71,11 @@ def test_sequence_is_prompt_and_completion():
     )
 
 
-def test_a_rollout_is_a_pytree_without_its_missing_reward():
+def test_a_rollout_is_a_pytree_without_what_it_lacks():
     leaves = jax.tree.leaves(rollout())
-    assert len(leaves) == len(dataclasses.fields(Rollout)) - 1
+    optional = {field.name for field in dataclasses.fields(Rollout) if field.default is None}
+    assert optional == {"reward", "logp_proximal", "logp_reference", "value"}
+    assert len(leaves) == len(dataclasses.fields(Rollout)) - len(optional)
     assert jax.tree.map(lambda leaf: leaf[1:], rollout()).tokens.shape == (1, 3)
 
 

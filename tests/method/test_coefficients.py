@@ -23,6 +23,11 @@ RNG = np.random.default_rng(0)
 REWARD = np.float32([1, 0, 0.5, 2])
 STUDENT, TEACHER = (-RNG.exponential(size=(B, T)).astype(np.float32) for _ in range(2))
 KL = RNG.exponential(size=(B, T)).astype(np.float32)
+BEHAVIOR, PROXIMAL, REFERENCE = (
+    (STUDENT + 0.3 * RNG.normal(size=(B, T))).astype(np.float32) for _ in range(3)
+)
+VALUE, MOVED = RNG.normal(size=(2, B, T)).astype(np.float32)
+ENDED = np.array([False, True, True, True])
 GRADE = TEACHER - STUDENT
 
 NAMES = (
@@ -39,20 +44,37 @@ NAMES = (
     "sft@reduction=token_mean",
     "kl_advantage",
     "k1_loss",
+    "dapo",
+    "grpo@importance=token",
+    "gspo",
+    "ppo",
+    "vtrace",
+    "rl_with_reference",
+    "rl_with_teacher",
+    "opd@importance=prefix",
+    "opd_sampled@importance=prefix_inclusive",
+    "minillm@returns=mean",
+    "reinforce@correction=prefix,correction_rule=none",
 )
 
 
-def rollout(mask=MASK):
+def rollout(mask=MASK, junk=None, proximal=PROXIMAL):
+    def fill(values):
+        return values if junk is None else np.where(MASK, values, np.float32(junk))
+
     return Rollout(
         prompt=np.zeros((B, 1), np.int32),
         prompt_mask=np.ones((B, 1), bool),
         tokens=np.zeros(mask.shape, np.int32),
         mask=mask,
-        logp_behavior=np.zeros(mask.shape, np.float32),
-        ended=np.ones(B, bool),
+        logp_behavior=fill(BEHAVIOR),
+        ended=ENDED,
         group=GROUP,
         row=np.arange(B),
         reward=REWARD,
+        logp_proximal=None if proximal is None else fill(proximal),
+        logp_reference=fill(REFERENCE),
+        value=fill(VALUE),
     )
 
 
@@ -67,14 +89,15 @@ def program(methods):
     return run
 
 
-def weighed(*methods, junk=None):
-    """Each method's coefficients; `junk` stands in all statistics off the mask."""
+def weighed(*methods, junk=None, moved=None, proximal=PROXIMAL):
+    """Each method's coefficients; `junk` stands everywhere off the mask."""
 
     def fill(values):
         return values if junk is None else np.where(MASK, values, np.float32(junk))
 
-    stats = TokenStats(fill(STUDENT), fill(STUDENT), fill(TEACHER), fill(TEACHER), fill(KL))
-    return jax.tree.map(np.asarray, program(methods)(rollout(), stats))
+    stats = TokenStats(fill(STUDENT), fill(STUDENT), fill(TEACHER), fill(TEACHER), fill(KL), moved)
+    drawn = rollout(junk=junk, proximal=proximal)
+    return jax.tree.map(np.asarray, program(methods)(drawn, stats))
 
 
 @functools.cache
@@ -111,23 +134,23 @@ WANTED = {
     "kl_advantage": -KL,
     "k1_loss": np.full((B, T), -1.0),
 }
+PUBLISHED = [name for name in NAMES if name not in WANTED]  # their oracle: tests/contract
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WANTED)
 def test_own_tokens_get_the_rows_advantage(name):
     """On the mask, over B; nothing off it."""
     wanted = np.where(MASK, WANTED[name], 0) / B
     np.testing.assert_allclose(by_name()[name].onehot, wanted, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WANTED)
 def test_local_rules_get_the_reduction(name):
     method = table.parse(name)
     found = by_name()[name]
     assert len(found.local) == len(method.rules) == (name.partition("@")[0] in ENUMERATED)
     for coef in found.local:
         np.testing.assert_array_equal(coef, MASK / np.float32(B))
-    assert found.value is None
 
 
 ENUMERATED = ("opd", "opd_resampled")
@@ -144,7 +167,7 @@ def test_what_stands_off_the_mask_does_not_matter(junk):
 
 def test_a_pointwise_row_may_be_given_a_slice_of_time():
     stats = TokenStats(STUDENT, STUDENT, TEACHER, TEACHER, KL)
-    for name in ("opd_baseline", "grpo"):
+    for name in ("opd_baseline", "grpo", "dapo", "rl_with_reference", "ppo", CORRECTED):
         method = table.parse(name)
         assert table.pointwise(method)
 
@@ -153,8 +176,83 @@ def test_a_pointwise_row_may_be_given_a_slice_of_time():
             part = jax.tree.map(lambda leaf: leaf[:, 1:3], (weights(method, rollout), stats))
             return coefficients(method, *part, rollout.group)
 
-        found = run(rollout(), stats).onehot
-        np.testing.assert_allclose(found, by_name()[name].onehot[:, 1:3], rtol=1e-6)
+        found, whole = run(rollout(), stats), by_name()[name]
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(a, b[:, 1:3], rtol=1e-6, atol=1e-9)
+
+
+CORRECTED = "reinforce@correction=prefix,correction_rule=none"
+
+
+def exp_gap(new, old, upto):
+    """exp of the summed log-ratio over t' in upto(t) at every token, in float64."""
+    gap = np.where(MASK, new.astype(np.float64) - old, 0)
+    return np.exp([[gap[b, upto(t)].sum() for t in range(T)] for b in range(B)])
+
+
+def test_a_local_rule_takes_the_ratio_of_its_state():
+    """Of current and proximal policy; where none is kept the behavior is the proximal."""
+    method = table.parse("opd@importance=prefix")
+    for proximal, old in ((PROXIMAL, PROXIMAL), (None, BEHAVIOR)):
+        (found,) = weighed(method, proximal=proximal)
+        wanted = np.where(MASK, exp_gap(STUDENT, old, lambda t: slice(t)), 0) / B
+        np.testing.assert_allclose(found.local[0], wanted, rtol=1e-5, atol=1e-7)
+        assert not found.onehot.any()
+
+
+def test_a_correction_is_of_proximal_policy_and_behavior():
+    wanted = np.where(MASK, exp_gap(PROXIMAL, BEHAVIOR, lambda t: slice(t)) * REWARD[:, None], 0)
+    np.testing.assert_allclose(by_name()[CORRECTED].onehot, wanted / B, rtol=1e-5, atol=1e-7)
+    (without,) = weighed(table.parse(CORRECTED), proximal=None)
+    np.testing.assert_array_equal(without.onehot, by_name()["reinforce"].onehot)
+
+
+def test_a_rollout_that_was_cut_weighs_nothing_and_counts_nothing():
+    """DAPO's overlong masking: neither above nor below the token mean's bar."""
+    found, plain = weighed(table.parse("dapo"), table.parse("dapo@cut=keep"))
+    assert not found.onehot[~ENDED].any() and plain.onehot[~ENDED].any()
+    kept, count = MASK & ENDED[:, None], LENGTHS.sum()
+    scale = count / LENGTHS[ENDED].sum()
+    np.testing.assert_allclose(found.onehot[kept], scale * plain.onehot[kept], rtol=1e-5)
+
+
+def test_a_critic_learns_its_target_and_nothing_else():
+    """Its cotangent is target - V of now, reduced: no coefficient, no ratio, no clip."""
+    lam, gap = 0.95, np.zeros((B, T))
+    for b in range(B):
+        value = np.append(VALUE[b, : LENGTHS[b]].astype(np.float64), 0)
+        reward = np.append(np.zeros(LENGTHS[b] - 1), REWARD[b])
+        error = reward + value[1:] - value[:-1]
+        for t in range(LENGTHS[b]):
+            gap[b, t] = np.sum(lam ** np.arange(LENGTHS[b] - t) * error[t:])
+    for name in ("ppo", "ppo@coef=3,importance=none", "ppo@correction=token"):
+        still, moved = weighed(table.parse(name)), weighed(table.parse(name), moved=MOVED)
+        wanted = np.where(MASK, gap, 0) / LENGTHS.sum()
+        np.testing.assert_allclose(still[0].value, wanted, rtol=1e-4, atol=1e-6)
+        wanted = np.where(MASK, gap + VALUE - MOVED, 0) / LENGTHS.sum()
+        np.testing.assert_allclose(moved[0].value, wanted, rtol=1e-4, atol=1e-6)
+        # The actor's advantage is of the values stored with the rollout.
+        np.testing.assert_array_equal(still[0].onehot, moved[0].onehot)
+
+
+def test_the_critics_cotangent_is_the_slope_of_its_regression():
+    """-(target - V)^2 / 2 summed with the reduction's weights, by central differences."""
+    (found,) = weighed(table.parse("vtrace"), moved=MOVED)
+    target = np.where(MASK, found.value * B + MOVED, 0).astype(np.float64)
+
+    def gain(value):
+        return -np.sum(np.where(MASK, (target - value) ** 2, 0)) / 2 / B
+
+    step = 1e-4
+    for b, t in zip(*np.nonzero(MASK)):
+        bump = step * (np.arange(B)[:, None] == b) * (np.arange(T) == t)
+        slope = (gain(MOVED + bump) - gain(MOVED - bump)) / (2 * step)
+        np.testing.assert_allclose(found.value[b, t], slope, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_without_a_critic_have_no_cotangent_for_one():
+    for name, coefs in by_name().items():
+        assert (coefs.value is not None) == (name in ("ppo", "vtrace")), name
 
 
 SAMPLED = table.parse("opd_sampled").terms[0]

@@ -22,7 +22,8 @@ ESS = jax.jit(importance.effective_sample_size)
 def product(kind, b, t):
     """The log of the product that defines each kind."""
     upto = {"token": [t], "prefix": range(t), "prefix_inclusive": range(t + 1)}
-    return sum(GAP[b, i] for i in upto.get(kind, range(T)))
+    total = sum(GAP[b, i] for i in upto.get(kind, range(T)))
+    return total / LENGTHS[b] if kind == "sequence" else total
 
 
 def log_ratio(kind, new=NEW, old=OLD, mask=MASK):
@@ -53,6 +54,61 @@ def test_prefixes_of_two_thousand_tokens_stay_finite():
     # The largest weights are geometric: (1 + q) / (1 - q) of 2,000, q = e^-2.
     q = np.exp(-2.0)
     np.testing.assert_allclose(2000 * ess(found), (1 + q) / (1 - q), rtol=1e-5)
+
+
+WEIGHT = jax.jit(importance.weight, static_argnums=(2, 3, 4))
+# Ratios below, at, between and above two bounds, with advantages of either sign and none.
+LOG_RHO, SIGN = map(
+    np.float32, np.meshgrid([-3, np.log(0.5), -0.1, 0, 0.1, np.log(1.5), 3], [-2, 0, 0.7])
+)
+
+
+def by_hand(rule, rho, advantage, low, high):
+    """What each rule makes of one ratio, as its paper has it."""
+    if rule == "none":
+        return rho
+    if rule == "clip":  # the slope of min(rho A, clip(rho) A) in rho, over A
+        plain, held = rho * advantage, np.clip(rho, low, high) * advantage
+        return rho if plain <= held else 0.0
+    if rule == "clip_ungated":
+        return np.clip(rho, low, high)
+    if rule == "truncate":
+        return min(rho, high)
+    return rho if low <= rho <= high else 0.0
+
+
+@pytest.mark.parametrize("rule", importance.RATIO_RULES)
+@pytest.mark.parametrize("bounds", [(0.6, 1.3), (0.0, 1.0), (1.0, 1.4)])
+def test_rules_are_their_papers(rule, bounds):
+    low, high = (
+        None if usual is None else given
+        for usual, given in zip(importance.BOUNDS[rule], bounds, strict=True)
+    )
+    found = np.asarray(WEIGHT(LOG_RHO, SIGN, rule, low, high))
+    wanted = np.vectorize(
+        lambda log_rho, sign: by_hand(rule, np.exp(np.float64(log_rho)), sign, low, high)
+    )(LOG_RHO, SIGN)
+    # A ratio at a bound, to rounding, may fall on either side.
+    edge = np.isclose(np.exp(LOG_RHO), bounds[0]) | np.isclose(np.exp(LOG_RHO), bounds[1])
+    np.testing.assert_allclose(found[~edge], wanted[~edge], rtol=1e-6)
+    assert rule != "clip" or np.any((wanted == 0) & ~edge)
+
+
+@pytest.mark.parametrize("rule", importance.RATIO_RULES)
+def test_a_ratio_that_overflows_stays_a_number(rule):
+    """e^4000: bounded where the rule has a bound, and times an advantage of 0 it is 0."""
+    weight = WEIGHT(np.float32([[4000.0, -4000.0]]), np.float32([[0, 0]]), rule,
+                    *importance.BOUNDS[rule])  # fmt: skip
+    assert np.isfinite(weight).all()
+    if rule in ("clip_ungated", "truncate"):
+        np.testing.assert_allclose(weight[0, 0], importance.BOUNDS[rule][1], rtol=1e-6)
+
+
+def test_an_on_policy_ratio_is_one_under_every_rule():
+    """To the bit, so that a fresh rollout's update is the unclipped one."""
+    for rule, bounds in importance.BOUNDS.items():
+        found = WEIGHT(np.zeros((2, 3), np.float32), np.float32([[1], [-1]]), rule, *bounds)
+        np.testing.assert_array_equal(found, np.ones((2, 3)))
 
 
 def ess(log_weight, mask=None):

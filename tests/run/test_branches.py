@@ -532,3 +532,12 @@ def test_parts_are_the_oracles(name, on_tree):
         assert error < 0.06 * wanted.total, "too wide to tell anything"
     parts = sum(found[part].value for part in ("across", "within", "cross"))
     assert parts == pytest.approx(found["total"].value)
+
+
+@pytest.mark.parametrize(
+    ("name", "scored"),
+    [("rloo", False), ("dr_grpo", True), ("opd_sampled@gamma=1", True), ("opd@cut=mask", False)],
+)
+def test_continuations_are_scored_where_a_weight_asks(name, scored):
+    """A ratio asks for the student's log-probabilities though no teacher grades."""
+    assert branches.scored((table.parse(name),)) == scored

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from opd.method import table
 from opd.run import checkpoint, checks, optimizer, train, writers
 from opd.run import config as configs
 from opd.run.config import Config, OptimizerConfig
@@ -226,6 +227,29 @@ def test_the_average_of_parameters_is_what_is_judged(tmp_path):
     done = train.train(debug(updates=2, optimizer__ema=0.999999), tmp_path / "run")
     first, *_, last = lines(tmp_path / "run", "evaluations.jsonl")
     assert done["eval"]["kl"] == pytest.approx(first["kl"], rel=1e-3) and last["update"] == 2
+
+
+# Rows that a training has no states or no critic for yet.
+REFUSED = {"ppo": "a critic", "vtrace": "a critic", "dagger": "buffer", "gkd": "mixture"}
+
+
+@pytest.mark.parametrize("row", [name for name, row in table.ROWS.items() if not row.refused])
+def test_every_row_takes_a_step_or_says_what_is_missing(row, tmp_path):
+    config = debug(updates=1, method__name=row)
+    if row in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[row]):
+            train.check(config, tmp_path / "run")
+        return
+    done = train.train(config, tmp_path / "run")
+    assert done["step"] == 1
+    (line,) = lines(tmp_path / "run")
+    assert np.isfinite(line["gradient_norm"])
+    # A group of equal rewards, an overlong rollout and a policy that is its own reference teach
+    # nothing; whatever a teacher or the data grade does.
+    graded = {"teacher_full", "teacher_logp", "dataset"} & set(table.needs(table.parse(row)))
+    assert line["gradient_norm"] > 0 or not graded
+    behavior = table.parse(row).behavior
+    assert (line["ess_token"] > 0.999) == (behavior == "student")
 
 
 def test_checks_name_the_key():
