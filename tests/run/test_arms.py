@@ -1,0 +1,82 @@
+"""What a comparison refuses before it starts, and how it chooses among learning rates."""
+
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+from opd.engine import programs, sharding
+from opd.measure.intervals import Interval
+from opd.method import table
+from opd.run import branches, compare, train
+from opd.run import config as configs
+
+ROOT = Path(__file__).parents[2]
+
+
+def debug(**parts):
+    values = runpy.run_path(str(ROOT / "configs" / "debug.py"))["get_config"]().to_dict()
+    for name, changes in parts.items():
+        values[name] |= changes
+    return configs.build(values)
+
+
+def figure(value):
+    return Interval(value, value - 1, value + 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen"), [("opd", "less KL"), ("grpo", "more right"), ("sft", "less KL")]
+)
+def test_the_best_rate_is_chosen_by_what_the_method_is_for(method, chosen):
+    found = {
+        "not finite": {"kl": figure(math.nan), "accuracy": figure(math.nan)},
+        "less KL": {"kl": figure(1.0), "accuracy": figure(0.1)},
+        "more right": {"kl": figure(2.0), "accuracy": figure(0.9)},
+    }
+    arms = [SimpleNamespace(last=name) for name in found]
+    best = compare.best(arms, table.parse(method), lambda last, shown: (found[last], []))
+    assert best.last == chosen
+
+
+def test_an_evaluation_without_figures_is_worth_nothing():
+    assert train.merit({"length": figure(3.0)}, table.parse("opd")) is None
+    assert train.merit({"accuracy": figure(0.5)}, table.parse("opd")) == 0.5
+    assert train.merit({"kl": figure(0.5)}, table.parse("grpo")) == -0.5
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"probe": {"groups": 1024}}, "config.probe.groups = 1024: allowed is at most"),
+        (
+            {"compare": {"learning_rates": (1e-3, 3e-3)}, "data": {"validation": 0}},
+            "needs a validation split to choose on",
+        ),
+    ],
+)
+def test_what_a_comparison_cannot_do_is_said_at_once(parts, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        compare.check(debug(**parts), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_running_sums_of_narrow_parameters_are_wide():
+    class Narrow:
+        def axes(self):
+            return {"w": ("embed",)}
+
+    mesh = sharding.make_mesh()
+    for dtype, wide in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32)):
+        sums = programs.no_moments(mesh, Narrow(), {"w": jnp.zeros(8, dtype)}, 3)
+        assert sums["w"].shape == (3, 8) and sums["w"].dtype == wide
+
+
+def test_continuations_fit_a_block_of_the_vocabulary():
+    assert branches.rows_together(chunk=8, vocab=15) == branches.PIECE
+    for chunk, vocab in ((32, 2048), (128, 152_000)):
+        rows = branches.rows_together(chunk, vocab)
+        assert 1 <= rows <= branches.BLOCK // (chunk * vocab) < rows + 1
