@@ -150,9 +150,9 @@ def test_bug_01_the_loss_is_divided_by_what_was_generated(name, unit):
         tokens=np.pad(batch().tokens, ((0, 0), (0, 2))),
         mask=np.pad(MASK, ((0, 0), (0, 2))),
     )
-    plain = np.asarray(weights(method, batch()).scale[0])
-    np.testing.assert_array_equal(weights(method, padded).scale[0], plain)
-    np.testing.assert_array_equal(weights(method, longer).scale[0][:, :T], plain)
+    plain = np.asarray(weights(method, batch()).terms[0].candidates)
+    np.testing.assert_array_equal(weights(method, padded).terms[0].candidates, plain)
+    np.testing.assert_array_equal(weights(method, longer).terms[0].candidates[:, :T], plain)
 
 
 def test_bug_01_metrics_count_generated_tokens_across_parts():
