@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 
 from opd.engine.vocab import Pass
-from opd.method import table
+from opd.method import facts
 from opd.method.table import Method
 from opd.types import Model
 
@@ -32,7 +32,7 @@ class Counted(Model, Protocol):
 
 def needs_teacher(method: Method) -> bool:
     """Whether an update with this method alone runs a teacher."""
-    return not TEACHER_NEEDS.isdisjoint(table.needs(method))
+    return not TEACHER_NEEDS.isdisjoint(facts.needs(method))
 
 
 def draws_rollouts(method: Method) -> bool:
@@ -47,7 +47,7 @@ def program_key(method: Method) -> Hashable:
     none, and whether rollouts are drawn. Statistics don't: an update makes them all, for its
     metrics. Baselines, normalisers, reductions and coefficients are [B, T] scalars.
     """
-    return method.rules, table.pointwise(method), needs_teacher(method), draws_rollouts(method)
+    return method.rules, facts.pointwise(method), needs_teacher(method), draws_rollouts(method)
 
 
 def flops(
@@ -95,7 +95,7 @@ def flops(
     chunk = (Pass() if how is None else how).chunk
     chunks = math.ceil(length / chunk)
     tokens = length if chunks == 1 else chunks * chunk
-    passes = 1 if chunks == 1 or table.pointwise(method) else 2
+    passes = 1 if chunks == 1 or facts.pointwise(method) else 2
     logits = passes * sum(_head_flops(model) for model in (student, *graders))
     vocabulary = tokens * (logits + 2 * _head_flops(student))
 

@@ -18,7 +18,7 @@ from opd import draws, trees
 from opd.engine import sampling, vocab
 from opd.engine.vocab import Head, Pass
 from opd.masked import zero
-from opd.method import importance, table
+from opd.method import facts, importance
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.types import (
@@ -178,7 +178,7 @@ def _weigh(methods, rollout, student, teacher, given, how) -> tuple[vocab.Weigh,
             for method, part in zip(methods, known, strict=True)
         )
 
-    if all(table.pointwise(method) for method in methods):
+    if all(facts.pointwise(method) for method in methods):
         return finish, known
     stats = vocab.stats(student, teacher, rollout.tokens, how)
     return (lambda stats, given: given), finish(stats, known)
@@ -305,7 +305,7 @@ def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:
     names = [method.name for method in methods]
     found = []
     for name, method in zip(names, methods, strict=True):
-        reference = table.reference(method).name
+        reference = facts.reference(method).name
         found.append(names.index(reference) if reference in names and reference != name else -1)
     return tuple(found)
 

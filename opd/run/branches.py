@@ -31,7 +31,7 @@ import numpy as np
 from opd import draws
 from opd.engine import programs, sharding
 from opd.measure import intervals
-from opd.method import table
+from opd.method import facts
 from opd.method.table import Method, Term
 from opd.run import evaluate
 from opd.run.evaluate import World
@@ -93,7 +93,7 @@ class Plan:
 
     def note(self, method: Method) -> str:
         """How a branched row's parts were estimated, in words."""
-        mates = ", its group's other rollouts fresh too" if table.coupled(method) else ""
+        mates = ", its group's other rollouts fresh too" if facts.coupled(method) else ""
         return f"parts estimated with {self.count} fresh continuations from each state{mates}"
 
 
@@ -114,7 +114,7 @@ def branchable(method: Method) -> bool:
         term.signal == "reward" or term.gamma > 0 or term.reduction != "sum"
         for term in method.terms
     )
-    coupled = table.coupled(method)
+    coupled = facts.coupled(method)
     return coupled == "group" or (future and coupled is None)
 
 
@@ -180,7 +180,7 @@ def _pushed(
     rows, times = np.nonzero(trunk.mask)
     piece = min(piece, trunk.mask.size)  # the same for all batches, whatever is graded in them
     drawn, stats = _continued(trunk, rows, times, key, extend, piece)
-    members = _members(rows, times, group_size if any(map(table.coupled, methods)) else 1)
+    members = _members(rows, times, group_size if any(map(facts.coupled, methods)) else 1)
     found = _weights(methods, drawn, stats, members, times, piece)
 
     def whole(values: np.ndarray) -> Array:

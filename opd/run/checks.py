@@ -15,7 +15,7 @@ from opd.data.pipeline import Task
 from opd.engine import backend, sharding
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
-from opd.method import table
+from opd.method import facts
 from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.run import players, writers
@@ -142,8 +142,8 @@ def ready(
     for name, model in (("teacher", teacher), ("student", student)):
         _representable(name, model)
     for method in methods:
-        table.require(method, available(task) | more)
-        table.fits(method, task.tokenizer.vocab)
+        facts.require(method, available(task) | more)
+        facts.fits(method, task.tokenizer.vocab)
     backend.check()
     return world, student, teacher
 
@@ -160,6 +160,6 @@ def _representable(name: str, model: Decoder) -> None:
 
 
 def available(task: Task) -> frozenset[str]:
-    """What rollouts of this task can be graded by: keys of table.NEEDS."""
+    """What rollouts of this task can be graded by: keys of facts.NEEDS."""
     teacher = {"teacher_full", "teacher_logp", "teacher_samples"}
     return frozenset(teacher | ({"reward"} if task.verifier is not None else set()))

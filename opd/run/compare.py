@@ -19,7 +19,7 @@ import numpy as np
 from opd.data import pipeline
 from opd.engine import programs, steps
 from opd.measure.intervals import Interval
-from opd.method import table
+from opd.method import facts, table
 from opd.model.decoder import Decoder
 from opd.run import advice, arms, checks, evaluate, players, price, probe, report, train, writers
 from opd.run.config import Config, to_dict
@@ -186,7 +186,7 @@ def self_test(
     largest = float(np.max(np.abs(np.asarray(stats.kl) * np.asarray(drawn.mask))))
     names = dict.fromkeys(method.name for method in (*config.arms, *probed))
     rows = tuple(map(table.parse, names))
-    methods = (*(row for row in rows if table.vanishes(row)), table.parse("k1_loss"))
+    methods = (*(row for row in rows if facts.vanishes(row)), table.parse("k1_loss"))
     uniforms = steps.fresh_uniforms(world.seed, 0, drawn, methods)
     found = programs.gradients(
         world.mesh, student, params, drawn, head, methods, uniforms, world.how

@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 
 from opd.data.pipeline import DataConfig
-from opd.method import table
+from opd.method import facts, table
 from opd.method.table import Method
 from opd.model.decoder import DecoderConfig
 
@@ -231,7 +231,7 @@ class Config:
             if method in arms[:number]:
                 raise ValueError(f"config.compare.arms: {method.name} is given twice")
             try:
-                table.trainable(method)
+                facts.trainable(method)
             except ValueError as error:
                 raise ValueError(f"config.compare.arms: {error}") from None
         _methods("method", (self.method.spelled,))
@@ -241,7 +241,7 @@ class Config:
         """The rows to measure, with the partners and references that they are compared with."""
         found: dict[str, Method] = {}
         for method in map(table.parse, self.probe.rows):
-            for needed in (table.reference(method), table.partner(method), method):
+            for needed in (facts.reference(method), facts.partner(method), method):
                 if needed is not None:
                     found.setdefault(needed.name, needed)
         return tuple(found.values())

@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from opd.method import table
+from opd.method import facts, table
 from opd.run import config as configs
 from opd.run.config import Config
 
@@ -159,7 +159,7 @@ def as_dict(config: Config) -> dict[str, Any]:
     return configs.to_dict(config)
 
 
-def _claim(part: table.Part) -> str:
+def _claim(part: facts.Part) -> str:
     """One summand of a method's target, in words."""
     coef = None if part.coef == 1 else f"{part.coef:g} x"
     to = f"to the {part.to}" if part.to == "reference" else None
@@ -172,9 +172,9 @@ def methods() -> str:
     lines = []
     for name, row in table.ROWS.items():
         method = table.parse(name)
-        claim = " + ".join(map(_claim, table.parts(method)))
-        needed = ", ".join(table.needs(method)) or "nothing"
-        said = table.bias(method)
+        claim = " + ".join(map(_claim, facts.parts(method)))
+        needed = ", ".join(facts.needs(method)) or "nothing"
+        said = facts.bias(method)
         lines.append(f"{name:15} {row.label}")
         lines.append(f"{'':15} claim: {claim}" + (f"; biased: {said}" if said else ""))
         lines.append(f"{'':15} needs: {needed}; paper: {row.paper}")

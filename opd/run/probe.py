@@ -16,7 +16,7 @@ from opd.engine import programs, steps
 from opd.masked import zero
 from opd.measure import intervals
 from opd.measure.intervals import Interval, Moments, RowSpec
-from opd.method import importance, table
+from opd.method import facts, importance
 from opd.method.table import Method
 from opd.run import branches, evaluate, writers
 from opd.run.branches import Plan
@@ -131,7 +131,7 @@ def entries(
 
 
 def _spec(method: Method, names: list[str], parts: intervals.Branches | None) -> RowSpec:
-    partner, reference = table.partner(method), table.reference(method)
+    partner, reference = facts.partner(method), facts.reference(method)
     return RowSpec(
         column=names.index(method.name),
         partner=parts if partner is None else names.index(partner.name),
@@ -148,7 +148,7 @@ def _entry(
     found: Measured,
 ) -> dict[str, Any]:
     names = [other.name for other in found.methods]
-    term, reference = method.terms[0], table.reference(method).name
+    term, reference = method.terms[0], facts.reference(method).name
     snr, paired = figures["snr"], None
     if reference != method.name:
         at = names.index(method.name), names.index(reference)
@@ -172,9 +172,9 @@ def _entry(
             "baseline": term.baseline,
             "importance": term.importance,
         },
-        "target": dataclasses.asdict(table.claims(method)),
-        "states": table.states(method),
-        "biased": table.bias(method) is not None,
+        "target": dataclasses.asdict(facts.claims(method)),
+        "states": facts.states(method),
+        "biased": facts.bias(method) is not None,
         "note": _note(method, found.moments.group_size, found.plan),
         "reference": None if reference == method.name else reference,
         "cosine": figures["cosine"],
@@ -194,16 +194,16 @@ def _entry(
 
 def _note(method: Method, group_size: int, plan: Plan) -> str | None:
     notes = []
-    bias, reason = table.bias(method), table.partnerless(method)
+    bias, reason = facts.bias(method), facts.partnerless(method)
     if bias is not None:
         notes.append(f"biased: {bias}")
     if method in plan.branched:
         notes.append(plan.note(method))
     elif reason is not None:
         notes.append(f"no parts: {reason}")
-    if table.coupled(method) == "group":
+    if facts.coupled(method) == "group":
         notes.append(f"one draw per group of {group_size}, scaled to one rollout")
-    if table.coupled(method) == "batch":
+    if facts.coupled(method) == "batch":
         notes.append("groups of a batch share statistics, which the intervals take no notice of")
     return "; ".join(notes) or None
 

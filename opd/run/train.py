@@ -30,7 +30,7 @@ from opd.data import pipeline
 from opd.data.pipeline import Batch
 from opd.engine import costs, programs, sharding
 from opd.engine.steps import State
-from opd.method import table
+from opd.method import facts, table
 from opd.method.table import Method
 from opd.run import checkpoint, checks, evaluate, optimizer, players, writers
 from opd.run import config as configs
@@ -157,7 +157,7 @@ def check(config: Config, workdir: Path) -> Plan:
     if begun is not None:
         checks.same(config, begun["config"], workdir, FREE)
     method = table.parse(config.method.spelled)
-    table.trainable(method)
+    facts.trainable(method)
     if method.behavior not in BEHAVIORS:
         raise ValueError(
             f"{method.name}: behavior={method.behavior}; a training has {', '.join(BEHAVIORS)}"
@@ -257,7 +257,7 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> tuple[Setting, Params,
     step = optimizer.make(config.optimizer, config.optimizer.learning_rate)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
-    reference = start if "reference" in table.needs(plan.method) else None
+    reference = start if "reference" in facts.needs(plan.method) else None
     parts = config.optimizer.microbatches
     setting = Setting(world, student, teacher, plan.method, step, parts, reference)
     return setting, start, judge
@@ -314,7 +314,7 @@ def merit(found: Mapping[str, Any], method: Method) -> float | None:
         "accuracy": (1.0, found.get("accuracy")),
         "kl": (-1.0, found.get("kl")),
     }
-    order = ("accuracy", "kl") if table.claims(method).kind == "reward" else ("kl", "accuracy")
+    order = ("accuracy", "kl") if facts.claims(method).kind == "reward" else ("kl", "accuracy")
     for name in order:
         sign, figure = figures[name]
         if figure is not None:

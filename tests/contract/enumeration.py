@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from opd.engine import steps, vocab
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact
-from opd.method import local, table
+from opd.method import facts, local
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.model.decoder import Decoder, DecoderConfig
@@ -159,10 +159,10 @@ def spoiled(lab: Lab, seed: int) -> exact.Problem:
 
 def claim(lab: Lab, method: Method, reach: np.ndarray | None = None) -> np.ndarray:
     """What a method says it is unbiased for, [M]; myopic parts on other states, if given."""
-    return sum(part.coef * _claim(lab, part, reach) for part in table.parts(method))
+    return sum(part.coef * _claim(lab, part, reach) for part in facts.parts(method))
 
 
-def _claim(lab: Lab, part: table.Part, reach: np.ndarray | None) -> np.ndarray:
+def _claim(lab: Lab, part: facts.Part, reach: np.ndarray | None) -> np.ndarray:
     teacher = lab.logp_reference if part.to == "reference" else lab.problem.logp_teacher
     problem, target = dataclasses.replace(lab.problem, logp_teacher=teacher), part.target
     argument = () if part.argument is None else (part.argument,)

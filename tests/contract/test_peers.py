@@ -16,7 +16,7 @@ from opd import draws
 from opd.engine import sampling, steps, vocab
 from opd.engine.steps import Sampling, State
 from opd.engine.vocab import Head, Pass
-from opd.method import local, reduction, returns, table
+from opd.method import facts, local, reduction, returns, table
 from opd.method.coefficients import coefficients, weights
 from opd.types import Coefficients, Max, Mean, Rollout, merge_metrics
 
@@ -302,7 +302,7 @@ def test_bug_06_the_kl_reported_is_over_the_whole_vocabulary():
     assert exact > 20 and abs(np.sum((np.exp(logp) * (logp - other))[:2])) < 1
     np.testing.assert_allclose(stats.kl[0, 0], exact, rtol=1e-6)
     for tail in local.TAILS:
-        biased = table.bias(table.parse(f"opd_topk@k=2,tail={tail},topk_from=teacher"))
+        biased = facts.bias(table.parse(f"opd_topk@k=2,tail={tail},topk_from=teacher"))
         assert (biased is None) == (tail == "sample")
 
 
@@ -318,7 +318,7 @@ def test_bug_07_objectives_without_a_gradient_are_refused_by_meaning(name):
     """
     method = table.parse(name)
     with pytest.raises(ValueError, match="zero"):
-        table.trainable(method)
+        facts.trainable(method)
     mean, size = expected_cotangent(name)
     assert size > 0.1
     assert np.abs(mean).max() < 1e-6
@@ -353,7 +353,7 @@ def expected_cotangent(name):
 
 def test_bug_07_the_log_ratio_as_a_reward_has_one():
     """The row that the refusal points to: its expectation is the enumerated row's."""
-    assert table.trainable(table.parse("opd_sampled")) is None
+    assert facts.trainable(table.parse("opd_sampled")) is None
     sampled, enumerated = expected_cotangent("opd_sampled")[0], expected_cotangent("opd")[0]
     np.testing.assert_allclose(sampled, enumerated, atol=1e-6)
     assert np.abs(sampled).max() > 0.05

@@ -12,7 +12,7 @@ import pytest
 
 from opd.engine import vocab
 from opd.engine.vocab import Head, Pass
-from opd.method import local, table
+from opd.method import facts, local, table
 from opd.method.coefficients import coefficients, weights
 from opd.types import Rollout
 
@@ -612,7 +612,7 @@ def test_every_gate_is_passed_and_shut():
 def test_one_pass_is_two_passes(found):
     """Pointwise rows may be weighed chunk by chunk."""
     case, cotangents = found
-    names = [name for name in LOSSES if table.pointwise(table.parse(name))]
+    names = [name for name in LOSSES if facts.pointwise(table.parse(name))]
     assert 10 < len(names) < len(LOSSES)
     with jax.enable_x64(True):
         one = jax.jit(lambda: library_cotangents(case, names, one_pass=True))()

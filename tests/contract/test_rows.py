@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from opd.measure import exact
-from opd.method import table
+from opd.method import facts, table
 
 RTOL = 1e-9
 JSD, SKEW = ("jsd", 0.3), ("skew", 0.1)
@@ -166,9 +166,9 @@ ROWS_HERE = {name.partition("@")[0] for name in ORACLE} | {"sft"}
 def expectations(labs):
     """name -> one [M] a seed; M is larger where the embedding is not tied."""
     methods = {name: table.parse(name) for name in ORACLE}
-    plain = [n for n, m in methods.items() if not draws(m) and not table.coupled(m)]
+    plain = [n for n, m in methods.items() if not draws(m) and not facts.coupled(m)]
     fresh = [n for n, m in methods.items() if draws(m)]
-    coupled = [n for n, m in methods.items() if table.coupled(m)]
+    coupled = [n for n, m in methods.items() if facts.coupled(m)]
     assert len(plain) + len(fresh) + len(coupled) == len(methods)
     found = {name: [] for name in methods}
     with jax.enable_x64(True):
@@ -222,7 +222,7 @@ def test_claim_holds_or_the_row_says_biased(name, expectations, labs):
     method = table.parse(name)
     for found, lab in zip(expectations[name], labs, strict=True):
         wanted = enumeration.claim(lab, method)
-        if table.bias(method) is None:
+        if facts.bias(method) is None:
             assert_close(found, wanted, np.linalg.norm(wanted))
         elif method.behavior == "student":  # others: test_stale.py, on rollouts not its own
             assert np.linalg.norm(found - wanted) > 1e-3 * np.linalg.norm(wanted)
@@ -231,7 +231,7 @@ def test_claim_holds_or_the_row_says_biased(name, expectations, labs):
 def test_sft_is_forward_kl_on_the_datas_states(labs):
     """Demonstrations drawn from p: -grad KL(p || pi), averaged over the states that p visits."""
     method = table.parse("sft")
-    assert table.states(method) == "behavior"
+    assert facts.states(method) == "behavior"
     for lab in labs:
         problem = lab.problem
         teacher = exact.sequence_prob(problem.tree, problem.logp_teacher)

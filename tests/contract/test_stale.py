@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opd.measure import exact
-from opd.method import table
+from opd.method import facts, table
 from opd.types import Coefficients
 
 RTOL = 1e-9
@@ -130,7 +130,7 @@ def test_the_behavior_is_another_policy(stale):
 
 
 def test_all_three_answers_are_here():
-    found = [table.stale(table.parse(name)) for name in (*NAMES, *TWO_RATIOS, *COUPLED)]
+    found = [facts.stale(table.parse(name)) for name in (*NAMES, *TWO_RATIOS, *COUPLED)]
     assert {found.count(answer) > 10 for answer in ("current", "behavior", None)} == {True}
 
 
@@ -138,11 +138,11 @@ def test_all_three_answers_are_here():
 def test_stale_says_whose_states(name, stale):
     """Unbiased for its claim on the states that it names, or for neither's and it says so."""
     method = table.parse(name)
-    wanted = table.stale(method)
+    wanted = facts.stale(method)
     for lab, behavior, expected in stale:
         found = expected[name]
         targets = {"current": enumeration.claim(lab, method)}
-        if all(part.target.kind == "myopic" for part in table.parts(method)):
+        if all(part.target.kind == "myopic" for part in facts.parts(method)):
             targets["behavior"] = enumeration.claim(lab, method, behavior.reach)
         for states, target in targets.items():
             distance = np.linalg.norm(found - target) / np.linalg.norm(target)

@@ -8,7 +8,7 @@ import pytest
 import scene
 
 from opd.engine import programs, steps
-from opd.method import table
+from opd.method import facts, table
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_teacher_who_is_the_student_says_nothing(here):
         here.mesh, scene.STUDENT, here.params, here.rollout, head, methods, uniforms, scene.HOW
     )
     norms = np.sqrt(np.diag(np.asarray(programs.gram(found))))
-    vanishing = np.array([table.vanishes(method) for method in methods])
+    vanishing = np.array([facts.vanishes(method) for method in methods])
     assert vanishing.any() and not vanishing.all()
     assert np.all(norms[vanishing] < 1e-4), dict(zip(NAMES, norms))
     assert np.all(norms[~vanishing] > 1e-2), dict(zip(NAMES, norms))

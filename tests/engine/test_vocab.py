@@ -11,7 +11,7 @@ from jax.extend import core
 
 from opd.engine import vocab
 from opd.engine.vocab import Head, Pass
-from opd.method import table
+from opd.method import facts, table
 from opd.method.coefficients import coefficients, weights
 from opd.types import Coefficients, Rollout
 
@@ -67,7 +67,7 @@ def case(seed=0, batch=B, length=T, size=V, scale=1.0):
 def pull(given: Case, names=NAMES, how=WHOLE):
     """All rows in one pass: (cotangents, statistics)."""
     methods = tuple(map(table.parse, names))
-    assert all(table.pointwise(method) for method in methods)
+    assert all(facts.pointwise(method) for method in methods)
 
     def weigh(stats, known):
         parts = zip(methods, known, strict=True)

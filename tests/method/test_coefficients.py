@@ -10,7 +10,7 @@ import pytest
 
 from opd.engine import vocab
 from opd.engine.vocab import Head, Pass
-from opd.method import local, table
+from opd.method import facts, local, table
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method, Term
 from opd.types import Rollout, TokenStats
@@ -169,7 +169,7 @@ def test_a_pointwise_row_may_be_given_a_slice_of_time():
     stats = TokenStats(STUDENT, STUDENT, TEACHER, TEACHER, KL)
     for name in ("opd_baseline", "grpo", "dapo", "rl_with_reference", "ppo", CORRECTED):
         method = table.parse(name)
-        assert table.pointwise(method)
+        assert facts.pointwise(method)
 
         @jax.jit
         def run(rollout, stats, method=method):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from opd.method import table
+from opd.method import facts, table
 from opd.run import checkpoint, checks, optimizer, train, writers
 from opd.run import config as configs
 from opd.run.config import Config, OptimizerConfig
@@ -246,7 +246,7 @@ def test_every_row_takes_a_step_or_says_what_is_missing(row, tmp_path):
     assert np.isfinite(line["gradient_norm"])
     # A group of equal rewards, an overlong rollout and a policy that is its own reference teach
     # nothing; whatever a teacher or the data grade does.
-    graded = {"teacher_full", "teacher_logp", "dataset"} & set(table.needs(table.parse(row)))
+    graded = {"teacher_full", "teacher_logp", "dataset"} & set(facts.needs(table.parse(row)))
     assert line["gradient_norm"] > 0 or not graded
     behavior = table.parse(row).behavior
     assert (line["ess_token"] > 0.999) == (behavior == "student")

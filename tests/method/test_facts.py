@@ -1,0 +1,347 @@
+"""What follows from a method's terms, row by row and for rows with other axes."""
+
+import pytest
+
+from opd.method import facts, table
+from opd.method.facts import Target
+
+FACTS = ("claims", "biased", "needs", "partner", "reference")
+MYOPIC = Target("myopic", "reverse_kl", 0.0)
+SOFT = Target("myopic", "forward_kl", 0.0)
+REWARD = Target("reward", None, 1.0)
+SUM = Target("sum", None, 1.0)
+FULL, OWN = ("teacher_full",), ("teacher_logp",)
+# The issue's rows: claim, biased, needs, partner, reference.
+ROWS = {
+    "opd": (MYOPIC, False, FULL, "opd", "opd"),
+    "opd_sampled": (MYOPIC, False, OWN, "opd", "opd"),
+    "opd_baseline": (MYOPIC, False, FULL + OWN, "opd", "opd"),
+    "opd_resampled@k=4": (MYOPIC, False, FULL, "opd", "opd"),
+    "opd_topk@k=8": (MYOPIC, False, FULL, "opd", "opd"),
+    "opd_topk@k=8,tail=drop": (MYOPIC, True, FULL, "opd_topk@k=8,tail=drop", "opd"),
+    "opd_topk@k=8,tail=renormalise": (MYOPIC, True, FULL, "opd_topk@k=8,tail=renormalise", "opd"),
+    "opd_topk@k=8,tail=bucket": (MYOPIC, True, FULL, "opd_topk@k=8,tail=bucket", "opd"),
+    "opd@gamma=0.5": (
+        Target("discounted", "reverse_kl", 0.5), False, FULL + OWN, None, "opd@gamma=0.5",
+    ),
+    "opd_sampled@gamma=0.5": (
+        Target("discounted", "reverse_kl", 0.5), False, OWN, None, "opd@gamma=0.5",
+    ),
+    "opd_sampled@gamma=1": (
+        Target("sequence", "reverse_kl", 1.0), False, OWN, None, "opd@gamma=1",
+    ),
+    "soft_label": (SOFT, False, FULL, "soft_label", "soft_label"),
+    "soft_label@expectation=sampled": (
+        SOFT, False, ("teacher_samples",), "soft_label", "soft_label",
+    ),
+    "reinforce": (REWARD, False, ("reward",), None, "reinforce"),
+    "rloo": (REWARD, False, ("reward",), None, "reinforce"),
+    "grpo": (REWARD, True, ("reward",), None, "reinforce"),
+    "dr_grpo": (REWARD, True, ("reward",), None, "reinforce"),
+    "dapo": (REWARD, True, ("reward",), None, "reinforce"),
+    "gspo": (REWARD, True, ("reward",), None, "reinforce"),
+    "ppo": (REWARD, True, ("reward", "value"), None, "reinforce"),
+    "ppo@lam=1,reduction=sum": (REWARD, False, ("reward", "value"), None, "reinforce"),
+    "vtrace": (REWARD, False, ("reward", "value"), None, "reinforce"),
+    "vtrace@lam=0.9": (REWARD, True, ("reward", "value"), None, "reinforce"),
+    "vtrace@c_bar=0.5": (REWARD, True, ("reward", "value"), None, "reinforce"),
+    "rloo@importance=trajectory": (
+        REWARD, False, ("reward",), None, "reinforce@importance=trajectory",
+    ),
+    "offline_rl": (
+        REWARD, True, ("reward", "dataset"), None, "offline_rl@importance=trajectory",
+    ),
+    "offline_rl@importance=trajectory": (
+        REWARD, False, ("reward", "dataset", "dataset_logp"), None,
+        "offline_rl@importance=trajectory",
+    ),
+    "sft": (SOFT, False, ("dataset",), None, "sft"),
+    "sft@behavior=teacher": (SOFT, False, ("teacher_rollouts",), None, "sft@behavior=teacher"),
+    "dagger": (SOFT, False, ("teacher_full", "buffer"), "dagger", "dagger"),
+    "gkd": (
+        Target("myopic", "jsd", 0.0), False, ("teacher_full", "dataset"), "gkd", "gkd",
+    ),
+    "gkd@share=1": (Target("myopic", "jsd", 0.0), False, FULL, "gkd@share=1", "gkd@share=1"),
+    "gkd@other=teacher": (
+        Target("myopic", "jsd", 0.0), False, ("teacher_full", "teacher_rollouts"),
+        "gkd@other=teacher", "gkd@other=teacher",
+    ),
+    "skew": (Target("myopic", "skew", 0.0), False, FULL, "skew", "skew"),
+    "minillm": (Target("sequence", "reverse_kl", 1.0), False, FULL + OWN, None, "minillm"),
+    "minillm@returns=mean": (
+        Target("sequence", "reverse_kl", 1.0), True, FULL + OWN, None, "opd@gamma=1",
+    ),
+    "teacher_behavior": (
+        MYOPIC, False, ("teacher_full", "teacher_rollouts"), "teacher_behavior",
+        "teacher_behavior",
+    ),
+    "teacher_behavior@expectation=sampled": (
+        MYOPIC, True, ("teacher_logp", "teacher_rollouts"), "opd@behavior=teacher",
+        "opd@behavior=teacher",
+    ),
+    "teacher_behavior@importance=prefix": (
+        MYOPIC, False, ("teacher_full", "teacher_rollouts"), "teacher_behavior@importance=prefix",
+        "teacher_behavior@importance=prefix",
+    ),
+    "rl_with_teacher": (SUM, False, ("reward", "teacher_full"), None, "rl_with_teacher"),
+    "rl_with_teacher@reward.baseline=group,teacher.coef=2": (
+        SUM, True, ("reward", "teacher_full"), None, "rl_with_teacher@teacher.coef=2",
+    ),
+    "rl_with_reference": (SUM, False, ("reward", "reference"), None, "rl_with_reference"),
+    "grpo@reference.coef=0.1,reference.penalty=k1,reference.gamma=1": (
+        SUM, True, ("reward", "reference"), None,
+        "rl_with_reference@reference.penalty=k1,reference.gamma=1,reference.coef=0.1",
+    ),
+    "opd@entropy.coef=0.01": (MYOPIC, True, FULL, "opd@entropy.coef=0.01", "opd"),
+    "opd_sampled@entropy.coef=0.01": (MYOPIC, True, OWN, "opd@entropy.coef=0.01", "opd"),
+    "opd_sampled@coef=2": (MYOPIC, True, OWN, "opd@coef=2", "opd"),
+    "opd_sampled@importance=token": (MYOPIC, False, OWN, "opd", "opd"),
+    "opd_sampled@importance=prefix_inclusive": (
+        MYOPIC, False, OWN, "opd@importance=prefix", "opd@importance=prefix",
+    ),
+    "opd_sampled@importance=trajectory": (MYOPIC, False, OWN, None, "opd@importance=prefix"),
+    "opd_sampled@importance=token,ratio_rule=clip": (MYOPIC, False, OWN, None, "opd"),
+    "opd_resampled@importance=prefix,ratio_rule=truncate,high=3": (
+        MYOPIC, False, FULL, "opd@importance=prefix,ratio_rule=truncate,high=3", "opd",
+    ),
+    "k1_loss": (MYOPIC, True, (), None, "opd"),
+    "kl_advantage": (MYOPIC, True, FULL, None, "opd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_a_row_says_of_itself(name):
+    method = table.parse(name)
+    partner = facts.partner(method)
+    found = (
+        facts.claims(method),
+        facts.bias(method) is not None,
+        tuple(sorted(facts.needs(method))),
+        partner and partner.name,
+        facts.reference(method).name,
+    )
+    claim, biased, needs, *others = ROWS[name]
+    wanted = (claim, biased, tuple(sorted(needs)), *others)
+    assert dict(zip(FACTS, found)) == dict(zip(FACTS, wanted))
+
+
+def test_a_sum_lists_its_parts():
+    reward, teacher = facts.parts(table.parse("rl_with_teacher@teacher.coef=2"))
+    assert reward == facts.Part(1.0, REWARD)
+    assert teacher == facts.Part(2.0, MYOPIC, to="teacher")
+    _, k3 = facts.parts(table.parse("rl_with_reference"))
+    assert k3 == facts.Part(0.04, SOFT, to="reference")
+    _, k1 = facts.parts(table.parse("rl_with_reference@penalty=k1,reference.gamma=1"))
+    (skewed,) = facts.parts(table.parse("skew"))
+    assert skewed == facts.Part(1.0, Target("myopic", "skew", 0.0), 0.1, "teacher")
+    assert k1 == facts.Part(0.04, Target("sequence", "reverse_kl", 1.0), to="reference")
+    assert facts.parts(table.parse("dapo@entropy.coef=0.1,coef=1")) == (facts.Part(1.0, REWARD),)
+
+
+STALE = {
+    "opd": "behavior",
+    "opd@importance=token": "behavior",
+    "opd@importance=prefix": "current",
+    "opd@importance=prefix_inclusive": "current",
+    "opd@importance=trajectory": "current",
+    "opd@importance=prefix,ratio_rule=truncate": None,
+    "opd@importance=token,ratio_rule=truncate": "behavior",  # its state has no ratio to bend
+    "opd@gamma=1": None,
+    "opd@gamma=1,importance=prefix": None,
+    "opd@gamma=1,importance=trajectory": "current",
+    "opd_topk": "behavior",
+    "opd_topk@tail=drop": None,
+    "soft_label@expectation=sampled,importance=prefix": "current",
+    "opd_sampled": None,
+    "opd_sampled@importance=token": "behavior",
+    "opd_sampled@importance=prefix": None,
+    "opd_sampled@importance=prefix_inclusive": "current",
+    "opd_sampled@importance=trajectory": "current",
+    "opd_sampled@importance=sequence": None,
+    "opd_sampled@gamma=1,importance=prefix_inclusive": None,
+    "opd_sampled@gamma=1,importance=trajectory": "current",
+    "opd_sampled@importance=token,correction=token": None,
+    "opd_sampled@importance=token,correction=token,correction_rule=none": "behavior",
+    "opd_sampled@importance=token,correction=prefix,correction_rule=none": None,
+    "opd_sampled@correction=token,correction_rule=none": None,
+    "reinforce": None,
+    "reinforce@importance=trajectory": "current",
+    "grpo@importance=trajectory": None,
+    "ppo@lam=1,reduction=sum,importance=trajectory,ratio_rule=none": "current",
+    "vtrace": None,
+    "offline_rl": None,
+    "offline_rl@importance=trajectory": "current",
+    "sft": "behavior",
+    "rl_with_teacher@reward.importance=trajectory": None,
+    "rl_with_teacher@reward.importance=trajectory,teacher.importance=prefix": "current",
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_what_an_older_policys_rollouts_are_good_for(name):
+    assert facts.stale(table.parse(name)) == STALE[name]
+
+
+@pytest.mark.parametrize("rule", ["clip", "clip_ungated", "truncate", "mask"])
+def test_a_bounded_ratio_of_stale_rollouts_is_biased(rule):
+    name = f"opd_sampled@importance=token,ratio_rule={rule}"
+    assert facts.bias(table.parse(name)) is None and facts.stale(table.parse(name)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("opd_topk@tail=bucket", "tail=bucket"),
+        ("grpo", "group mean"),
+        ("grpo", "group_std"),
+        ("reinforce@baseline=batch", "batch mean"),
+        ("opd@reduction=token_mean", "token_mean"),
+        ("opd@coef=2", "coef=2"),
+        ("opd_sampled@behavior=dataset", "dataset"),
+        ("reinforce@behavior=dataset", "dataset"),
+        ("opd@behavior=dataset,gamma=1", "dataset"),
+        ("opd_sampled@signal=entropy", "entropy"),
+        ("opd@entropy.coef=0.1", "entropy"),
+        ("opd@cut=mask", "cut=mask"),
+        ("opd_sampled@gamma=1,returns=mean", "returns=mean"),
+        ("ppo@reduction=sum", "lam=0.95"),
+        ("opd_sampled@behavior=teacher", "teacher's tokens were not drawn"),
+        ("gkd@expectation=sampled", "mixture's tokens were not drawn"),
+        ("offline_rl@importance=token", "no ratio of kind token"),
+        ("offline_rl@importance=trajectory,ratio_rule=truncate", "bounded"),
+        ("sft@behavior=buffer", "score of an own token"),
+    ],
+)
+def test_a_bias_is_named(name, reason):
+    """Whatever moves the expectation off the claim: a row may not be called unbiased."""
+    assert reason in (facts.bias(table.parse(name)) or "")
+
+
+@pytest.mark.parametrize("name", ["opd@behavior=dataset", "soft_label@behavior=dataset"])
+def test_enumerated_rows_claim_the_datas_states_and_are_right(name):
+    assert facts.bias(table.parse(name)) is None
+    assert facts.states(table.parse(name)) == "behavior"
+    assert facts.states(table.parse("opd")) == "current"
+    assert facts.states(table.parse(f"{name},importance=prefix")) == "current"
+
+
+@pytest.mark.parametrize(
+    ("name", "coupled", "words"),
+    [
+        ("opd_sampled", None, None),
+        ("rloo", "group", "terminal reward"),
+        ("opd_sampled@baseline=group", "group", "other rollouts"),
+        ("opd_sampled@normaliser=whiten", "batch", "other rollouts"),
+        ("opd@reduction=token_mean", "batch", "other rollouts"),
+        ("opd_sampled@gamma=0.5", None, "the future"),
+        ("sft", None, "no enumerated partner"),
+        ("opd@cut=mask", None, "length"),
+        ("opd_sampled@importance=trajectory", None, "whole rollout's ratio"),
+        ("opd_sampled@correction=sequence", None, "whole rollout's ratio"),
+        ("opd@importance=trajectory", None, None),
+        ("opd_sampled@importance=token,ratio_rule=mask", None, "bounded ratio"),
+        ("opd@importance=prefix,ratio_rule=mask", None, None),
+        ("opd_sampled@reference.coef=0.1", None, "no enumerated partner"),
+    ],
+)
+def test_why_a_row_has_no_partner(name, coupled, words):
+    method = table.parse(name)
+    assert facts.coupled(method) == coupled
+    found = facts.partnerless(method)
+    assert found is None if words is None else words in found
+
+
+POINTWISE = {
+    "opd": True,
+    "opd_sampled": True,
+    "opd_baseline": True,
+    "grpo": True,  # its advantage is known before any forward pass
+    "kl_advantage": True,
+    "opd@gamma=0.5": False,
+    "opd_sampled@gamma=1": False,
+    "kl_advantage@gamma=1": False,
+    "opd_sampled@baseline=group": False,
+    "opd_sampled@normaliser=whiten": False,
+    "dapo": True,  # a token's ratio and gate are its own
+    "opd_sampled@importance=token,ratio_rule=clip": True,
+    "opd_sampled@importance=prefix": False,
+    "opd@importance=token": True,
+    "opd@importance=prefix": False,
+    "opd@importance=trajectory": False,
+    "gspo": False,
+    "reinforce@importance=trajectory": False,
+    "reinforce@correction=trajectory": True,  # known before any forward pass
+    "ppo": True,
+    "vtrace": False,
+    "rl_with_reference": True,
+    "rl_with_reference@penalty=k1,reference.gamma=1": False,
+    "minillm": False,
+}
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_one_pass_will_do_for_pointwise_rows(name):
+    assert facts.pointwise(table.parse(name)) == POINTWISE[name]
+
+
+@pytest.mark.parametrize("name", ["opd", "opd_sampled", "soft_label@expectation=sampled", "sft"])
+def test_a_row_whose_needs_are_absent_is_refused_by_name(name):
+    method = table.parse(name)
+    facts.require(method, set(facts.NEEDS))
+    (need,) = facts.needs(method)
+    with pytest.raises(ValueError) as error:
+        facts.require(method, set(facts.NEEDS) - {need})
+    assert str(error.value) == f"{name} needs {facts.NEEDS[need]}, and this run has none"
+
+
+@pytest.mark.parametrize("name", ["reinforce", "rloo", "grpo"])
+def test_reward_rows_need_no_teacher(name):
+    facts.require(table.parse(name), {"reward"})
+
+
+@pytest.mark.parametrize("name", ["k1_loss", "kl_advantage"])
+def test_refused_rows_parse_and_are_not_trained_with(name):
+    method = table.parse(name)
+    with pytest.raises(ValueError) as error:
+        facts.trainable(method)
+    message = str(error.value)
+    assert name in message and "use opd" in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "opd_sampled@signal=one",
+        "sft@behavior=student",
+        "sft@behavior=buffer",
+        "opd_sampled@signal=teacher_kl",
+    ],
+)
+def test_refused_by_meaning_whatever_the_row_is_called(name):
+    with pytest.raises(ValueError, match="zero"):
+        facts.trainable(table.parse(name))
+
+
+def test_other_rows_are_trained_with():
+    for name in set(table.ROWS) - {"k1_loss", "kl_advantage"}:
+        facts.trainable(table.parse(name))
+
+
+def test_a_top_k_must_fit_the_vocabulary():
+    facts.fits(table.parse("opd_topk@k=8"), 8)
+    facts.fits(table.parse("opd_resampled@k=8"), 4)  # draws, not members
+    with pytest.raises(ValueError, match="^opd_topk@k=8: k=8; the vocabulary has 7 tokens$"):
+        facts.fits(table.parse("opd_topk@k=8"), 7)
+
+
+def test_every_row_is_described():
+    assert {name.partition("@")[0] for name in ROWS} == set(table.ROWS)
+    assert all(row.label and row.paper for row in table.ROWS.values())
+
+
+def test_what_a_teacher_that_is_the_student_leaves_of_a_gradient():
+    """Dividing by a spread that is rounding alone leaves no zero."""
+    nothing = ("opd", "opd_sampled", "opd_sampled@gamma=1", "opd_topk@tail=drop", "soft_label")
+    something = ("opd_sampled@normaliser=whiten", "opd_topk@tail=truncate", "grpo")
+    assert all(facts.vanishes(table.parse(name)) for name in nothing)
+    assert not any(facts.vanishes(table.parse(name)) for name in something)
