@@ -547,12 +547,6 @@ def _check(name: str, term: Term, changes: dict[str, object]) -> None:
         refuse("baseline=expected_kl needs a teacher signal, divergence=reverse_kl and gamma=0")
     if term.baseline == "expected_kl" and term.normaliser != "none":
         refuse(f"normaliser={term.normaliser} needs a return, not baseline=expected_kl")
-    counted = term.baseline in baselines.OF_ROLLOUTS or term.normaliser == "group_std"
-    if counted and term.gamma != 1:
-        refuse(
-            f"baseline={term.baseline}, normaliser={term.normaliser} with gamma={term.gamma:g}; "
-            "statistics of whole rollouts need gamma=1, at which a return is one"
-        )
     if term.rule is not None and (term.baseline != "none" or term.normaliser != "none"):
         refuse(f"a baseline or normaliser needs a sampled token, not {_sum(term)}")
     if (term.penalty == "k3" or term.signal == "one") and (
@@ -572,6 +566,12 @@ def _check(name: str, term: Term, changes: dict[str, object]) -> None:
         refuse(f"c_bar={term.c_bar:g}; it is more than 0")
     if term.level == "token" and term.other == "dataset":
         refuse("level=token needs other=teacher: a dataset has no next token to give")
+    counted = term.baseline in baselines.OF_ROLLOUTS or term.normaliser == "group_std"
+    if counted and term.gamma != 1:
+        refuse(
+            f"baseline={term.baseline}, normaliser={term.normaliser} with gamma={term.gamma:g}; "
+            "statistics of whole rollouts need gamma=1, at which a return is one"
+        )
     _check_ratios(refuse, term)
 
 

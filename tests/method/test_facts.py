@@ -230,7 +230,6 @@ def test_enumerated_rows_claim_the_datas_states_and_are_right(name):
     [
         ("opd_sampled", None, None),
         ("rloo", "group", "terminal reward"),
-        ("opd_sampled@baseline=group", "group", "other rollouts"),
         ("opd_sampled@normaliser=whiten", "batch", "other rollouts"),
         ("opd@reduction=token_mean", "batch", "other rollouts"),
         ("opd_sampled@gamma=0.5", None, "the future"),
@@ -260,7 +259,7 @@ POINTWISE = {
     "opd@gamma=0.5": False,
     "opd_sampled@gamma=1": False,
     "kl_advantage@gamma=1": False,
-    "opd_sampled@baseline=group": False,
+    "opd_sampled@gamma=1,baseline=group": False,
     "opd_sampled@normaliser=whiten": False,
     "dapo": True,  # a token's ratio and gate are its own
     "opd_sampled@importance=token,ratio_rule=clip": True,

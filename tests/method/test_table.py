@@ -95,7 +95,7 @@ def test_any_row_may_be_given_a_bonus_and_a_reference():
     )  # fmt: skip
     assert (penalty.signal, penalty.penalty, penalty.coef) == ("reference", "k3", 0.04)
     assert table.parse("sft@entropy.coef=0.1").terms[1].behavior == "dataset"
-    reward, bonus = table.parse("grpo@gamma=0.5,cut=mask,coef=3,entropy.coef=0.1").terms
+    reward, bonus = table.parse("reinforce@gamma=0.5,cut=mask,coef=3,entropy.coef=0.1").terms
     assert (reward.gamma, bonus.gamma, bonus.cut, bonus.coef) == (0.5, 0, "mask", 0.1)
     reward, teacher = table.parse("rl_with_teacher@divergence=skew,argument=0.1").terms
     assert (reward.divergence, teacher.divergence, teacher.argument) == (None, "skew", 0.1)
@@ -123,10 +123,10 @@ BAD = {
     "opd_resampled@k=2.5": ["a whole number"],
     "opd_resampled@k=0": ["at least 1"],
     "opd@k=3": ["k means nothing there"],
-    "grpo@gamma=0": ["needs gamma=1"],
-    "rloo@gamma=0.9": ["needs gamma=1"],
-    "opd_sampled@baseline=group": ["needs gamma=1"],
-    "opd_sampled@normaliser=group_std": ["needs gamma=1"],
+    "grpo@gamma=0": ["need gamma=1"],
+    "rloo@gamma=0.9": ["need gamma=1"],
+    "opd_sampled@baseline=group": ["need gamma=1"],
+    "opd_sampled@normaliser=group_std": ["need gamma=1"],
     "opd_baseline@normaliser=whiten": ["not baseline=expected_kl"],
     "opd_topk@expectation=enumerated,tail=drop": ["tail means nothing there"],
     "opd@argument=0.3": ["argument means nothing there"],

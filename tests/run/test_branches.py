@@ -121,7 +121,9 @@ WEIGHTS = {
     "opd_sampled@gamma=1,reduction=sequence_mean": lambda own, mate, t: (
         own[2][t:].sum() / len(own[0])
     ),
-    "opd_sampled@baseline=group": lambda own, mate, t: own[2][t] - (own[2][0] + mate[2][0]) / 2,
+    "opd_sampled@gamma=1,baseline=group": lambda own, mate, t: (
+        own[2][t:].sum() - (own[2].sum() + mate[2].sum()) / 2
+    ),
 }
 
 
@@ -248,8 +250,8 @@ def test_which_rows_are_branched():
         "reinforce": True,
         "reinforce@gamma=0": True,
         "grpo": True,
-        "opd_sampled@baseline=group": True,
-        "opd_sampled@baseline=batch": False,
+        "opd_sampled@gamma=1,baseline=group": True,
+        "opd_sampled@gamma=1,baseline=batch": False,
         "grpo@normaliser=whiten": False,
         "grpo@reduction=token_mean": False,
     }
