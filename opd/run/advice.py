@@ -462,6 +462,12 @@ def rl_or_distillation(results: Results) -> Advice:
     if top_student < UNSOLVED and top_teacher < UNSOLVED:
         text = f"{scores} Neither solves it: read KL and SNR only. RL has no signal here."
         return Advice(topic, "neither", text)
+    if student.value < UNSOLVED and teacher.value < UNSOLVED:
+        text = (
+            f"{scores} Neither was seen to solve it: read KL and SNR only. Whether RL has any "
+            "signal here takes more prompts to say."
+        )
+        return Advice(topic, "neither", text)
     factor = _dense_over_sparse(results)
     if _apart(teacher, student) and teacher.value > student.value:
         text = f"{scores} Distil: the teacher has much to give.{factor}"
@@ -496,6 +502,8 @@ def _apart(a: Measured, b: Measured) -> bool:
 def _reward_words(student: Measured) -> str:
     if (student.value if student.high is None else student.high) < UNSOLVED:
         return "The reward has no signal: nearly every rollout fails."
+    if student.value < UNSOLVED:
+        return "Whether the reward has a signal is not settled: few rollouts succeed."
     if (student.value if student.low is None else student.low) > SOLVED:
         return "The reward has little signal left: nearly every rollout succeeds."
     return "The reward has signal: rollouts both fail and succeed."
