@@ -1,4 +1,4 @@
-"""Two-digit addition: a teacher, a weaker student, a probe of fifteen rows, four arms.
+"""Two-digit addition: a teacher, a weaker student, a probe of fourteen rows, four arms.
 
     python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -56,7 +56,6 @@ def get_config():
                     "opd_topk@k=4",
                     "opd_topk@k=4,tail=drop",
                     "opd_topk@k=4,tail=renormalise",
-                    "opd_topk@k=4,tail=bucket",
                     "opd@gamma=0.5",
                     "opd@gamma=1",
                     "opd_sampled@gamma=1",
