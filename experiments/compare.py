@@ -6,7 +6,6 @@ python -m experiments.compare --config=configs/quickstart.py --workdir=DIR [--co
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,18 +27,13 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     Raises:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
-    config = launch.parse(sys.argv if argv is None else argv, __doc__)
-    if _LIST_METHODS.value:
-        print(launch.methods())
+    flags_ = _WORKDIR, _PRINT_CONFIG, _LIST_METHODS
+    found = launch.asked(
+        sys.argv if argv is None else argv, __doc__, *flags_, "configs/quickstart.py"
+    )
+    if found is None:
         return None
-    if config is None:
-        raise ValueError("--config is missing; for instance --config=configs/quickstart.py")
-    if _PRINT_CONFIG.value:
-        print(json.dumps(launch.as_dict(config), indent=1))
-        return None
-    if not _WORKDIR.value:
-        raise ValueError("--workdir is missing; it is the folder that the run writes into")
-    workdir = Path(_WORKDIR.value)
+    config, workdir = found
     checked = compare.check(config, workdir)
     launch.make_folder("workdir", workdir)
     return functools.partial(job, config, workdir, checked)

@@ -28,18 +28,12 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     Raises:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
-    config = launch.parse(sys.argv if argv is None else argv, __doc__)
-    if _LIST_METHODS.value:
-        print(launch.methods())
+    argv = sys.argv if argv is None else argv
+    listing = _PRINT_CONFIG, _LIST_METHODS
+    found = launch.asked(argv, __doc__, _WORKDIR, *listing, "configs/debug.py")
+    if found is None:
         return None
-    if config is None:
-        raise ValueError("--config is missing; for instance --config=configs/debug.py")
-    if _PRINT_CONFIG.value:
-        print(json.dumps(launch.as_dict(config), indent=1))
-        return None
-    if not _WORKDIR.value:
-        raise ValueError("--workdir is missing; it is the folder that the run writes into")
-    workdir = Path(_WORKDIR.value)
+    config, workdir = found
     plan = train.check(config, workdir)
     launch.make_folder("workdir", workdir)
     return functools.partial(job, config, workdir, plan)

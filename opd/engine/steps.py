@@ -279,7 +279,7 @@ def rollout_metrics(rollout: Rollout, stats: TokenStats) -> Metrics:
     one = jnp.ones(())
     for kind in ("token", "trajectory"):
         ratio = importance.log_ratio(stats.logp_student, rollout.logp_behavior, rollout.mask, kind)
-        kept = rollout.mask if kind == "token" else _first(rollout.mask)
+        kept = importance.counted(rollout.mask, kind)
         metrics[f"ess_{kind}"] = Mean(importance.effective_sample_size(ratio, kept), one)
     if stats.kl is not None:
         metrics["kl"] = Mean(jnp.sum(zero(stats.kl, rollout.mask)), count)  # nats a sequence
@@ -289,11 +289,6 @@ def rollout_metrics(rollout: Rollout, stats: TokenStats) -> Metrics:
     if rollout.reward is not None:
         metrics["reward"] = Mean(jnp.sum(rollout.reward), count)
     return metrics
-
-
-def _first(mask: Array) -> Array:
-    """The first graded token of each rollout: a trajectory's weight counts once."""
-    return mask & (jnp.cumsum(mask, 1) == 1)
 
 
 def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:

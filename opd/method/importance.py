@@ -148,6 +148,11 @@ def saturating_exp(log_rho: Array) -> Array:
     return jnp.minimum(jnp.exp(log_rho), jnp.finfo(log_rho.dtype).max)
 
 
+def counted(mask: Array, kind: str) -> Array:
+    """The entries of [B, T] whose weights of a kind count: all graded, or one of each rollout."""
+    return mask & (jnp.cumsum(mask, 1) == 1) if kind in WHOLE else mask
+
+
 def effective_sample_size(log_weight: Array, mask: Array) -> Array:
     """ESS / N = (sum w)^2 / (N sum w^2) over the entries that `mask` keeps, in (0, 1].
 

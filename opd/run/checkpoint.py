@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -111,12 +110,12 @@ def whole(folder: Path, step: int | None = None) -> int:
     Raises:
         ValueError: there is no finished one, not the one asked for, or it is damaged.
     """
-    steps = sorted(ocp.utils.checkpoint_steps(folder.resolve()))
-    if not steps:
+    there = steps(folder)
+    if not there:
         raise ValueError(f"{folder}: no finished checkpoint there")
-    found = steps[-1] if step is None else step
-    if found not in steps:
-        raise ValueError(f"{folder}: no checkpoint {step}; there are: {', '.join(map(str, steps))}")
+    found = there[-1] if step is None else step
+    if found not in there:
+        raise ValueError(f"{folder}: no checkpoint {step}; there are: {', '.join(map(str, there))}")
     damage = _damage(folder, found)
     if damage is not None:
         raise ValueError(f"checkpoint {found} of {folder} is damaged ({damage})")
@@ -222,8 +221,3 @@ def lock(workdir: Path) -> TextIO:
         file.close()
         raise ValueError(f"--workdir={workdir}: another process is at work there") from None
     return file
-
-
-def remove(folder: Path) -> None:
-    """A folder and all that is in it, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)

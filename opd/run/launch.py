@@ -6,6 +6,7 @@ missing file. Here every mistake is a message on standard error and exit code 2.
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 import sys
@@ -25,6 +26,7 @@ _ARGV: list[str] = []  # where config_flags finds the keys that are given; `pars
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "a config file: configs/NAME.py", sys_argv=_ARGV
 )
+Flag = flags.FlagHolder[Any]
 HELP = ("-h", "-help", "--help", "--helpfull")
 
 
@@ -77,6 +79,28 @@ def parse(argv: list[str], about: str = "") -> Config | None:
                 example = f"--{key}='A;B' or --{key}=\"('A', 'B')\""
                 raise ValueError(f"{error}\nseveral values are given as {example}") from None
         raise
+
+
+def asked(
+    argv: list[str], about: str, workdir: Flag, print_config: Flag, list_methods: Flag, example: str
+) -> tuple[Config, Path] | None:
+    """A job's config and workdir; None where a listing was asked for, which is printed.
+
+    Raises:
+        ValueError: what `parse` finds wrong, or no config or workdir.
+    """
+    config = parse(argv, about)
+    if list_methods.value:
+        print(methods())
+        return None
+    if config is None:
+        raise ValueError(f"--config is missing; for instance --config={example}")
+    if print_config.value:
+        print(json.dumps(as_dict(config), indent=1))
+        return None
+    if not workdir.value:
+        raise ValueError("--workdir is missing; it is the folder that the run writes into")
+    return config, Path(workdir.value)
 
 
 def make_folder(flag: str, folder: Path) -> None:

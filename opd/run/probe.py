@@ -291,12 +291,10 @@ def staleness(found: Measured, world: World, student: Model, params: Params) -> 
                 now.logp_student, jnp.asarray(rollout.logp_behavior), mask, kind
             )
             parts.append(np.asarray(ratio))
-    mask = np.concatenate(masks)
-    first = mask & (np.cumsum(mask, 1) == 1)  # a whole rollout's weight counts once
+    mask = jnp.asarray(np.concatenate(masks))
     shares = {
         kind: importance.effective_sample_size(
-            jnp.asarray(np.concatenate(parts)),
-            jnp.asarray(first if kind in importance.WHOLE else mask),
+            jnp.asarray(np.concatenate(parts)), importance.counted(mask, kind)
         )
         for kind, parts in kept.items()
     }
