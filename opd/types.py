@@ -42,6 +42,8 @@ class Rollout:
     group: Array  # [B] int32, which prompt group of this batch, 0 .. U-1, non-decreasing
     row: Array  # [B] int32, the row's own number in the step: what random keys are folded with
     reward: Array | None = None  # [B], terminal reward; None where nobody grades completions
+    # [B] int32, updates that the policy that drew a row had had; -1: not the student. None: unsaid.
+    version: Array | None = None
     # What only some methods ask for, [B, T] each; None where nobody keeps it.
     logp_proximal: Array | None = None  # of the trust region's policy; None: the behavior is it
     logp_reference: Array | None = None  # of the policy that a penalty holds the student to

@@ -78,6 +78,7 @@ class ProbeConfig:
     sketch: int = 2048
     repeats: int = 5  # interleaved timings
     branches: int = 0  # fresh continuations at each state, for rows that hold the future
+    every: int = 0  # updates between two probes of a training's own rollouts; 0: none
 
 
 class _Named:
@@ -120,6 +121,63 @@ class OptimizerConfig:
     microbatches: int = 1  # parts that a batch's gradient is added up from
     ema: float = 0.0  # decay of averaged parameters, which evaluation then takes; 0: none
     skips: int = 3  # updates in a row whose gradient may be infinite or NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How a training's rollouts are drawn where that isn't the policy itself.
+
+    Evaluation and comparisons draw from the policies. A row that loses its claim is said to be
+    biased (`facts.bias`).
+    """
+
+    temperature: float | None = None  # of the draws alone; None: config.temperature, the policies'
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReuseConfig:
+    """When a training draws new rollouts: at the first of these that is met."""
+
+    updates: int = 1  # updates on one batch of rollouts at most
+    ess: float = 0.0  # ESS / N below which it is given up, of the weights of the method's ratio
+    kl: float | None = None  # KL(behavior || current), nats per sequence, that it may not pass
+    hidden: bool = True  # keep the behavior's hidden states: that KL enumerated, not sampled
+
+
+@dataclasses.dataclass(frozen=True)
+class BufferConfig:
+    """What a training with behavior=buffer keeps of its earlier rollouts."""
+
+    size: int = 1024  # prompt groups; a random one leaves where there is no room
+    age: int = 0  # batches of rollouts after which a group leaves; 0: never
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """What a training with behavior=dataset trains on."""
+
+    source: str | None = None  # solutions, student, teacher; None: solutions, or for a row that
+    # weighs rewards or ratios the student's rollouts: drawn once, at the start, and kept
+    groups: int = 64  # prompt groups of such a set
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """The learned baseline: the student's body with a scalar head, an optimizer of its own."""
+
+    learning_rate: float = 1e-3
+    warmup: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Who grades a training's completions; the task's verifier where neither is given."""
+
+    function: str | None = None  # MODULE:NAME, f(prompt, completion, answer) -> float
+    from_: str | None = None  # key `from`: WORKDIR[@STEP|@best] of a training of a reward model
+    pairs: str | None = None  # FILE.jsonl of prompt, chosen, rejected: what a reward model learns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +224,7 @@ class Config:
         ValueError: one line, the key that is wrong, what was given and what is allowed.
     """
 
+    trains: str = "policy"  # or reward: a reward model
     seed: int = 0
     seeds: int = 1  # a comparison's training seeds: seed, seed + 1, ...
     updates: int = 60  # optimizer steps
@@ -173,6 +232,7 @@ class Config:
     group_size: int = 4  # rollouts of a prompt, in probe and training alike
     temperature: float = 1.0  # of the policies, sampled and scored
     chunk: int = 128  # tokens of a chunk of the vocabulary pass
+    models: str | None = None  # folder to keep teacher and student in; None: the workdir's own
     data: DataConfig = DataConfig()
     teacher: PlayerConfig = PlayerConfig()
     student: PlayerConfig = PlayerConfig()
@@ -182,6 +242,12 @@ class Config:
     compare: CompareConfig = CompareConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    reuse: ReuseConfig = ReuseConfig()
+    buffer: BufferConfig = BufferConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    critic: CriticConfig = CriticConfig()
+    reward: RewardConfig = RewardConfig()
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
@@ -197,6 +263,7 @@ class Config:
         for key, given in (
             ("optimizer.learning_rate", self.optimizer.learning_rate),
             ("optimizer.clip", self.optimizer.clip),
+            ("critic.learning_rate", self.critic.learning_rate),
             ("teacher.fit.learning_rate", self.teacher.fit.learning_rate),
             ("student.fit.learning_rate", self.student.fit.learning_rate),
             ("compare.learning_rates", self.compare.learning_rates),
@@ -211,6 +278,27 @@ class Config:
         if not 0 <= self.optimizer.ema < 1:
             raise ValueError(
                 f"config.optimizer.ema = {self.optimizer.ema}: allowed is 0 to below 1"
+            )
+        if self.trains not in TRAINS:
+            raise ValueError(f"config.trains = {self.trains!r}: allowed are {', '.join(TRAINS)}")
+        if self.dataset.source not in (None, *SOURCES):
+            allowed = ", ".join(SOURCES)
+            raise ValueError(
+                f"config.dataset.source = {self.dataset.source!r}: allowed are {allowed}"
+            )
+        if not self.reuse.ess <= 1:
+            raise ValueError(f"config.reuse.ess = {self.reuse.ess}: allowed is 0 to 1")
+        if self.sampling.temperature is not None and not self.sampling.temperature > 0:
+            raise ValueError(
+                f"config.sampling.temperature = {self.sampling.temperature}: allowed is more than 0"
+            )
+        if self.sampling.top_p is not None and not 0 < self.sampling.top_p <= 1:
+            raise ValueError(
+                f"config.sampling.top_p = {self.sampling.top_p}: allowed is above 0 and up to 1"
+            )
+        if self.reward.function is not None and self.reward.from_ is not None:
+            raise ValueError(
+                "config.reward.function and config.reward.from are both given: allowed is one"
             )
         rollouts = self.prompts * self.group_size
         if rollouts % self.optimizer.microbatches:
@@ -267,6 +355,8 @@ def _methods(key: str, names: tuple[str, ...]) -> tuple[Method, ...]:
         raise ValueError(f"config.{key}: {error}") from None
 
 
+TRAINS = ("policy", "reward")
+SOURCES = ("solutions", "student", "teacher")  # of a dataset
 _LAST_SEED = 2**31 - 1  # of jax.random.key
 _LEAST = {
     "seed": 0,
@@ -295,6 +385,15 @@ _LEAST = {
     "evaluate.patience": 0,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
+    "probe.every": 0,
+    "sampling.top_k": 1,
+    "reuse.updates": 1,
+    "reuse.ess": 0,
+    "reuse.kl": 0,
+    "buffer.size": 1,
+    "buffer.age": 0,
+    "dataset.groups": 1,
+    "critic.warmup": 0,
 }
 
 
