@@ -224,7 +224,6 @@ class Config:
         ValueError: one line, the key that is wrong, what was given and what is allowed.
     """
 
-    trains: str = "policy"  # or reward: a reward model
     seed: int = 0
     seeds: int = 1  # a comparison's training seeds: seed, seed + 1, ...
     updates: int = 60  # optimizer steps
@@ -233,6 +232,7 @@ class Config:
     temperature: float = 1.0  # of the policies, sampled and scored
     chunk: int = 128  # tokens of a chunk of the vocabulary pass
     models: str | None = None  # folder to keep teacher and student in; None: the workdir's own
+    trains: str = "policy"  # or reward: a reward model
     data: DataConfig = DataConfig()
     teacher: PlayerConfig = PlayerConfig()
     student: PlayerConfig = PlayerConfig()
