@@ -37,7 +37,7 @@ class Rollout:
     prompt_mask: Array  # [B, P] bool
     tokens: Array  # [B, T] int32, the completion; whatever follows EOS is padding
     mask: Array  # [B, T] bool, true for graded actions, EOS included
-    logp_behavior: Array  # [B, T] nats, of the distribution actually sampled; 0 off the mask
+    logp_behavior: Array  # [B, T] nats, of the distribution sampled; 0 off the mask; NaN: unknown
     ended: Array  # [B] bool, the completion ends in EOS (false: cut at T)
     group: Array  # [B] int32, which prompt group of this batch, 0 .. U-1, non-decreasing
     row: Array  # [B] int32, the row's own number in the step: what random keys are folded with
@@ -82,6 +82,7 @@ class TokenStats:
     entropy_teacher: Array | None = None
     kl: Array | None = None  # KL(pi || p) at s_t, enumerated
     value: Array | None = None  # the critic's estimate now; None: what the rollout has
+    divergences: tuple[Array, ...] = ()  # those of one estimator's local rules, where asked for
 
 
 @pytree

@@ -7,6 +7,7 @@ models, methods, sizes) selects the program.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,11 @@ from jax.sharding import Mesh
 
 from opd import trees
 from opd.engine import sharding, steps
-from opd.engine.steps import Sampling, State
+from opd.engine.steps import Critic, Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
+from opd.model.scalar import Scalar
 from opd.types import Array, Coefficients, Metrics, Model, Params, Rollout, TokenStats
 
 
@@ -54,7 +56,11 @@ def _stack(tree: Params, model: Model, mesh: Mesh) -> Params:
 
 
 def _state(
-    state: State, model: Model, mesh: Mesh, optimizer: optax.GradientTransformation
+    state: State,
+    model: Model | Scalar,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    critic: Critic | None = None,
 ) -> State:
     """Parameters by their rules, the optimizer's moments as the parameters they belong to."""
     where, everywhere = sharding.param_shardings(model, mesh), sharding.replicated(mesh)
@@ -65,7 +71,10 @@ def _state(
         where,
         transform_non_params=lambda leaf: _laid(leaf, everywhere),
     )
-    return State(_laid(state.params, where), moments, _laid(state.step, everywhere))
+    judge = None
+    if critic is not None:
+        judge = _state(state.critic, critic.model, mesh, critic.optimizer)
+    return State(_laid(state.params, where), moments, _laid(state.step, everywhere), judge)
 
 
 @partial(jax.jit, static_argnames=("mesh", "model"))
@@ -74,14 +83,28 @@ def init(mesh: Mesh, model: Model, seed: Array) -> Params:
     return _params(model.init(jax.random.key(seed)), model, mesh)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "optimizer"))
+@partial(jax.jit, static_argnames=("mesh", "model", "optimizer", "critic"))
 def start(
-    mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, params: Params
+    mesh: Mesh,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    critic: Critic | None = None,
 ) -> State:
-    """The state of a run's first step; the parameters are copied, since updates donate theirs."""
-    params = jax.tree.map(jnp.copy, params)
-    state = State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-    return _state(state, model, mesh, optimizer)
+    """The state of a run's first step; the parameters are copied, since updates donate theirs.
+
+    A critic starts from the student's body and says 0.
+    """
+
+    def fresh(params: Params, optimizer: optax.GradientTransformation) -> State:
+        params = jax.tree.map(jnp.copy, params)
+        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    state = fresh(params, optimizer)
+    if critic is not None:
+        judge = fresh(critic.model.upon(params), critic.optimizer)
+        state = dataclasses.replace(state, critic=judge)
+    return _state(state, model, mesh, optimizer, critic)
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "how"))
@@ -137,9 +160,31 @@ def coefficients_of(
     )
 
 
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def values(mesh: Mesh, model: Scalar, params: Params, rollout: Rollout) -> Array:
+    """`steps.value_step`."""
+    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
+    return _batch(steps.value_step(model, params, rollout), mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh", "model", "kind", "how"))
+def drift(
+    mesh: Mesh,
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    behavior: Head | None,
+    kind: str,
+    how: Pass,
+) -> dict[str, Array]:
+    """`steps.drift_step`."""
+    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
+    return steps.drift_step(model, params, rollout, _head(behavior, mesh), kind, how)
+
+
 @partial(
     jax.jit,
-    static_argnames=("mesh", "model", "optimizer", "method", "how", "parts"),
+    static_argnames=("mesh", "model", "optimizer", "method", "how", "parts", "critic"),
     donate_argnames=("state",),
 )
 def update(
@@ -153,14 +198,15 @@ def update(
     seed: Array,
     how: Pass,
     parts: int = 1,
+    critic: Critic | None = None,
 ) -> tuple[State, Metrics]:
     """`steps.update_step`; the state handed in is consumed."""
-    state = _state(state, model, mesh, optimizer)
+    state = _state(state, model, mesh, optimizer, critic)
     rollout, teacher = _batch(rollout, mesh), _head(teacher, mesh)
     state, metrics = steps.update_step(
-        model, optimizer, state, rollout, teacher, method, seed, how, parts
+        model, optimizer, state, rollout, teacher, method, seed, how, parts, critic
     )
-    return _state(state, model, mesh, optimizer), metrics
+    return _state(state, model, mesh, optimizer, critic), metrics
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "methods", "how"))

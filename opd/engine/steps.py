@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from opd import draws, trees
+from opd import draws, masked, trees
 from opd.engine import sampling, vocab
 from opd.engine.vocab import Head, Pass
 from opd.masked import zero
-from opd.method import facts, importance
-from opd.method.coefficients import coefficients, weights
+from opd.method import facts, importance, local
+from opd.method.coefficients import Weights, bounded, coefficients, losses, weights
 from opd.method.table import Method
+from opd.model.scalar import Scalar
 from opd.types import (
     Array,
     Coefficients,
@@ -50,11 +51,20 @@ class Sampling:
 
 @pytree
 class State:
-    """What an update changes."""
+    """What an update changes; a critic's is inside."""
 
     params: Params
     optimizer: Any
     step: Array
+    critic: State | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """A learned baseline: who estimates, and what trains the estimate. Static."""
+
+    model: Scalar
+    optimizer: optax.GradientTransformation
 
 
 def head(model: Model, params: Params, rollout: Rollout) -> Head:
@@ -135,18 +145,14 @@ def accumulate(
     depend on the cut. Row i belongs to part i mod `parts`: a mesh keeps the rows that it has.
     """
 
-    def cut(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
-
-    def join(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+    cut, join = _cut(parts), _join
 
     def side(hidden: Array | None) -> Head | None:
         return None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
 
     def score(carry: None, part) -> tuple[None, TokenStats]:
         rollout, hidden = part
-        return carry, score_step(model, params, rollout, side(hidden), how)
+        return carry, score_step(model, params, rollout, side(hidden), how, rules)
 
     def add(total: Params, part) -> tuple[Params, None]:
         rollout, hidden, uniforms, given = part
@@ -156,6 +162,7 @@ def accumulate(
         return jax.tree.map(jnp.add, total, gradients), None
 
     hidden = None if teacher is None else teacher.hidden
+    rules = methods[0].rules if len(methods) == 1 else ()
     _, scored = jax.lax.scan(score, None, jax.tree.map(cut, (rollout, hidden)))
     stats = jax.tree.map(join, scored)
     given = tuple(
@@ -164,6 +171,16 @@ def accumulate(
     nothing = jax.tree.map(lambda leaf: jnp.zeros((len(methods), *leaf.shape), leaf.dtype), params)
     whole = jax.tree.map(cut, (rollout, hidden, uniforms, given))
     return jax.lax.scan(add, nothing, whole)[0], stats
+
+
+def _cut(parts: int):
+    """From leaves [B, ...] to [parts, B / parts, ...]: row i goes to part i mod `parts`."""
+    return lambda leaf: jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
+
+
+def _join(leaf: Array) -> Array:
+    """What `_cut` has taken apart."""
+    return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
 
 def _weigh(methods, rollout, student, teacher, given, how) -> tuple[vocab.Weigh, Any]:
@@ -226,10 +243,72 @@ def rollout_step(
 
 
 def score_step(
-    model: Model, params: Params, rollout: Rollout, teacher: Head | None, how: Pass
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    teacher: Head | None,
+    how: Pass,
+    rules: tuple[local.Rule, ...] = (),
 ) -> TokenStats:
     """Token statistics [B, T] of a rollout: the only thing that evaluation needs of a forward."""
-    return vocab.stats(head(model, params, rollout), teacher, rollout.tokens, how)
+    return vocab.stats(head(model, params, rollout), teacher, rollout.tokens, how, rules)
+
+
+def value_step(model: Scalar, params: Params, rollout: Rollout, parts: int = 1) -> Array:
+    """A critic's estimates V(s_t), [B, T]: of the state that the completion's token t is drawn in.
+
+    Differentiable in `params`; `parts` microbatches one after the other, none of them remembered.
+    """
+
+    def values(params: Params, rollout: Rollout) -> Array:
+        found = model.values(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
+        return found[:, rollout.prompt.shape[1] - 1 :]
+
+    if parts == 1:
+        return values(params, rollout)
+    again = jax.checkpoint(lambda part: values(params, part))
+    return _join(jax.lax.map(again, jax.tree.map(_cut(parts), rollout)))
+
+
+def drift_step(
+    model: Model,
+    params: Params,
+    rollout: Rollout,
+    behavior: Head | None,
+    kind: str,
+    how: Pass,
+) -> dict[str, Array]:
+    """How far the policy has moved from the one that drew a rollout: two numbers.
+
+    `ess_rule` is ESS / N of the weights of one kind, `drift` KL(behavior || current) in nats per
+    sequence: E_mu sum_t KL(mu || pi)(s_t), enumerated at the rollout's states where the behavior's
+    side of the vocabulary is given, else sum_t log mu / pi (y_t), over the rollouts whose
+    log-probabilities are known.
+    """
+    now = head(model, params, rollout)
+    if behavior is None:
+        found = vocab.stats(now, None, rollout.tokens, how)
+        return staleness(rollout, found.logp_student, kind)
+    found = vocab.stats(behavior, now, rollout.tokens, how)  # its student is the behavior here
+    moved = staleness(rollout, found.logp_teacher, kind)
+    return moved | {"drift": jnp.mean(jnp.sum(zero(found.kl, rollout.mask), 1))}
+
+
+def staleness(rollout: Rollout, logp: Array, kind: str) -> dict[str, Array]:
+    """`ess_rule` and the sampled `drift` of log-probabilities [B, T] against the behavior's."""
+    mask = measurable(rollout)
+    ratio = importance.log_ratio(logp, rollout.logp_behavior, mask, kind)
+    kept = importance.counted(mask, kind)
+    moved = -jnp.sum(importance.log_ratio(logp, rollout.logp_behavior, mask, "token"), 1)
+    return {
+        "ess_rule": importance.effective_sample_size(ratio, kept),
+        "drift": masked.mean(moved, mask[:, 0]),
+    }
+
+
+def measurable(rollout: Rollout) -> Array:
+    """The graded tokens whose behavior's log-probabilities are known, [B, T]."""
+    return rollout.mask & ~jnp.isnan(rollout.logp_behavior)
 
 
 def update_step(
@@ -242,45 +321,73 @@ def update_step(
     seed: Array,
     how: Pass,
     parts: int = 1,
+    critic: Critic | None = None,
 ) -> tuple[State, Metrics]:
-    """One optimizer step of one method: the probe with K = 1, and optax.
+    """One optimizer step of one method: the probe with K = 1, and optax; and one of its critic.
 
-    `parts` microbatches are pulled back one after the other.
+    `parts` microbatches are pulled back one after the other. V-trace takes the critic's estimates
+    of now, GAE those that the rollout has (Schulman et al. 2017, algorithm 1).
     """
+    value, learn = None, None
+    if critic is not None:
+
+        def estimate(params: Params) -> Array:
+            return value_step(critic.model, params, rollout, parts)
+
+        value, learn = jax.vjp(estimate, state.critic.params)
+        if any(term.returns == "vtrace" for term in method.terms):
+            rollout = dataclasses.replace(rollout, value=value)
     uniforms = fresh_uniforms(seed, state.step, rollout, (method,))
     asked = (model, state.params, rollout, teacher, (method,), uniforms, how)
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
     ascent = jax.tree.map(lambda leaf: leaf[0], stacked)
+    known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
+    metrics = rollout_metrics(rollout, stats, facts.weighs(method))
+    metrics |= _method_metrics(method, known, stats, rollout)
+    metrics["gradient_norm"] = _mean(trees.norm(ascent))
+    params, inner = _step(optimizer, state, ascent)
+    judge = state.critic
+    if critic is not None:
+        cotangent = coefficients(method, known, stats, rollout.group).value
+        (up,) = learn(cotangent.astype(value.dtype))
+        judge = State(*_step(critic.optimizer, judge, up), judge.step + 1)
+        metrics["critic_gradient_norm"] = _mean(trees.norm(up))
+    return State(params, inner, state.step + 1, judge), metrics
+
+
+def _step(
+    optimizer: optax.GradientTransformation, state: State, ascent: Params
+) -> tuple[Params, Any]:
+    """One step up a gradient: parameters and the optimizer's state after it."""
     loss = jax.tree.map(jnp.negative, ascent)
     updates, inner = optimizer.update(loss, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = rollout_metrics(rollout, stats)
-    metrics["gradient_norm"] = Mean(trees.norm(ascent), jnp.ones(()))
-    return State(params, inner, state.step + 1), metrics
+    return optax.apply_updates(state.params, updates), inner
 
 
-def rollout_metrics(rollout: Rollout, stats: TokenStats) -> Metrics:
-    """What a rollout and its statistics say, each with the rule by which parts are joined."""
+def _mean(value: Array) -> Mean:
+    """A metric of the whole batch."""
+    return Mean(value, jnp.ones(()))
+
+
+def rollout_metrics(rollout: Rollout, stats: TokenStats, kind: str = "trajectory") -> Metrics:
+    """What a rollout and its statistics say, each with the rule by which parts are joined.
+
+    `kind` names the log-ratio whose weights `weight_max` and `ess_rule` are of.
+    """
 
     def per_token(values: Array) -> Mean:
         return Mean(jnp.sum(zero(values, rollout.mask)), jnp.sum(rollout.mask))
 
     count = jnp.asarray(rollout.mask.shape[0], stats.logp_student.dtype)
     length = jnp.sum(rollout.mask, 1)
-    drift = zero(stats.logp_student - rollout.logp_behavior, rollout.mask)
     metrics: Metrics = {
         "tokens": Sum(jnp.sum(length)),
         "length": Mean(jnp.sum(length), count),
         "length_max": Max(jnp.max(length)),
         "truncated": Mean(jnp.sum(~rollout.ended), count),
         "entropy_student": per_token(stats.entropy_student),
-        "log_ratio_max": Max(jnp.max(jnp.abs(drift))),
     }
-    one = jnp.ones(())
-    for kind in ("token", "trajectory"):
-        ratio = importance.log_ratio(stats.logp_student, rollout.logp_behavior, rollout.mask, kind)
-        kept = importance.counted(rollout.mask, kind)
-        metrics[f"ess_{kind}"] = Mean(importance.effective_sample_size(ratio, kept), one)
+    metrics |= _ratio_metrics(rollout, stats, kind)
     if stats.kl is not None:
         metrics["kl"] = Mean(jnp.sum(zero(stats.kl, rollout.mask)), count)  # nats a sequence
         metrics["entropy_teacher"] = per_token(stats.entropy_teacher)
@@ -288,6 +395,40 @@ def rollout_metrics(rollout: Rollout, stats: TokenStats) -> Metrics:
         metrics["kl_by_position"] = Mean(jnp.sum(zero(stats.kl, rollout.mask), 0), at_position)
     if rollout.reward is not None:
         metrics["reward"] = Mean(jnp.sum(rollout.reward), count)
+    return metrics
+
+
+def _ratio_metrics(rollout: Rollout, stats: TokenStats, kind: str) -> Metrics:
+    """How far the policy is from the behavior: of the rows whose log-probabilities are known."""
+    mask, logp = measurable(rollout), stats.logp_student
+
+    def ratio(kind: str) -> Array:
+        return importance.log_ratio(logp, rollout.logp_behavior, mask, kind)
+
+    found = staleness(rollout, logp, kind)
+    for name in ("token", "trajectory"):
+        counted = importance.counted(mask, name)
+        found[f"ess_{name}"] = importance.effective_sample_size(ratio(name), counted)
+    largest = jnp.max(jnp.where(mask, ratio(kind), -jnp.inf))
+    peaks = {
+        "log_ratio_max": jnp.max(jnp.abs(ratio("token"))),
+        "weight_max": importance.saturating_exp(largest),
+    }
+    none = jnp.where(jnp.any(mask), 0.0, jnp.nan)
+    means: Metrics = {name: _mean(value + none) for name, value in found.items()}
+    return means | {name: Max(value + none) for name, value in peaks.items()}
+
+
+def _method_metrics(method: Method, known: Weights, stats: TokenStats, rollout: Rollout) -> Metrics:
+    """What the method itself descends, and how many of its ratios a bound has changed."""
+    metrics: Metrics = {
+        f"loss_{signal}": _mean(loss)
+        for signal, loss in losses(method, known, stats, rollout.group).items()
+    }
+    clipped = bounded(method, known, stats, rollout.group)
+    if clipped is not None:
+        graded = jnp.sum(rollout.mask)
+        metrics["clip_fraction"] = Mean(jnp.sum(clipped & rollout.mask), graded)
     return metrics
 
 

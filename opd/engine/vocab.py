@@ -57,14 +57,23 @@ def log_softmax(head: Head, temperature: float) -> Array:
     return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 
-def stats(student: Head, teacher: Head | None, tokens: Array, how: Pass) -> TokenStats:
-    """Token statistics [B, T] of the rollout's tokens under student and teacher."""
+def stats(
+    student: Head,
+    teacher: Head | None,
+    tokens: Array,
+    how: Pass,
+    rules: tuple[local.Rule, ...] = (),
+) -> TokenStats:
+    """Token statistics [B, T] of the rollout's tokens under student and teacher.
+
+    With the divergences that some local rules descend.
+    """
 
     def block(carry: None, part: tuple[Array, Array | None, Array]) -> tuple[None, TokenStats]:
         hidden, teacher_hidden, tokens = part
         logp_student = log_softmax(dataclasses.replace(student, hidden=hidden), how.temperature)
         logp_teacher = _teacher_logp(teacher, teacher_hidden, how)
-        return carry, _token_stats(logp_student, logp_teacher, tokens)
+        return carry, _token_stats(logp_student, logp_teacher, tokens, rules)
 
     whole = (student.hidden, None if teacher is None else teacher.hidden, tokens)
     _, found = _over_chunks(block, None, whole, how.chunk)
@@ -98,15 +107,17 @@ def pull(
         how: temperature and chunk.
 
     Returns:
-        Head of cotangents, [K, B, T, D] and [K, V, D], and the statistics [B, T] of the pass.
+        Head of cotangents, [K, B, T, D] and [K, V, D], and the statistics [B, T] of the pass; with
+        the divergences of its rules for one estimator alone.
     """
     wide = jnp.promote_types(student.hidden.dtype, jnp.float32)
+    alone = rules[0] if len(rules) == 1 else ()
 
     def block(d_unembedding: tuple[Array, ...], part):
         hidden, teacher_hidden, tokens, given, uniforms = part
         logp_student = log_softmax(dataclasses.replace(student, hidden=hidden), how.temperature)
         logp_teacher = _teacher_logp(teacher, teacher_hidden, how)
-        found = _token_stats(logp_student, logp_teacher, tokens)
+        found = _token_stats(logp_student, logp_teacher, tokens, alone)
         cache: dict[tuple[local.Rule, int], Array] = {}
         d_hidden, added = [], []
         for chosen, weight, total in zip(rules, weigh(found, given), d_unembedding, strict=True):
@@ -179,7 +190,12 @@ def _is_token(logp: Array, tokens: Array) -> Array:
     return jax.lax.broadcasted_iota(tokens.dtype, logp.shape, logp.ndim - 1) == tokens[..., None]
 
 
-def _token_stats(logp_student: Array, logp_teacher: Array | None, tokens: Array) -> TokenStats:
+def _token_stats(
+    logp_student: Array,
+    logp_teacher: Array | None,
+    tokens: Array,
+    rules: tuple[local.Rule, ...],
+) -> TokenStats:
     own = _is_token(logp_student, tokens)
 
     def at_token(logp: Array) -> Array:
@@ -196,6 +212,9 @@ def _token_stats(logp_student: Array, logp_teacher: Array | None, tokens: Array)
         logp_teacher=at_token(logp_teacher),
         entropy_teacher=entropy(logp_teacher),
         kl=jnp.sum(local.reverse_kl(logp_teacher, logp_student), -1),
+        divergences=tuple(
+            local.divergence(rule, logp_teacher, logp_student) for rule in rules if rule.teacher
+        ),
     )
 
 

@@ -88,15 +88,75 @@ def coefficients(method: Method, weights: Weights, stats: TokenStats, group: Arr
             state = _ratio(term, importance.STATE_PART[term.importance], None, weights, stats)
             pushed.append(zero(known.candidates * state, mask))
         if known.own is not None:
-            advantage, target = known.advantage, known.target
-            if advantage is None:
-                advantage, target = _graded(term, weights, stats, group)
+            advantage, target = _credited(term, known, weights, stats, group)
             own = known.own * _ratio(term, term.importance, advantage, weights, stats)
             onehot = onehot + zero(own * advantage, mask)
             if known.critic is not None:
-                now = weights.value if stats is None or stats.value is None else stats.value
-                value = zero(known.critic * (target - now), mask)
+                value = zero(known.critic * (target - _now(weights, stats)), mask)
     return Coefficients(tuple(pushed), onehot, value)
+
+
+def losses(method: Method, weights: Weights, stats: TokenStats, group: Array) -> dict[str, Array]:
+    """What each signal's terms descend, by signal: scalars under the method's own reduction.
+
+    An own token counts -rho A, a demonstration -log pi, an enumerated candidate set the divergence
+    to the teacher, an entropy bonus -H; coefficients are in. `value` is the critic's regression.
+
+    Args:
+        method: which method.
+        weights: of the whole batch.
+        stats: [B, T] with the divergences of the method's rules.
+        group: [B] prompt groups.
+    """
+    found: dict[str, Array] = {}
+    divergences = iter(stats.divergences)
+    for term, known in zip(method.terms, weights.terms, strict=True):
+        loss = jnp.zeros(())
+        if term.signal == "entropy":
+            loss -= jnp.sum(zero(known.candidates * stats.entropy_student, weights.mask))
+        elif term.rule is not None:
+            state = _ratio(term, importance.STATE_PART[term.importance], None, weights, stats)
+            loss += jnp.sum(zero(known.candidates * state * next(divergences), weights.mask))
+        if known.own is not None:
+            advantage, target = _credited(term, known, weights, stats, group)
+            own = known.own * _ratio(term, term.importance, advantage, weights, stats)
+            graded = own * (stats.logp_student if term.signal == "one" else advantage)
+            loss -= jnp.sum(zero(graded, weights.mask))
+            if known.critic is not None:
+                error = known.critic * (target - _now(weights, stats)) ** 2 / 2
+                found["value"] = jnp.sum(zero(error, weights.mask))
+        found[term.signal] = found.get(term.signal, 0.0) + loss
+    return found
+
+
+def bounded(method: Method, weights: Weights, stats: TokenStats, group: Array) -> Array | None:
+    """Where some term's bound makes its ratio another, [B, T] bool; None where none has a bound."""
+    found = None
+    for term, known in zip(method.terms, weights.terms, strict=True):
+        if term.ratio_rule in (None, "none"):
+            continue
+        kind = term.importance if term.onehot else importance.STATE_PART[term.importance]
+        advantage = _credited(term, known, weights, stats, group)[0] if term.onehot else None
+        log_rho = importance.log_ratio(
+            stats.logp_student, weights.logp_proximal, weights.mask, kind
+        )
+        here = importance.bounded(log_rho, advantage, term.ratio_rule, term.low, term.high)
+        found = here if found is None else found | here
+    return found
+
+
+def _credited(
+    term: Term, known: Known, weights: Weights, stats: TokenStats, group: Array
+) -> tuple[Array, Array | None]:
+    """The advantage of a term's own tokens, and its critic's target, [B, T]."""
+    if known.advantage is not None:
+        return known.advantage, known.target
+    return _graded(term, weights, stats, group)
+
+
+def _now(weights: Weights, stats: TokenStats) -> Array:
+    """The critic's estimates now, [B, T]."""
+    return weights.value if stats is None or stats.value is None else stats.value
 
 
 def _known(term: Term, rollout: Rollout, reward: Array | None) -> Known:

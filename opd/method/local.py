@@ -200,6 +200,15 @@ def candidate_weights(
     return EXPECTATIONS[rule.expectation](rule, logp_teacher, logp_student, uniforms)
 
 
+def divergence(rule: Rule, logp_teacher: Array, logp_student: Array) -> Array:
+    """D(pi, p) of a rule's divergence in closed form, [...] nats, of log-probabilities [..., V].
+
+    Over the whole vocabulary, whatever candidates the rule pushes.
+    """
+    value = DIVERGENCES[rule.divergence].value
+    return jnp.sum(value(logp_teacher, logp_student, rule.argument), -1)
+
+
 def entropy_bonus(logp_student: Array) -> Array:
     """a = -pi log pi: the gradient of the entropy H(pi) (Williams and Peng 1991)."""
     return -_times(logp_student, logp_student)

@@ -9,14 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from opd.engine import programs
 from opd.method.table import Method
-from opd.run import optimizer, writers
+from opd.run import policy, rewards, writers
 from opd.run.config import Config
 from opd.run.evaluate import Judge, World
-from opd.run.train import Setting
 from opd.types import Model, Params
 
 
@@ -56,19 +53,17 @@ def train(
     `seconds` counts rollout, verification, teacher and update; compilation and evaluation are off
     the clock.
     """
-    step = optimizer.make(config.optimizer, rate)
-    setting = Setting(world, student, teacher, method, step, config.optimizer.microbatches)
-    batches = setting.batches(seed, config.prompts)
-    # Compiles: the state it leaves is dropped.
-    first = programs.start(world.mesh, student, step, start)
-    jax.block_until_ready(setting.advance(first, batches[0], 0, seed))
-    state = programs.start(world.mesh, student, step, start)
-    share = config.prompts * world.group_size
+    learner = policy.make(
+        world, student, start, teacher, method, config, rate, seed, judge,
+        rewards.verifier(world), world.sampling,
+    )  # fmt: skip
+    learner.advance(learner.start(), {}, 0)  # compiles: the state it leaves is dropped
+    state, memory = learner.start(), {}
     curve = _Curve(method.name, rate, seed)
 
     def note(done: int) -> None:
         found, shown = judge(state.params, log.shown)
-        curve.add(done * share, clock, found)
+        curve.add(memory.get("generated", 0), clock, found)
         for sample in shown:
             log.samples.write(
                 {"arm": method.name, "seed": seed, "learning_rate": rate, "update": done} | sample
@@ -79,22 +74,20 @@ def train(
     with writers.progress(f"{method.name} seed {seed}", config.updates) as bar:
         for number in range(config.updates):
             began = time.perf_counter()
-            state, found = jax.block_until_ready(
-                setting.advance(state, batches[number], number, seed)
-            )
+            state, memory, values = learner.advance(state, memory, number)
+            jax.block_until_ready(state)
             clock += time.perf_counter() - began
             done = number + 1
-            values = {name: np.asarray(metric.value()) for name, metric in found.items()}
             log.metrics.write(
                 {"arm": method.name, "seed": seed, "learning_rate": rate, "update": done,
-                 "rollouts": done * share, "seconds": clock} | values
+                 "rollouts": memory["generated"], "seconds": clock} | values
             )  # fmt: skip
             if done % config.evaluate.every == 0 or done == config.updates:
                 note(done)
                 if late is None and curve.close():
-                    late = (jax.tree.map(jnp.copy, state.params), done * share)
+                    late = (jax.tree.map(jnp.copy, state.params), memory["generated"])
             bar(note=f"reward {values['reward']:.2f}" if "reward" in values else None)
-    late = late or (state.params, config.updates * share)
+    late = late or (state.params, memory["generated"])
     return Arm(curve.record, state.params, *late)
 
 

@@ -12,7 +12,7 @@ import json
 import sys
 import zlib
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import numpy as np
@@ -22,8 +22,20 @@ from opd.run import writers
 from opd.types import Params
 
 
+class Found(NamedTuple):
+    """What a step has."""
+
+    tree: Any
+    note: dict[str, Any]
+    memory: dict[str, Any]
+
+
 class Checkpoints:
-    """The steps of one folder; each has a pytree, and a note in JSON."""
+    """The steps of one folder; each has a pytree, a note in JSON, and what a learner remembers.
+
+    The tree is restored as it is asked for, onto its shardings. A memory is a nested dictionary of
+    arrays and numbers whose keys and shapes are its own affair; it comes back on the host.
+    """
 
     def __init__(self, folder: Path, keep: int | None):
         self.folder = folder.resolve()
@@ -31,22 +43,27 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-            item_names=("tree", "note"),
+            item_names=("tree", "note", "memory"),
         )
 
-    def save(self, step: int, tree: Any, note: dict[str, Any]) -> None:
+    def save(
+        self, step: int, tree: Any, note: dict[str, Any], memory: dict[str, Any] | None = None
+    ) -> None:
         """Starts to write a step; one that is there already is written again."""
         self._settle()
         if step in self._manager.all_steps():
             self._manager.delete(step)
-        items = ocp.args.Composite(
-            tree=ocp.args.StandardSave(tree), note=ocp.args.JsonSave(writers.strict(note))
-        )
-        self._manager.save(step, args=items)
+        items = {
+            "tree": ocp.args.StandardSave(tree),
+            "note": ocp.args.JsonSave(writers.strict(note)),
+        }
+        if memory:
+            items["memory"] = ocp.args.StandardSave(_on_host(memory))
+        self._manager.save(step, args=ocp.args.Composite(**items))
         self._pending.append(step)
 
-    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
-        """The last whole step, or the one asked for: (tree, note); None where there is none.
+    def restore(self, abstract: Any, step: int | None = None) -> Found | None:
+        """The last whole step, or the one asked for; None where there is none.
 
         A damaged step is named on standard error and removed, and the one before is taken.
 
@@ -64,13 +81,15 @@ class Checkpoints:
                 damage = _damage(self.folder, candidate)
                 if damage is not None:
                     raise ValueError(damage)
-                found = self._manager.restore(
-                    candidate,
-                    args=ocp.args.Composite(
-                        tree=ocp.args.StandardRestore(abstract), note=ocp.args.JsonRestore()
-                    ),
-                )
-                return found["tree"], found["note"]
+                items = {
+                    "tree": ocp.args.StandardRestore(abstract),
+                    "note": ocp.args.JsonRestore(),
+                }
+                if (self.folder / str(candidate) / "memory").is_dir():
+                    items["memory"] = ocp.args.StandardRestore()
+                found = self._manager.restore(candidate, args=ocp.args.Composite(**items))
+                memory = found["memory"] if "memory" in items else {}
+                return Found(found["tree"], found["note"], memory)
             except Exception as error:  # orbax and tensorstore raise what they like
                 said = " ".join(str(error).split())[:200]
                 what = f"checkpoint {candidate} of {self.folder} is damaged ({said})"
@@ -102,6 +121,20 @@ class Checkpoints:
         kept = {_sums(self.folder, step) for step in self._manager.all_steps()}
         for stale in set(self.folder.glob("*.sums.json")) - kept:
             stale.unlink()
+
+
+def _on_host(memory: dict[str, Any]) -> dict[str, Any]:
+    """A memory as NumPy arrays; empty dictionaries, which orbax doesn't take, are left out."""
+    found = {}
+    for name, part in memory.items():
+        if isinstance(part, dict):
+            part = _on_host(part)
+            if not part:
+                continue
+        else:
+            part = np.asarray(part)
+        found[name] = part
+    return found
 
 
 def whole(folder: Path, step: int | None = None) -> int:

@@ -21,7 +21,7 @@ from opd.engine import programs, steps
 from opd.measure.intervals import Interval
 from opd.method import facts, table
 from opd.model.decoder import Decoder
-from opd.run import advice, arms, checks, evaluate, players, price, probe, report, train, writers
+from opd.run import advice, arms, checks, evaluate, players, policy, price, probe, report, writers
 from opd.run.config import Config, to_dict
 from opd.run.evaluate import World
 from opd.types import Params
@@ -205,7 +205,7 @@ def best(tried: list[arms.Arm], method: table.Method, judge: evaluate.Judge) -> 
     """The best of several learning rates on prompts that no figure is taken from."""
 
     def worth(arm: arms.Arm) -> float:
-        found = train.merit(judge(arm.last, 0)[0], method)
+        found = policy.merit(judge(arm.last, 0)[0], method)
         return -math.inf if found is None or not math.isfinite(found) else found
 
     return max(tried, key=worth)

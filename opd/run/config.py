@@ -197,6 +197,7 @@ class EvaluateConfig:
     samples: int = 8  # completions written to samples.jsonl at each evaluation
     every: int = 20  # updates
     patience: int = 0  # evaluations without a better one after which training stops; 0: never
+    teacher: bool = False  # measure the KL to the teacher for methods too that need none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -230,14 +230,14 @@ def _seed(name: str, seed: int) -> int:
 
 
 def demonstration(batch: pipeline.Batch) -> Rollout:
-    """Solutions as a rollout of the data's own policy."""
+    """Solutions as a rollout of the data's own policy, whose log-probabilities nobody knows."""
     count = len(batch["prompt"])
     return Rollout(
         prompt=jnp.asarray(batch["prompt"]),
         prompt_mask=jnp.asarray(batch["prompt_mask"]),
         tokens=jnp.asarray(batch["tokens"]),
         mask=jnp.asarray(batch["mask"]),
-        logp_behavior=jnp.zeros(batch["mask"].shape, jnp.float32),
+        logp_behavior=jnp.full(batch["mask"].shape, jnp.nan, jnp.float32),
         ended=jnp.asarray(batch["ended"]),
         group=jnp.arange(count, dtype=jnp.int32),
         row=jnp.arange(count, dtype=jnp.int32),

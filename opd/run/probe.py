@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -49,49 +50,90 @@ def measure(
 ) -> Measured:
     """Run the probe: for each batch one rollout, one teacher forward, and K pull-backs a group."""
     batches = pipeline.prompts(world.task, "train", world.seed, config.batch)
+    count = config.groups // config.batch
+
+    def drawn(advance: writers.Advance) -> Iterator[Batch]:
+        for number in range(count):
+            step, batch = PROBE_STEP + number, batches[number]
+            rollout = evaluate.draw(
+                world, student, params, batch, step, world.seed, world.group_size
+            )
+            yield Batch(step, rollout, batch["answers"])
+            advance()
+
     plan = branches.plan(methods, config.branches)
-    columns = plan.columns
+    with writers.progress("probe", count) as advance:
+        return _measure(
+            world, student, params, teacher, plan, config.sketch, world.seed, drawn(advance)
+        )
+
+
+def follow(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    methods: tuple[Method, ...],
+    rollout: Rollout,
+    step: int,
+    seed: int,
+    config: ProbeConfig,
+) -> list[dict[str, Any]]:
+    """The probe on one batch of rollouts that the policy has just drawn: a line a row.
+
+    Without costs, and without branches. So few groups are seldom enough to trust an interval.
+    """
+    plan = branches.plan(methods, 0)
+    found = _measure(
+        world, student, params, teacher, plan, config.sketch, seed, [Batch(step, rollout, [])]
+    )
+    tokens, _ = jax.device_get(rollout).digests()
+    return [{"rollouts_digest": tokens} | entry for entry in entries(found, name="training")]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """A part of a probe's rollouts, and the step whose keys its candidates are drawn with."""
+
+    step: int
+    rollout: Rollout
+    answers: list[str]
+
+
+def _measure(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    plan: Plan,
+    sketch_width: int,
+    seed: int,
+    batches: Iterable[Batch],
+) -> Measured:
+    methods, columns = plan.methods, plan.columns
     total = programs.no_moments(world.mesh, student, params, len(columns))
     grams, sketches, rollouts, scored = [], [], [], []
-    count = config.groups // config.batch
-    with writers.progress("probe", count) as advance:
-        for number in range(count):
-            step = PROBE_STEP + number
-            rollout = evaluate.draw(
-                world, student, params, batches[number], step, world.seed, world.group_size
+    for batch in batches:
+        rollout = batch.rollout
+        head = programs.teacher(world.mesh, *teacher, rollout)
+        stats = programs.score(world.mesh, student, params, rollout, head, world.how)
+        given = programs.coefficients_of(methods, rollout, stats)
+        if plan.branched:
+            extend = branches.continuing(world, student, params, teacher, plan, batch.answers)
+            key = draws.key(seed, batch.step, "branch")
+            together = branches.rows_together(world.how.chunk, student.vocab)
+            given += branches.coefficients(
+                plan, rollout, given, key, world.group_size, extend, together
             )
-            head = programs.teacher(world.mesh, *teacher, rollout)
-            stats = programs.score(world.mesh, student, params, rollout, head, world.how)
-            given = programs.coefficients_of(methods, rollout, stats)
-            if plan.branched:
-                extend = branches.continuing(
-                    world, student, params, teacher, plan, batches[number]["answers"]
-                )
-                key = draws.key(world.seed, step, "branch")
-                together = branches.rows_together(world.how.chunk, student.vocab)
-                given += branches.coefficients(
-                    plan, rollout, given, key, world.group_size, extend, together
-                )
-            uniforms = steps.fresh_uniforms(world.seed, step, rollout, methods)
-            total, gram, sketch = programs.probe(
-                world.mesh,
-                student,
-                params,
-                rollout,
-                head,
-                columns,
-                given,
-                uniforms,
-                total,
-                world.how,
-                world.group_size,
-                config.sketch,
-            )
-            for kept, new in ((grams, gram), (sketches, sketch)):
-                kept.append(np.asarray(new, np.float64))
-            rollouts.append(jax.device_get(rollout))
-            scored.append(jax.device_get(stats))
-            advance()
+        uniforms = steps.fresh_uniforms(seed, batch.step, rollout, methods)
+        total, gram, sketch = programs.probe(
+            world.mesh, student, params, rollout, head, columns, given, uniforms, total,
+            world.how, world.group_size, sketch_width,
+        )  # fmt: skip
+        for kept, new in ((grams, gram), (sketches, sketch)):
+            kept.append(np.asarray(new, np.float64))
+        rollouts.append(jax.device_get(rollout))
+        scored.append(jax.device_get(stats))
     sums = np.asarray(programs.gram(total), np.float64)
     moments = as_gradients(
         np.concatenate(grams), sums, np.concatenate(sketches), plan, world.group_size
@@ -117,17 +159,25 @@ def as_gradients(
 
 
 def entries(
-    found: Measured, seconds: dict[str, Interval], resources: dict[str, dict], name: str
+    found: Measured,
+    seconds: dict[str, Interval] | None = None,
+    resources: dict[str, dict] | None = None,
+    name: str = "start",
 ) -> list[dict[str, Any]]:
-    """One entry of results.json for each row of the probe."""
+    """One entry of results.json for each row of the probe; without costs where none are given."""
     names = [method.name for method in found.methods]
     parts = found.plan.parts
     specs = [_spec(method, names, parts.get(method.name)) for method in found.methods]
     figures = intervals.estimate(found.moments, specs)
-    return [
-        _entry(method, figure, seconds[method.name], resources[method.name], name, found)
-        for method, figure in zip(found.methods, figures, strict=True)
-    ]
+    found_entries = []
+    for method, figure in zip(found.methods, figures, strict=True):
+        entry = _entry(method, figure, name, found)
+        if seconds is not None:
+            taken, snr = seconds[method.name], figure["snr"]
+            per_second = None if snr is None else _quotient(snr, taken)
+            entry |= {"snr_per_second": per_second, "seconds": taken} | resources[method.name]
+        found_entries.append(entry)
+    return found_entries
 
 
 def _spec(method: Method, names: list[str], parts: intervals.Branches | None) -> RowSpec:
@@ -140,12 +190,7 @@ def _spec(method: Method, names: list[str], parts: intervals.Branches | None) ->
 
 
 def _entry(
-    method: Method,
-    figures: intervals.Figures,
-    seconds: Interval,
-    resources: dict[str, Any],
-    probe: str,
-    found: Measured,
+    method: Method, figures: intervals.Figures, probe: str, found: Measured
 ) -> dict[str, Any]:
     names = [other.name for other in found.methods]
     term, reference = method.terms[0], facts.reference(method).name
@@ -153,9 +198,6 @@ def _entry(
     if reference != method.name:
         at = names.index(method.name), names.index(reference)
         paired = intervals.ratio(found.moments, *at)["snr"]
-    per_second = None
-    if snr is not None:
-        per_second = _quotient(snr, seconds)
     return {
         "name": method.name,
         "label": method.label,
@@ -184,9 +226,6 @@ def _entry(
         "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
         "snr": snr,
         "snr_ratio": paired,
-        "snr_per_second": per_second,
-        "seconds": seconds,
-        **resources,
         "trusted": figures["trusted"],
         "trusted_from": figures["trusted_from"],
     }

@@ -1,9 +1,9 @@
 """The trainer: one method, any row of the table; a killed run goes on as if nothing had happened.
 
 A workdir holds config.json, models/, checkpoints/, best/, metrics.jsonl (a line an update),
-evaluations.jsonl, samples.jsonl, tensorboard/, and done.json once it is finished. Whatever is
-random is a function of (seed, update), so that parameters, optimizer and a note of where the run
-stood are all that a checkpoint needs.
+evaluations.jsonl, samples.jsonl, probe.jsonl, tensorboard/, and done.json once it is finished.
+Whatever is random is a function of (seed, update), so that the state, what a learner remembers and
+a note of where the run stood are all that a checkpoint needs.
 """
 
 from __future__ import annotations
@@ -21,29 +21,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optax
 import rich
 import rich.markup
 import tensorboardX
 
 from opd.data import pipeline
-from opd.data.pipeline import Batch
-from opd.engine import costs, programs, sharding
-from opd.engine.steps import State
+from opd.engine import costs
 from opd.method import facts, table
 from opd.method.table import Method
-from opd.run import checkpoint, checks, evaluate, optimizer, players, writers
+from opd.model.decoder import Decoder
+from opd.run import behavior, checkpoint, checks, evaluate, players, policy, writers
 from opd.run import config as configs
 from opd.run.config import Config, to_dict
-from opd.run.evaluate import Judge, World
-from opd.types import Metrics, Model, Params, Rollout
+from opd.run.evaluate import World
+from opd.run.policy import Learner, Memory
 
 # Keys that a workdir's second start may change.
-FREE = ("config.updates", "config.checkpoint.", "config.evaluate.")
-# What a training has for its method: the data's solutions, the teacher, the start as a reference.
-HAS = frozenset({"dataset", "teacher_rollouts", "reference"})
-BEHAVIORS = ("student", "teacher", "dataset")
-FILES = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
+FREE = (
+    "config.updates",
+    "config.checkpoint.",
+    "config.evaluate.",
+    "config.probe.",
+    "config.models",
+)
+FILES = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "probe.jsonl")
+# Figures that measure time: the only ones that a run that was killed has others of.
+TIMES = ("seconds", "tokens_per_second", "flops_per_second")
+
+
+# Figures whose being infinite or NaN says where a gradient's comes from.
+CULPRITS = ("loss", "reward", "kl", "entropy", "gradient_norm", "critic_gradient_norm")
 
 
 class Diverged(RuntimeError):
@@ -55,58 +62,9 @@ class Plan:
     """What a run trains with, found right before anything is compiled."""
 
     world: World
-    student: Model
-    teacher: Model
+    student: Decoder
+    teacher: Decoder
     method: Method
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Setting:
-    """All that an update needs besides the state: the same throughout a run."""
-
-    world: World
-    student: Model
-    teacher: tuple[Model, Params] | None
-    method: Method
-    step: optax.GradientTransformation
-    parts: int = 1
-    reference: Params | None = None  # of the policy that a penalty holds the student to
-
-    def batches(self, seed: int, prompts: int) -> Sequence[Batch]:
-        """A batch an update: prompts, or as many demonstrations as their rollouts would be."""
-        task = self.world.task
-        if self.method.behavior == "dataset":
-            return pipeline.demonstrations(task, "train", seed, prompts * self.world.group_size)
-        return pipeline.prompts(task, "train", seed, prompts)
-
-    def rollout(self, params: Params, batch: Batch, number: int, seed: int) -> Rollout:
-        """Rollouts of the method's behavior, graded by the task's verifier."""
-        world = self.world
-        if self.method.behavior == "dataset":
-            given = sharding.shard_batch(players.demonstration(batch), world.mesh)
-            return evaluate.reward(world.task, given, batch["answers"], 1)
-        model = self.student
-        if self.method.behavior == "teacher":
-            assert self.teacher is not None, f"{self.method.name} has no teacher"
-            model, params = self.teacher
-        drawn = evaluate.draw(world, model, params, batch, number, seed, world.group_size)
-        if self.reference is None:
-            return drawn
-        said = programs.score(world.mesh, self.student, self.reference, drawn, None, world.how)
-        return dataclasses.replace(drawn, logp_reference=said.logp_student)
-
-    def advance(self, state: State, batch: Batch, number: int, seed: int) -> tuple[State, Metrics]:
-        """One update on fresh rollouts: draw, grade, pull back, step. The state is consumed."""
-        world = self.world
-        rollout = self.rollout(state.params, batch, number, seed)
-        head = None
-        if costs.needs_teacher(self.method):
-            assert self.teacher is not None, f"{self.method.name} has no teacher"
-            head = programs.teacher(world.mesh, *self.teacher, rollout)
-        return programs.update(
-            world.mesh, self.student, self.step, state, rollout, head, self.method, seed,
-            world.how, self.parts,
-        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +116,18 @@ def check(config: Config, workdir: Path) -> Plan:
         checks.same(config, begun["config"], workdir, FREE)
     method = table.parse(config.method.spelled)
     facts.trainable(method)
-    if method.behavior not in BEHAVIORS:
+    probed = config.probe_methods if config.probe.every else ()
+    if probed and method.behavior != "student":
         raise ValueError(
-            f"{method.name}: behavior={method.behavior}; a training has {', '.join(BEHAVIORS)}"
+            f"config.probe.every = {config.probe.every}: allowed is 0 with behavior="
+            f"{method.behavior}: a probe's rows are claims about the student's own rollouts"
         )
-    plan = Plan(*checks.ready(config, (method,), HAS), method)
+    if probed and config.prompts < 4:
+        raise ValueError(
+            f"config.prompts = {config.prompts}: a probe needs 4 prompt groups or more"
+        )
+    has = behavior.needs_met(method, config) | {"reference", "value"}
+    plan = Plan(*checks.ready(config, (method, *probed), has), method)
     if begun is not None:
         now = checks.inputs(config, plan.world.task)
         checks.same_inputs(now, begun["inputs"], workdir)
@@ -191,9 +156,8 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
 def _train(
     config: Config, workdir: Path, plan: Plan, terminated: Terminated
 ) -> dict[str, Any] | None:
-    setting, start, judge = prepare(config, workdir, plan)
-    batches = setting.batches(config.seed, config.prompts)
-    state, note = programs.start(setting.world.mesh, setting.student, setting.step, start), Note()
+    learner = prepare(config, workdir, plan)
+    state, memory, note = learner.start(), {}, Note()
     with (
         checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as kept,
         checkpoint.Checkpoints(workdir / "best", 1) as best,
@@ -201,43 +165,39 @@ def _train(
     ):
         found = kept.restore(checkpoint.abstract(state))
         if found is not None:
-            state, note = found[0], Note.resumed(found[1])
+            state, memory, note = found.tree, found.memory, Note.resumed(found.note)
         with (
-            Log(workdir, note.update if found else -1, config) as log,
-            writers.progress(setting.method.name, config.updates) as bar,
+            Log(workdir, note.update if found else -1) as log,
+            writers.progress(learner.name, config.updates) as bar,
         ):
             bar(note.update)
             saved = note.update
             while True:
                 if _due(note, config):
-                    params = optimizer.evaluated(state.params, state.optimizer)
-                    found, shown = judge(params, config.evaluate.samples)
-                    note, better = note.judged_by(found, merit(found, setting.method))
-                    log.evaluation(note, found, shown)
+                    said, shown = learner.judge(state, config.evaluate.samples)
+                    note, better = note.judged_by(said, learner.merit(said))
+                    log.evaluation(note, memory, said, shown)
                     if better:
-                        best.save(note.update, params, dataclasses.asdict(note))
+                        best.save(note.update, learner.params(state), dataclasses.asdict(note))
                 over = note.update >= config.updates or _stale(note, config)
                 leave = over or terminated.asked
                 if note.update > saved and (leave or note.update % config.checkpoint.every == 0):
-                    kept.save(note.update, state, dataclasses.asdict(note))
+                    kept.save(note.update, state, dataclasses.asdict(note), memory)
                     saved = note.update
                 if leave:
                     break
                 began = time.perf_counter()
-                number = note.update
-                state, metrics = setting.advance(state, batches[number], number, config.seed)
-                values = {name: np.asarray(metric.value()) for name, metric in metrics.items()}
+                state, memory, values = learner.advance(state, memory, note.update)
                 note = note.updated(time.perf_counter() - began)
-                row, total = map(int, optimizer.skipped(state.optimizer))
-                log.update(note, values | {"skipped": total})
-                _finite(row, values, note, config)
+                log.update(note, memory, values)
+                _finite(values, note, config)
                 bar(note=f"reward {values['reward']:.2f}" if "reward" in values else None)
     if not over:
         print(f"asked to stop: saved at update {note.update}", file=sys.stderr)
         return None
     done = {
         "step": note.update,
-        "rollouts": note.update * config.prompts * config.group_size,
+        "rollouts": _generated(memory),
         "params_sha256": checkpoint.digest(state.params),
         "resumed_from": list(note.resumed_from),
         "eval": note.evaluation,
@@ -247,20 +207,19 @@ def _train(
     return done
 
 
-def prepare(config: Config, workdir: Path, plan: Plan) -> tuple[Setting, Params, Judge]:
+def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     """Data, players and what judges them: made in the workdir, or found there."""
     world = dataclasses.replace(plan.world, task=pipeline.load(config.data, workdir))
     student, start = players.make("student", config.student, world, workdir)
     teacher = None
-    if costs.needs_teacher(plan.method):
+    if costs.needs_teacher(plan.method) or config.probe.every or config.evaluate.teacher:
         teacher = players.make("teacher", config.teacher, world, workdir)
-    step = optimizer.make(config.optimizer, config.optimizer.learning_rate)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
-    reference = start if "reference" in facts.needs(plan.method) else None
-    parts = config.optimizer.microbatches
-    setting = Setting(world, student, teacher, plan.method, step, parts, reference)
-    return setting, start, judge
+    return policy.make(
+        world, student, start, teacher, plan.method, config, config.optimizer.learning_rate,
+        config.seed, judge, grade, sampling, workdir,
+    )  # fmt: skip
 
 
 def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -> Config:
@@ -295,31 +254,20 @@ def step_there(workdir: Path, step: str | None) -> int | str:
 
 def score(config: Config, workdir: Path, plan: Plan, step: int | str) -> dict[str, Any]:
     """The evaluation of one checkpoint: its update, and the figures with their intervals."""
-    setting, start, judge = prepare(config, workdir, plan)
-    state = programs.start(setting.world.mesh, setting.student, setting.step, start)
+    learner = prepare(config, workdir, plan)
+    state = learner.start()
     folder = workdir / ("best" if step == "best" else "checkpoints")
     wanted = state.params if step == "best" else state
     with checkpoint.Checkpoints(folder, None) as kept:
         found = kept.restore(checkpoint.abstract(wanted), None if step == "best" else int(step))
     assert found is not None, "step_there found it"
-    restored, note = found
-    if step != "best":
-        restored = optimizer.evaluated(restored.params, restored.optimizer)
-    return {"step": note["update"]} | writers.strict(judge(restored, 0)[0])
-
-
-def merit(found: Mapping[str, Any], method: Method) -> float | None:
-    """What an evaluation is worth, more is better: accuracy for a reward's row, else -KL."""
-    figures = {
-        "accuracy": (1.0, found.get("accuracy")),
-        "kl": (-1.0, found.get("kl")),
-    }
-    order = ("accuracy", "kl") if facts.claims(method).kind == "reward" else ("kl", "accuracy")
-    for name in order:
-        sign, figure = figures[name]
-        if figure is not None:
-            return sign * figure.value
-    return None
+    # What was best is kept as it was judged.
+    state = (
+        found.tree
+        if step != "best"
+        else dataclasses.replace(state, params=found.tree, optimizer=None)
+    )
+    return {"step": found.note["update"]} | writers.strict(learner.judge(state, 0)[0])
 
 
 def _due(note: Note, config: Config) -> bool:
@@ -333,15 +281,22 @@ def _stale(note: Note, config: Config) -> bool:
     return 0 < config.evaluate.patience <= note.waited
 
 
-def _finite(row: int, values: Mapping[str, np.ndarray], note: Note, config: Config) -> None:
+def _finite(values: Mapping[str, Any], note: Note, config: Config) -> None:
     """Ends a run whose gradients are not finite time and again."""
+    row = values["skipped_in_a_row"]
     if row > config.optimizer.skips:
-        culprits = [name for name, value in values.items() if not np.all(np.isfinite(value))]
+        numbers = {k: v for k, v in values.items() if k.startswith(CULPRITS)}
+        culprits = [name for name, value in numbers.items() if not np.all(np.isfinite(value))]
         raise Diverged(
             f"update {note.update}: {row} gradients in a row were not finite "
             f"({', '.join(culprits) or 'gradient'}); allowed is optimizer.skips = "
             f"{config.optimizer.skips}"
         )
+
+
+def _generated(memory: Memory) -> int:
+    """Sequences taken from the behavior so far, each once."""
+    return int(memory.get("generated", 0))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -362,39 +317,44 @@ def _begun(workdir: Path) -> dict[str, Any] | None:
 class Log:
     """What a run says as it goes: lines of JSON, TensorBoard, and a completion on the terminal."""
 
-    def __init__(self, workdir: Path, update: int, config: Config):
+    def __init__(self, workdir: Path, update: int):
         for name in FILES:
             writers.keep_until(workdir / name, update)
-        metrics, evaluations, samples = (writers.JsonlWriter(workdir / name) for name in FILES)
-        self._metrics, self._evaluations, self._samples = metrics, evaluations, samples
+        self._files = [writers.JsonlWriter(workdir / name) for name in FILES]
+        self._metrics, self._evaluations, self._samples, self._probe = self._files
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=update + 1, write_to_disk=True
         )
-        self._share = config.prompts * config.group_size
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for writer in (self._metrics, self._evaluations, self._samples, self._board):
+        for writer in (*self._files, self._board):
             writer.close()
 
-    def update(self, note: Note, values: Mapping[str, Any]) -> None:
+    def update(self, note: Note, memory: Memory, values: Mapping[str, Any]) -> None:
         """A line an update; rates are over the whole update, rollout and teacher included."""
-        taken = note.taken or math.inf
-        values = dict(values) | {
-            "seconds": note.seconds,
-            "tokens_per_second": float(values["tokens"]) / taken,
-        }
-        where = {"update": note.update, "rollouts": note.update * self._share}
+        values = dict(values)
+        where = {"update": note.update, "rollouts": _generated(memory)}
+        for line in values.pop("probe", ()):
+            self._probe.write(where | line)
+        values |= {"seconds": note.seconds}
+        for name in ("tokens", "flops"):
+            if name in values:
+                values[f"{name}_per_second"] = float(values[name]) / (note.taken or math.inf)
         self._metrics.write(where | values)
         self._scalars("train", values, note.update)
 
     def evaluation(
-        self, note: Note, found: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]
+        self,
+        note: Note,
+        memory: Memory,
+        found: Mapping[str, Any],
+        shown: Sequence[Mapping[str, Any]],
     ) -> None:
         """An evaluation, and completions of it."""
-        where = {"update": note.update, "rollouts": note.update * self._share}
+        where = {"update": note.update, "rollouts": _generated(memory)}
         self._evaluations.write(where | {"seconds": note.seconds} | dict(found))
         for sample in shown:
             self._samples.write({"update": note.update} | dict(sample))
@@ -408,7 +368,7 @@ class Log:
 
     def _scalars(self, group: str, values: Mapping[str, Any], update: int) -> None:
         for name, value in values.items():
-            if np.ndim(value) == 0:
+            if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf":
                 self._board.add_scalar(f"{group}/{name}", float(value), update)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scene
 
-from opd.engine import programs, steps
+from opd.engine import programs, steps, vocab
 from opd.method import facts, table
 
 
@@ -107,7 +107,9 @@ def test_metrics_of_a_rollout_are_of_its_graded_tokens(here):
         "reward": np.mean(here.rollout.reward),
     }
     assert found.pop("log_ratio_max") < 1e-4  # sampled and scored by the same policy
-    for kind in ("token", "trajectory"):
+    assert abs(found.pop("drift")) < 1e-3
+    np.testing.assert_allclose(found.pop("weight_max"), 1, rtol=1e-3)
+    for kind in ("token", "trajectory", "rule"):
         np.testing.assert_allclose(found.pop(f"ess_{kind}"), 1, rtol=1e-5)
     graded = mask.any(0)
     by_position = found.pop("kl_by_position")[graded]
@@ -122,11 +124,54 @@ def test_stale_rollouts_lower_the_effective_sample_size(here):
     mask = np.asarray(here.rollout.mask)
     drift = np.where(mask, np.random.default_rng(0).normal(0, 0.3, mask.shape), 0)
     stale = dataclasses.replace(here.rollout, logp_behavior=here.rollout.logp_behavior - drift)
-    found = steps.rollout_metrics(stale, here.stats)
+    found = steps.rollout_metrics(stale, here.stats, "prefix")
+    before = np.where(mask, np.cumsum(drift, 1) - drift, 0)
     weights = {"token": np.exp(drift)[mask], "trajectory": np.exp(drift.sum(1))}
+    weights["rule"] = np.exp(before)[mask]
     for kind, weight in weights.items():
         wanted = weight.sum() ** 2 / (len(weight) * (weight**2).sum())
         np.testing.assert_allclose(found[f"ess_{kind}"].value(), wanted, rtol=1e-3)
+    np.testing.assert_allclose(found["weight_max"].value(), weights["rule"].max(), rtol=1e-3)
+    np.testing.assert_allclose(found["log_ratio_max"].value(), np.abs(drift).max(), rtol=1e-3)
+    np.testing.assert_allclose(found["drift"].value(), -drift.sum(1).mean(), rtol=1e-2, atol=1e-4)
+
+
+def test_rows_of_unknown_log_probabilities_are_left_out(here):
+    """Solutions beside own rollouts: the ratios' figures are the own rollouts'; of none, none."""
+    half = np.arange(len(here.rollout.mask)) % 2 == 0
+    unknown = np.where(half[:, None], np.nan, here.rollout.logp_behavior)
+    mixed = dataclasses.replace(here.rollout, logp_behavior=unknown)
+    found = steps.rollout_metrics(mixed, here.stats)
+    np.testing.assert_allclose(found["ess_trajectory"].value(), 1, rtol=1e-5)
+    nobody = dataclasses.replace(here.rollout, logp_behavior=unknown * np.nan)
+    found = steps.rollout_metrics(nobody, here.stats)
+    for name in ("ess_token", "ess_trajectory", "ess_rule", "drift", "weight_max"):
+        assert np.isnan(found[name].value()), name
+
+
+def test_drift_is_the_kl_from_the_policy_that_drew(here):
+    """Enumerated where its hidden states are kept, sampled where not; both by hand."""
+    moved = jax.tree.map(lambda leaf: leaf * 1.1, here.params)
+    behavior = programs.teacher(here.mesh, scene.STUDENT, here.params, here.rollout)
+    given = here.mesh, scene.STUDENT, moved, here.rollout
+    found = {
+        name: programs.drift(*given, head, "trajectory", scene.HOW)
+        for name, head in (("enumerated", behavior), ("sampled", None))
+    }
+    now = programs.teacher(here.mesh, scene.STUDENT, moved, here.rollout)
+    logp = [
+        np.asarray(vocab.log_softmax(side, scene.HOW.temperature), np.float64)
+        for side in (behavior, now)
+    ]
+    mask, tokens = np.asarray(here.rollout.mask), np.asarray(here.rollout.tokens)
+    kl = np.where(mask, (np.exp(logp[0]) * (logp[0] - logp[1])).sum(-1), 0).sum(1).mean()
+    own = [np.take_along_axis(side, tokens[..., None], -1)[..., 0] for side in logp]
+    ratio = np.where(mask, own[1] - own[0], 0).sum(1)
+    np.testing.assert_allclose(found["enumerated"]["drift"], kl, rtol=1e-3)
+    np.testing.assert_allclose(found["sampled"]["drift"], -ratio.mean(), rtol=1e-3)
+    wanted = np.exp(ratio).sum() ** 2 / (len(ratio) * np.exp(2 * ratio).sum())
+    for name in found:
+        np.testing.assert_allclose(found[name]["ess_rule"], wanted, rtol=1e-3)
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -11,7 +11,7 @@ import pytest
 from opd.engine import programs, sharding
 from opd.measure.intervals import Interval
 from opd.method import table
-from opd.run import branches, compare, train
+from opd.run import branches, compare, policy
 from opd.run import config as configs
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +43,9 @@ def test_the_best_rate_is_chosen_by_what_the_method_is_for(method, chosen):
 
 
 def test_an_evaluation_without_figures_is_worth_nothing():
-    assert train.merit({"length": figure(3.0)}, table.parse("opd")) is None
-    assert train.merit({"accuracy": figure(0.5)}, table.parse("opd")) == 0.5
-    assert train.merit({"kl": figure(0.5)}, table.parse("grpo")) == -0.5
+    assert policy.merit({"length": figure(3.0)}, table.parse("opd")) is None
+    assert policy.merit({"accuracy": figure(0.5)}, table.parse("opd")) == 0.5
+    assert policy.merit({"kl": figure(0.5)}, table.parse("grpo")) == -0.5
 
 
 @pytest.mark.parametrize(
