@@ -64,11 +64,15 @@ def complete(
     key: jax.Array,
     group_size: int,
     sampling: Sampling,
+    **mixed: Any,
 ) -> Rollout:
-    """A rollout of G completions for each prompt of a batch, graded by nobody."""
+    """A rollout of G completions for each prompt of a batch, graded by nobody.
+
+    `mixed` is what else programs.rollout takes: a partner that some tokens come from.
+    """
     rows = programs.batch_rows(batch["prompt"], batch["prompt_mask"], group_size)
     rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
-    return programs.rollout(world.mesh, model, params, **rows, key=key, how=sampling)
+    return programs.rollout(world.mesh, model, params, **rows, key=key, how=sampling, **mixed)
 
 
 def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) -> Rollout:
