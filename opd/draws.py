@@ -10,17 +10,23 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
 # One stream per use, so that no two uses of one (seed, step, row, position) share a number.
-STREAMS = {"action": 0, "candidate": 1, "branch": 2}
+STREAMS = {"action": 0, "candidate": 1, "branch": 2, "mixture": 3, "buffer": 4, "dataset": 5}
 
 
 def key(seed: int | Array, step: int | Array, stream: str) -> Array:
     """The key of one use in one step."""
     base = jax.random.fold_in(jax.random.key(seed), step)
     return jax.random.fold_in(base, STREAMS[stream])
+
+
+def generator(key: Array) -> np.random.Generator:
+    """A key's numbers on the host, for choices among as many things as there happen to be."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def uniforms(key: Array, row: Array, length: int, k: int | None = None) -> Array:

@@ -515,8 +515,12 @@ def _batches(
         encoded = encode(task, [examples[row] for row in rows])
         return encoded | {"index": np.asarray(rows, np.int32)}
 
-    rows = grain.MapDataset.range(len(examples)).shuffle(seed=_shuffle_seed(split, seed)).repeat()
-    return rows.batch(batch, batch_fn=collate)
+    return places(len(examples), split, seed).batch(batch, batch_fn=collate)
+
+
+def places(count: int, name: str, seed: int) -> grain.MapDataset[int]:
+    """Places 0 .. count-1 without end; every epoch is a permutation by (name, seed, epoch)."""
+    return grain.MapDataset.range(count).shuffle(seed=_shuffle_seed(name, seed)).repeat()
 
 
 def _shuffle_seed(split: str, seed: int) -> int:

@@ -113,6 +113,8 @@ def _biases(term: Term) -> list[str]:
             found.append(f"{axis}={value:g} trusts the critic")
     if term.behavior != "student" and term.signal != "one" and off_policy(term) is None:
         found.append(_foreign(term))
+    if term.redraws:
+        found.append(f"redraws={term.redraws} draws groups of equal reward again")
     if term.signal == "entropy":
         found.append("an entropy bonus is no part of the claim")
     if term.cut == "mask":
@@ -214,6 +216,8 @@ def needs(method: Method) -> tuple[str, ...]:
         found |= _behavior_needs(term)
         if term.signal in ("reward", "reference"):
             found.add(term.signal)
+        if term.redraws:
+            found.add("reward")
         if term.baseline == "value":
             found.add("value")
         if term.signal == "teacher_kl" or term.baseline == "expected_kl":

@@ -20,7 +20,8 @@ class Term:
 
     `behavior` says whose rollouts: the student's, the teacher's, a dataset's, a buffer of the
     student's at all iterations, or a mixture, in which the student draws the `share` of each
-    `level` (batch, sequence or token) and the `other` policy draws the rest.
+    `level` (batch, sequence or token) and the `other` policy draws the rest. Groups whose rewards
+    are all equal are drawn again, from other prompts, up to `redraws` times.
 
     `signal` grades a token: `teacher` by log p - log pi (or a divergence's weight), `reward` by
     the rollout's terminal reward, `one` by 1 (demonstrations), `teacher_kl` by the detached
@@ -35,6 +36,7 @@ class Term:
     share: float | None = None
     level: str | None = None
     other: str | None = None
+    redraws: int | None = None
     signal: str = "teacher"
     divergence: str | None = None
     argument: float | None = None
@@ -198,10 +200,11 @@ ROWS: dict[str, Row] = {
             normaliser="group_std",
             reduction="token_mean",
             cut="mask",
+            redraws=3,
             **{**CLIPPED, "high": 1.28},
         ),
-        "DAPO: unequal clips, token mean, overlong masking",
-        "Yu et al. 2025 (DAPO), eq. 8 and sections 3.1, 3.3, 3.4",
+        "DAPO: unequal clips, dynamic sampling, token mean, overlong masking",
+        "Yu et al. 2025 (DAPO), eq. 8 and sections 3.1 to 3.4",
     ),
     "gspo": Row(
         _change(
@@ -346,6 +349,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 NUMBERS = {
     "share": float,
+    "redraws": int,
     "argument": float,
     "k": int,
     "gamma": float,
@@ -363,8 +367,9 @@ RATIO_AXES = {
     "importance": ("ratio_rule", "low", "high"),
     "correction": ("correction_rule", "correction_low", "correction_high"),
 }
-# Of the rollout, and so the same for all terms.
+# Of the rollout, and so the same for all terms: whose it is, and which of its groups are left.
 MIXTURE = ("behavior", "share", "level", "other")
+ROLLOUT = (*MIXTURE, "redraws")
 # Terms that any row may be given, by naming one of their axes: `grpo@entropy.coef=0.01`.
 ADDED = {"entropy": Term(signal="entropy"), "reference": Term(signal="reference", penalty="k3")}
 
@@ -382,7 +387,7 @@ def parse(name: str) -> Method:
     for change in overrides.split(",") if at else ():
         key, equals, text = (part.strip() for part in change.partition("="))
         signal, axis = _addressed(key)
-        if axis not in AXES or (signal and axis in (*MIXTURE, "signal")) or not equals:
+        if axis not in AXES or (signal and axis in (*ROLLOUT, "signal")) or not equals:
             raise ValueError(
                 f"{name}: {change!r} is not axis=value; the axes are {', '.join(AXES)}"
             )
@@ -402,7 +407,7 @@ def override(row: str, changes: dict[str, object]) -> Method:
     for signal, term in ADDED.items():
         asked = any(_addressed(key)[0] == signal for key in changes)
         if asked and signal not in (other.signal for other in base):
-            kept = {axis: getattr(base[0], axis) for axis in (*MIXTURE, "reduction", "cut")}
+            kept = {axis: getattr(base[0], axis) for axis in (*ROLLOUT, "reduction", "cut")}
             kept |= {axis: own[0][axis] for axis in kept if axis in own[0]}
             base += (term,)
             own.append(kept | _own(term, changes, ()))
@@ -480,7 +485,18 @@ def _usual(term: Term) -> dict[str, object]:
     divergence = local.DIVERGENCES.get(term.divergence or "")
     if divergence is None or divergence.argument is None:
         usual["argument"] = None
+    if not _redrawn(term):
+        usual["redraws"] = None
     return usual
+
+
+def _redrawn(term: Term) -> bool:
+    """Whether groups of equal reward can be drawn again: not what is given or kept.
+
+    A whole batch of given solutions has equal rewards, and a mixture would lose it.
+    """
+    given = term.level in (None, "batch") and term.other in (None, "dataset")
+    return term.behavior == "student" or (term.behavior == "mixture" and not given)
 
 
 def _usual_bounds(term: Term) -> dict[str, object]:
@@ -520,6 +536,8 @@ def _check(name: str, term: Term, changes: dict[str, object]) -> None:
             refuse(f"{axis}={value:g}; it lies in [0, 1]")
     if not math.isfinite(term.coef):
         refuse(f"coef={term.coef:g}; it is finite")
+    if term.redraws is not None and term.redraws < 0:
+        refuse(f"redraws={term.redraws}; it is at least 0")
     if term.k is not None and term.k < 1:
         refuse(f"k={term.k}; it is at least 1")
     graded = term.signal in ("teacher", "teacher_kl")

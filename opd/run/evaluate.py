@@ -51,13 +51,28 @@ def draw(
     sampling: Sampling | None = None,
 ) -> Rollout:
     """A rollout of G completions for each prompt of a batch, rewarded where the task verifies."""
+    key = draws.key(seed, step, "action")
+    drawn = complete(world, model, params, batch, key, group_size, sampling or world.sampling)
+    return reward(world.task, drawn, batch["answers"], group_size)
+
+
+def complete(
+    world: World,
+    model: Model,
+    params: Params,
+    batch: pipeline.Batch,
+    key: jax.Array,
+    group_size: int,
+    sampling: Sampling,
+    **mixed: Any,
+) -> Rollout:
+    """A rollout of G completions for each prompt of a batch, graded by nobody.
+
+    `mixed` is what else programs.rollout takes: a partner that some tokens come from.
+    """
     rows = programs.batch_rows(batch["prompt"], batch["prompt_mask"], group_size)
     rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
-    key = draws.key(seed, step, "action")
-    drawn = programs.rollout(
-        world.mesh, model, params, **rows, key=key, how=sampling or world.sampling
-    )
-    return reward(world.task, drawn, batch["answers"], group_size)
+    return programs.rollout(world.mesh, model, params, **rows, key=key, how=sampling, **mixed)
 
 
 def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) -> Rollout:

@@ -108,6 +108,16 @@ def test_two_gammas_are_two_names():
     assert near != far and near.name != far.name
 
 
+def test_redraws_are_of_the_rollout():
+    """The same for all terms, and gone with a behavior that has nothing to draw again."""
+    for name in ("rl_with_teacher@redraws=2", "dapo@redraws=2,entropy.coef=0.1"):
+        assert {term.redraws for term in table.parse(name).terms} == {2}
+    assert {term.redraws for term in table.parse("dapo@entropy.coef=0.1").terms} == {3}
+    assert table.parse("dapo@behavior=dataset").terms[0].redraws is None
+    assert table.parse("gkd@other=teacher,redraws=1").terms[0].redraws == 1
+    assert table.parse("gkd@level=sequence,redraws=1").terms[0].redraws == 1
+
+
 # Each bad name, and what its message must say besides the name: what is allowed.
 BAD = {
     "opdd": ["opd_sampled", "grpo", "sft"],
@@ -166,6 +176,13 @@ BAD = {
     "kl_advantage@divergence=jeffreys": ["divergence=reverse_kl"],
     "reinforce@signal=teacher_kl": ["divergence=reverse_kl"],
     "opd@share=0.5": ["share means nothing there"],
+    "dapo@redraws=-1": ["at least 0"],
+    "dapo@redraws=0.5": ["a whole number"],
+    "sft@redraws=1": ["redraws means nothing there"],
+    "dapo@behavior=teacher,redraws=1": ["redraws means nothing there"],
+    "dagger@redraws=1": ["redraws means nothing there"],
+    "gkd@redraws=1": ["redraws means nothing there"],
+    "rl_with_teacher@reward.redraws=1": ["axis=value"],
     "opd_sampled@penalty=k3": ["penalty means nothing there"],
     "opd_sampled@divergence=k3": list(local.DIVERGENCES),
     "rl_with_reference@reference.gamma=1": ["penalty=k1"],
@@ -215,6 +232,7 @@ def choices(axis):
         "k": ["1", "3", "0"],
         "coef": ["-1", "0.01", "inf"],
         "share": ["0", "0.5", "1", "2"],
+        "redraws": ["0", "2", "-1"],
         "lam": ["0.9", "1", "nan"],
         "c_bar": ["0.5", "1", "0"],
         "low": ["0", "0.9", "2"],
