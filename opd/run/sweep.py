@@ -78,8 +78,9 @@ def name(point: Point) -> str:
 
 
 def command(config: Path, point: Point, workdir: Path) -> list[str]:
-    """The training of a point."""
-    flags = [f"--config.{key}={value}" for key, value in point.items()]
+    """The training of a point; points of the same players share them."""
+    given = {"models": workdir / "models"} | point
+    flags = [f"--config.{key}={value}" for key, value in given.items()]
     run = [sys.executable, "-m", "experiments.train", f"--config={config}"]
     return [*run, *flags, f"--workdir={workdir / 'points' / name(point)}"]
 

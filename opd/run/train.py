@@ -39,7 +39,7 @@ from opd.run.evaluate import Judge, World
 from opd.types import Metrics, Model, Params, Rollout
 
 # Keys that a workdir's second start may change.
-FREE = ("config.updates", "config.checkpoint.", "config.evaluate.")
+FREE = ("config.updates", "config.checkpoint.", "config.evaluate.", "config.models")
 # What a training has for its method: the data's solutions, the teacher, the start as a reference.
 HAS = frozenset({"dataset", "teacher_rollouts", "reference"})
 BEHAVIORS = ("student", "teacher", "dataset")
@@ -250,10 +250,10 @@ def _train(
 def prepare(config: Config, workdir: Path, plan: Plan) -> tuple[Setting, Params, Judge]:
     """Data, players and what judges them: made in the workdir, or found there."""
     world = dataclasses.replace(plan.world, task=pipeline.load(config.data, workdir))
-    student, start = players.make("student", config.student, world, workdir)
+    student, start = players.make("student", config.student, world, workdir, config.models)
     teacher = None
     if costs.needs_teacher(plan.method):
-        teacher = players.make("teacher", config.teacher, world, workdir)
+        teacher = players.make("teacher", config.teacher, world, workdir, config.models)
     step = optimizer.make(config.optimizer, config.optimizer.learning_rate)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)

@@ -30,6 +30,13 @@ def test_names_are_short_and_tell_points_apart():
     assert all(len(sweep.name(point)) <= 100 and "/" not in sweep.name(point) for point in long)
 
 
+def test_points_share_their_players_unless_one_says_otherwise():
+    shared = sweep.command(Path("c.py"), {"seed": 1}, Path("w"))
+    assert "--config.models=w/models" in shared and "--workdir=w/points/seed=1" in shared
+    own = sweep.command(Path("c.py"), {"seed": 1, "models": "m"}, Path("w"))
+    assert [flag for flag in own if "models" in flag.partition("=")[0]] == ["--config.models=m"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
