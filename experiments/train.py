@@ -36,6 +36,8 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     config, workdir = found
     plan = train.check(config, workdir)
     launch.make_folder("workdir", workdir)
+    if config.models is not None:
+        launch.make_folder("config.models", Path(config.models))
     return functools.partial(job, config, workdir, plan)
 
 

@@ -31,6 +31,8 @@ TEACHER_AT_LEAST = 0.9
 STUDENT_WITHIN = (0.1, 0.6)
 # The world, the student's model and the probe's methods: what `check` finds out.
 Checked = tuple[World, Decoder, tuple[table.Method, ...]]
+# Keys that may differ from those of a workdir's results.
+FREE = ("config.models",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -54,9 +56,9 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     stage = writers.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     with stage("teacher"):
-        teacher = players.make("teacher", config.teacher, world, workdir)
+        teacher = players.make("teacher", config.teacher, world, workdir, config.models)
     with stage("student"):
-        student, start = players.make("student", config.student, world, workdir)
+        student, start = players.make("student", config.student, world, workdir, config.models)
     judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
     choose = world.task.splits.get("validation", ())[: config.evaluate.prompts]
     chooser = functools.partial(evaluate.evaluate, world, student, teacher, choose)
@@ -137,7 +139,7 @@ def check(config: Config, workdir: Path) -> Checked:
     checks.folder(workdir)
     done = finished(workdir)
     if done is not None:
-        checks.same(config, done["config"], workdir)
+        checks.same(config, done["config"], workdir, FREE)
     methods = config.probe_methods
     world, student, _ = checks.ready(config, (*methods, *config.arms))
     if done is not None:

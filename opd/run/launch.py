@@ -1,4 +1,6 @@
-"""The command line: absl flags and ml_collections configs, with a user's mistakes on one line.
+"""The command line: absl flags, ml_collections and gin, with a user's mistakes on one line.
+
+The config file comes first, then gin files, gin bindings, and last keys given as flags.
 
 absl and ml_collections leave with code 1 and a traceback on a bad flag, an unknown key or a
 missing file. Here every mistake is a message on standard error and exit code 2.
@@ -20,11 +22,18 @@ from ml_collections import config_flags
 
 from opd.method import facts, table
 from opd.run import config as configs
+from opd.run import gin_config
 from opd.run.config import Config
 
 _ARGV: list[str] = []  # where config_flags finds the keys that are given; `parse` fills it
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "a config file: configs/NAME.py", sys_argv=_ARGV
+)
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", [], "a gin file of keys, after the config file: configs/gin/NAME.gin; repeatable"
+)
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+    "gin_bindings", [], "keys after those: 'optimizer.learning_rate = 1e-3'; repeatable"
 )
 Flag = flags.FlagHolder[Any]
 HELP = ("-h", "-help", "--help", "--helpfull")
@@ -48,7 +57,7 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
 
 
 def parse(argv: list[str], about: str = "") -> Config | None:
-    """The config that the command line asks for; None without --config.
+    """The config that the command line asks for; None without a config file and gin.
 
     `about` is what --help says first; after it, SystemExit.
 
@@ -59,8 +68,11 @@ def parse(argv: list[str], about: str = "") -> Config | None:
         own = (flags.FLAGS.module_help(sys.modules[__name__]), flags.FLAGS.main_module_help())
         print("\n\n".join([about.strip(), *own]))
         sys.exit(0)
-    file = _checked_file(argv)
+    file, given = _checked_file(argv)
     argv, lists = _literal_tuples(argv)
+    if file is None and any(re.match(r"-{1,2}gin_(file|bindings)(=|$)", one) for one in argv):
+        file = gin_config.__file__
+        argv = [argv[0], f"--config={file}", *argv[1:]]
     _ARGV[:] = map(_quoted, argv)
     try:
         rest = flags.FLAGS(_ARGV)[1:]
@@ -71,6 +83,7 @@ def parse(argv: list[str], about: str = "") -> Config | None:
         raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --config.KEY=VALUE")
     if values is None:
         return None
+    gin_config.bind(values, gin_config.read(_GIN_FILE.value, _GIN_BINDINGS.value), given)
     try:
         return configs.build(values)
     except ValueError as error:
@@ -122,9 +135,9 @@ def keep_compiled(workdir: Path) -> None:
         jax.config.update(key, str(workdir / "cache"))
 
 
-def _checked_file(argv: list[str]) -> str | None:
-    """The value of --config, whose file is there; its keys on the command line are known."""
-    given = None
+def _checked_file(argv: list[str]) -> tuple[str | None, set[str]]:
+    """The value of --config, whose file is there, and the keys given as flags, which are known."""
+    given, keys = None, set()
     for at, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
@@ -132,10 +145,11 @@ def _checked_file(argv: list[str]) -> str | None:
         if name == "config":
             given = value if equals else argv[at + 1] if at + 1 < len(argv) else None
         elif re.match(r"(no)?config\.", name):
+            keys.add(name.removeprefix("no").removeprefix("config."))
             configs.kind_of(name.removeprefix("no").removeprefix("config."))
     if given is not None and not Path(given.split(":")[0]).is_file():
         raise ValueError(f"--config={given}: no such file")
-    return given
+    return given, keys
 
 
 def _literal_tuples(argv: list[str]) -> tuple[list[str], list[str]]:

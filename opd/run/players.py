@@ -1,18 +1,23 @@
-"""Teacher and student: fitted to demonstrations, kept in the workdir, found there by the next run.
+"""Teacher and student: fitted to demonstrations, kept in a folder, found there by the next run.
 
 A player's folder holds `params/` (orbax) and `player.json`: the decoder, the tokenizer and all
-that the fit depended on. A player is used again only if all of that is the same. One that comes
-from elsewhere (`path`, or `from` another training) leaves its `player.json` alone in the workdir.
+that the fit depended on. A player is used again only if all of that is the same. It lies in the
+workdir, or in a folder that runs share (`config.models`), where players of other identities lie
+beside it. One that comes from elsewhere (that folder, `path`, or `from` another training) leaves
+its `player.json` alone in the workdir.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +177,14 @@ def _refuse_damage(folder: Path, files: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder}: not whole, {name} is missing or cut off")
 
 
-def make(name: str, config: PlayerConfig, world: World, workdir: Path) -> tuple[Decoder, Params]:
-    """A player and its parameters on the mesh: found ready, or fitted and saved."""
+def make(
+    name: str, config: PlayerConfig, world: World, workdir: Path, models: str | None = None
+) -> tuple[Decoder, Params]:
+    """A player and its parameters on the mesh: found ready, or fitted and saved.
+
+    `models` is the folder that a fitted one is shared in: processes that want the same wait for
+    the first of them. None: the workdir's own.
+    """
     model = decoder(config, world.task)
     folder = workdir / "models" / name
     if config.from_ is not None:
@@ -184,16 +195,43 @@ def make(name: str, config: PlayerConfig, world: World, workdir: Path) -> tuple[
         describe(folder, model, {"path": config.path}, world.task)
         return model, load(model, Path(config.path), world)
     identity = _identity(model, config.fit, world)
+    if models is None:
+        return model, _kept(name, model, config.fit, identity, world, folder)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    shared = Path(models) / f"{name}-{digest[:12]}"
+    with _alone(shared):
+        params = _kept(name, model, config.fit, identity, world, shared)
+    describe(folder, model, {"path": str(shared)}, world.task)
+    return model, params
+
+
+def _kept(
+    name: str, model: Decoder, config: FitConfig, identity: Any, world: World, folder: Path
+) -> Params:
+    """The parameters that the folder has of this identity; fitted and saved where it has none."""
     try:
         found = _described(folder)
         _refuse_damage(folder, found["files"])
         if found["identity"] == identity:
-            return model, load(model, folder, world)
+            return load(model, folder, world)
     except ValueError:
         pass  # not there, or cut off: made anew
-    params = fit(name, model, config.fit, world)
+    params = fit(name, model, config, world)
     save(folder, model, params, identity, world.task)
-    return model, params
+    return params
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the lock beside a folder; waits, and says so, while another process has it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that makes {folder}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:

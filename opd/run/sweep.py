@@ -20,8 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib import transforms
 from matplotlib.figure import Figure
 
+from opd.measure import intervals
 from opd.run import writers
 
 Point = dict[str, Any]
@@ -78,8 +81,9 @@ def name(point: Point) -> str:
 
 
 def command(config: Path, point: Point, workdir: Path) -> list[str]:
-    """The training of a point."""
-    flags = [f"--config.{key}={value}" for key, value in point.items()]
+    """The training of a point; points of the same players share them."""
+    given = {"models": workdir / "models"} | point
+    flags = [f"--config.{key}={value}" for key, value in given.items()]
     run = [sys.executable, "-m", "experiments.train", f"--config={config}"]
     return [*run, *flags, f"--workdir={workdir / 'points' / name(point)}"]
 
@@ -118,10 +122,11 @@ def run(config: Path, points: Sequence[Point], workdir: Path, jobs: int) -> list
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One flat row a point: its overrides, step, rollouts, figures with their ends, and error."""
-    rows = []
+    rows, axes = [], _axes(records)
     for record in records:
         done = record.get("done") or {}
-        row = dict(record["point"]) | {"step": done.get("step"), "rollouts": done.get("rollouts")}
+        row = {axis: record["point"].get(axis) for axis in axes}
+        row |= {"step": done.get("step"), "rollouts": done.get("rollouts")}
         for figure in FIGURES:
             found = (done.get("eval") or {}).get(figure) or {}
             row[figure] = found.get("value")
@@ -130,52 +135,84 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _axes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the points override; a point may leave some of it as the config has it."""
+    return list(dict.fromkeys(key for record in records for key in record["point"]))
+
+
 def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
     """KL and accuracy of every point against the first axis that isn't the seed.
 
-    A dot is a point with its interval over evaluation prompts; points that differ in the seed
-    alone share a colour, and a line runs through their means.
+    Points that differ in the seed alone share a colour. A bar is the 95 % interval of their mean
+    over seeds; of a single one, its own over evaluation prompts. A line runs through the means
+    where the axis has numbers.
     """
     inner = [axis for axis in axes if axis != "seed"] or list(axes)
-    across, others = inner[0], inner[1:]
+    across = inner[0]
     places = list(dict.fromkeys(row[across] for row in rows))
-    numeric = all(isinstance(place, (int, float)) for place in places)
+    others = [axis for axis in inner[1:] if not _follows(rows, axis, across)]
+    numeric = all(type(place) in (int, float) for place in places)
+    log = numeric and min(places) > 0 and max(places) > 8 * min(places)
     at = {place: place if numeric else index for index, place in enumerate(places)}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axis, (key, label) in zip(
         figure.subplots(1, 2), (("kl", "sequence KL, nats"), ("accuracy", "accuracy, sampled"))
     ):
-        lines: dict[str, dict[Any, list[float]]] = {}
+        lines: dict[str, dict[Any, list[Mapping[str, Any]]]] = {}
         for row in rows:
+            said = ", ".join(f"{other}={row[other]}" for other in others if row[other] is not None)
+            points = lines.setdefault(said, {})
             if row[key] is not None:
-                label_ = ", ".join(f"{other}={row[other]}" for other in others)
-                lines.setdefault(label_, {}).setdefault(row[across], []).append(row[key])
-        for number, (label_, found) in enumerate(lines.items()):
-            x = [at[place] for place in found]
-            means = [sum(values) / len(values) for values in found.values()]
-            axis.plot(x, means, color=f"C{number % 10}", label=label_ or None, linewidth=1.2)
-        for row in rows:
-            if row[key] is None:
-                continue
-            label_ = ", ".join(f"{other}={row[other]}" for other in others)
-            colour = f"C{list(lines).index(label_) % 10}"
-            ends = [[row[key] - row[f"{key}_low"]], [row[f"{key}_high"] - row[key]]]
-            axis.errorbar(
-                at[row[across]], row[key], ends, fmt="o", color=colour, markersize=4, alpha=0.6
+                points.setdefault(at[row[across]], []).append(row)
+        for number, (said, points) in enumerate(lines.items()):
+            # Side by side in print: bars at one place would hide each other.
+            shift = transforms.ScaledTranslation(
+                (number - (len(lines) - 1) / 2) * 4 / 72, 0, figure.dpi_scale_trans
             )
-        if not numeric:
+            style: dict[str, Any] = {
+                "color": f"C{number % 10}",
+                "transform": axis.transData + shift,
+            }
+            dots = [(x, row[key]) for x, found in points.items() for row in found]
+            means = [(x, *_mean(points[x], key)) for x in sorted(points)]
+            if means:
+                axis.plot(*zip(*dots), "o", markersize=3, alpha=0.5, **style)
+                x, value, low, high = map(np.asarray, zip(*means))
+                kind = "-" if numeric else "D"
+                bars = (value - low, high - value)
+                axis.errorbar(
+                    x, value, bars, fmt=kind, markersize=4, linewidth=1.2, capsize=2.5, label=said,
+                    **style,
+                )  # fmt: skip
+        if log:
+            axis.set_xscale("log")
+            axis.minorticks_off()
+        if log or not numeric:
             axis.set_xticks(list(at.values()), [str(place) for place in places])
         axis.set_xlabel(across)
         axis.set_ylabel(label)
-        if others and lines:
+        if any(axis.get_legend_handles_labels()):
             axis.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _follows(rows: Sequence[Mapping[str, Any]], axis: str, across: str) -> bool:
+    """Whether an axis has one value at each place of another, and so tells no lines apart."""
+    return len({(row[across], row[axis]) for row in rows}) == len({row[across] for row in rows})
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float, float]:
+    """A figure's mean over seeds and its ends; a single seed's own."""
+    if len(rows) == 1:
+        return rows[0][key], rows[0][f"{key}_low"], rows[0][f"{key}_high"]
+    found = intervals.mean_interval([row[key] for row in rows])
+    return found.value, found.low, found.high
 
 
 def write(records: Sequence[Mapping[str, Any]], workdir: Path) -> None:
     """sweep.json, sweep.csv and sweep.png: the table of all points, and a picture of it."""
     rows = table(records)
-    plot(rows, list(records[0]["point"])).savefig(workdir / "sweep.png", dpi=140)
+    plot(rows, _axes(records)).savefig(workdir / "sweep.png", dpi=140)
     writers.dump_json(rows, workdir / "sweep.json")
     keys = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()

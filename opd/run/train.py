@@ -210,7 +210,7 @@ def _train(
 def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     """Data, players and what judges them: made in the workdir, or found there."""
     world = dataclasses.replace(plan.world, task=pipeline.load(config.data, workdir))
-    student, start = players.make("student", config.student, world, workdir)
+    student, start = players.make("student", config.student, world, workdir, config.models)
     teacher = None
     if costs.needs_teacher(plan.method) or config.probe.every or config.evaluate.teacher:
         teacher = players.make("teacher", config.teacher, world, workdir)

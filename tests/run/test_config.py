@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from opd.method import table
+from opd.method import facts, table
 from opd.run import config as configs
 from opd.run.config import CompareConfig, Config, EvaluateConfig, ProbeConfig
 
-FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs").glob("[!_]*.py"))  # _NAME.py: what several of them share
 
 
 def test_a_dictionary_becomes_a_config_and_comes_back():
@@ -39,9 +40,26 @@ def test_every_config_file_has_all_keys_and_is_accepted(path):
     # A key that a file leaves out can't be overridden on the command line.
     assert leaves(found) == leaves(configs.to_dict(Config()))
     try:
-        configs.build(found)
+        facts.trainable(table.parse(configs.build(found).method.spelled))
     except ValueError as error:  # data that each user has elsewhere
         assert "needs data.path" in str(error) or "needs data.prompts" in str(error)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_methods_that_a_config_file_speaks_of_are_methods(path):
+    for name in re.findall(r"[a-z_]+@\w[\w.=,]*\w|(?<=method\.name=)\w+", path.read_text()):
+        table.parse(name)
+
+
+def test_the_quickstart_and_the_configs_of_methods_have_the_same_players():
+    shared = runpy.run_path(str(ROOT / "configs" / "_addition.py"))
+    found = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]().to_dict()
+    config = configs.build(found)
+    assert (config.data, config.teacher, config.student) == (
+        shared["DATA"],
+        shared["TEACHER"],
+        shared["STUDENT"],
+    )
 
 
 def test_a_method_is_a_row_and_its_axes():

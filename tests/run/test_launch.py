@@ -142,6 +142,13 @@ MISTAKES = {
     "last seed": ([DEBUG, "--config.seed=2147483648"], "allowed is up to 2147483647"),
     "config that is refused": (["--config={refused}"], "config.seed = -1: allowed is 0 or more"),
     "config without get_config": (["--config={empty}"], "get_config"),
+    "gin, no such key": ([DEBUG, "--gin_bindings=config.sed = 3"], "config.sed: no such key"),
+    "gin, no such file": ([DEBUG, "--gin_file={nowhere}"], "cannot be read (No such file"),
+    "gin, wrong type": (["--gin_bindings=config.updates = 1.5"], "config.updates = 1.5: allowed"),
+    "gin below a part that is a number": (
+        ["--config={partless}", "--gin_bindings=optimizer.warmup = 3"],
+        "config.optimizer = 3: allowed is a mapping of learning_rate",
+    ),
     "unknown flag": ([DEBUG, "--worksdir=x"], "worksdir"),
     "positional argument": ([DEBUG, "runs/debug"], "unknown argument 'runs/debug'"),
     "data not there": (
@@ -254,6 +261,22 @@ OTHERS = {
     "methods": ["--list_methods"],
     "config": [DEBUG, "--print_config"],
     "from": [DEBUG, "--config.student.from=a@3", "--config.teacher.from", "b", "--print_config"],
+    "gin": [
+        "--gin_bindings=config.seed = 2\nconfig.updates = 4",
+        "--gin_file=configs/gin/debug.gin",
+        "--gin_bindings=student.from = 'a'\ncompare.arms = ('opd', 'rloo')",
+        "--config.updates=5",
+        "--print_config",
+    ],
+    "flags": [
+        DEBUG,
+        "--config.seed=2",
+        "--config.updates=5",
+        "--config.student.from=a",
+        "--config.compare.arms=opd;rloo",
+        "--print_config",
+    ],
+    "gin over a config": [DEBUG, "--gin_bindings", "config.prompts = 2", "--print_config"],
     "prompts": [*PROMPTS, "--print_config"],
     "prompts, checked": ["check", *PROMPTS, "--workdir={folder}/made/x"],
 }
@@ -393,6 +416,14 @@ def test_a_key_that_is_a_word_of_python_s_is_given_like_any_other(left):
     assert (found.code, found.err) == (0, "")
     printed = json.loads(found.out)
     assert (printed["student"]["from"], printed["teacher"]["from"]) == ("a@3", "b")
+
+
+def test_gin_files_then_bindings_then_flags_and_all_as_flags_alone(left):
+    found, flags = left["others", "gin"], left["others", "flags"]
+    assert (found.code, found.err) == (flags.code, flags.err) == (0, "")
+    assert json.loads(found.out) == json.loads(flags.out)
+    over = json.loads(left["others", "gin over a config"].out)
+    assert over == json.loads(left["others", "config"].out) | {"prompts": 2}
 
 
 def test_the_readme_s_command_for_prompts_is_accepted(left, files):

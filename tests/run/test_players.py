@@ -1,10 +1,13 @@
 """Players that come from elsewhere, what their fit depends on, and what results depend on."""
 
+import concurrent.futures
 import dataclasses
 import json
 import re
 import runpy
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -81,6 +84,56 @@ def test_a_player_is_used_again_until_something_that_its_fit_depends_on_changes(
         moved = dataclasses.replace(config, **change)
         players.make("student", SMALL, ready(moved), tmp_path)
         assert len(fits) == number, change
+
+
+# --- shared between runs ---------------------------------------------------------------------
+
+
+def test_runs_share_a_player_and_keep_others_beside_it(fits, tmp_path):
+    shared, config = tmp_path / "models", debug(student=SMALL)
+    _, first = players.make("student", SMALL, ready(config), tmp_path / "a", str(shared))
+    _, again = players.make("student", SMALL, ready(config), tmp_path / "b", str(shared))
+    assert len(fits) == 1 and equal(first, again)
+    moved = ready(dataclasses.replace(config, seed=1))
+    _, second = players.make("student", SMALL, moved, tmp_path / "c", str(shared))
+    assert len(fits) == 2 and not equal(first, second)
+    _, kept = players.make("student", SMALL, ready(config), tmp_path / "d", str(shared))
+    assert len(fits) == 2 and equal(first, kept)
+    folders = {str(path) for path in shared.glob("student-*")}
+    assert len(folders) == 2
+    described = {
+        name: json.loads((tmp_path / name / "models" / "student" / "player.json").read_text())
+        for name in "abcd"
+    }
+    places = [described[name]["identity"]["path"] for name in "abcd"]
+    assert set(places) == folders and places.count(places[0]) == 3
+    assert described["a"]["decoder"]["width"] == 16 and described["a"]["files"] == {}
+
+
+def test_of_two_that_want_the_same_player_the_second_waits(fits, monkeypatch, capsys, tmp_path):
+    world, inside, go_on = ready(debug()), threading.Event(), threading.Event()
+
+    def slowly(name, model, config, world):
+        fits.append(name)
+        inside.set()
+        assert go_on.wait(60)
+        return filled(model, world, len(fits))
+
+    monkeypatch.setattr(players, "fit", slowly)
+
+    def one(name):
+        return players.make("student", SMALL, world, tmp_path / name, str(tmp_path / "models"))[1]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(one, "a")
+        assert inside.wait(60)
+        second = pool.submit(one, "b")
+        while "waiting for another process" not in (said := capsys.readouterr().err):
+            assert not said and not second.done()
+            time.sleep(0.01)
+        go_on.set()
+        assert equal(first.result(60), second.result(60))
+    assert fits == ["student"]
 
 
 # --- what results depend on ------------------------------------------------------------------

@@ -2,12 +2,17 @@
 
 import csv
 import json
+import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
-from opd.run import sweep
+from opd.method import facts, table
+from opd.run import config as configs
+from opd.run import gin_config, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +33,13 @@ def test_names_are_short_and_tell_points_apart():
     long = [{"data.prompts": "a/" * 80 + end} for end in "xy"]
     assert sweep.name(long[0]) != sweep.name(long[1])
     assert all(len(sweep.name(point)) <= 100 and "/" not in sweep.name(point) for point in long)
+
+
+def test_points_share_their_players_unless_one_says_otherwise():
+    shared = sweep.command(Path("c.py"), {"seed": 1}, Path("w"))
+    assert "--config.models=w/models" in shared and "--workdir=w/points/seed=1" in shared
+    own = sweep.command(Path("c.py"), {"seed": 1, "models": "m"}, Path("w"))
+    assert [flag for flag in own if "models" in flag.partition("=")[0]] == ["--config.models=m"]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +69,65 @@ def test_every_committed_sweep_is_one(monkeypatch):
     assert files
     for file in files:
         config, points = sweep.load(file)
-        assert config.is_file() and points
+        get_config = runpy.run_path(str(config))["get_config"]
+        for point in points:
+            values = get_config().to_dict()
+            gin_config.bind(values, point, set())
+            facts.trainable(table.parse(configs.build(values).method.spelled))
+
+
+def rows(axes, figures):
+    """A table's rows: a point and its KL each, accuracy not measured."""
+    records = [
+        {"point": dict(zip(axes, point)), "done": {"eval": {"kl": dict(value=kl, low=kl, high=kl)}}}
+        for point, kl in figures
+    ]
+    return sweep.table(records)
+
+
+def bars(figure) -> dict[str, tuple]:
+    """The bars of a plot's left half: label -> x, mean, low end, high end of each."""
+    found = {}
+    for container in figure.axes[0].containers:
+        x, y = container.lines[0].get_data()
+        ends = np.array([part[:, 1] for part in container.lines[2][0].get_segments()])
+        found[container.get_label()] = (x, y, ends[:, 0], ends[:, 1])
+    return found
+
+
+def test_a_bar_is_the_interval_over_seeds():
+    found = rows(("reuse.updates", "updates", "seed"), [((1, 50, s), 2.0 + s) for s in range(3)])
+    found += rows(("reuse.updates", "updates", "seed"), [((16, 800, s), 5.0) for s in range(3)])
+    figure = sweep.plot(found, ("reuse.updates", "updates", "seed"))
+    (((x, mean, low, high)),) = bars(figure).values()  # the updates follow: one line
+    half = scipy.stats.t.ppf(0.975, 2) * np.std([2, 3, 4], ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(x, [1, 16])
+    np.testing.assert_allclose(mean, [3, 5])
+    np.testing.assert_allclose(low, [3 - half, 5])
+    np.testing.assert_allclose(high, [3 + half, 5])
+    assert figure.axes[0].get_xscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("places", "scale"),
+    [((1, 2, 8), "linear"), ((1, 9), "log"), ((0.0, 1.0, 10.0), "linear"), (("a", "b"), "linear")],
+)
+def test_an_axis_is_logarithmic_where_positive_numbers_span_more_than_eightfold(places, scale):
+    found = rows(("k", "seed"), [((place, 0), 1.0) for place in places])
+    assert sweep.plot(found, ("k", "seed")).axes[0].get_xscale() == scale
+
+
+def test_points_may_leave_out_what_others_override():
+    axes = ("share", "divergence", "argument")
+    figures = [((s, "jsd", 0.1), 1.0) for s in (0, 1)] + [((s, "reverse_kl"), 2.0) for s in (0, 1)]
+    records = [{"point": dict(zip(axes, point))} for point, _ in figures]
+    assert [row["argument"] for row in sweep.table(records)] == [0.1, 0.1, None, None]
+    found = [row | {"kl": kl, "kl_low": kl, "kl_high": kl} for row, (_, kl) in
+             zip(sweep.table(records), figures)]  # fmt: skip
+    assert set(bars(sweep.plot(found, axes))) == {
+        "divergence=jsd, argument=0.1",
+        "divergence=reverse_kl",
+    }
 
 
 def test_a_failure_is_listed_and_the_rest_goes_on(tmp_path, monkeypatch):

@@ -1,0 +1,41 @@
+"""DAgger: soft labels on all states that the student has come to, kept in a buffer.
+
+    python -m experiments.train --config=configs/dagger.py --workdir=runs/dagger
+
+Ross, Gordon and Bagnell 2011 (DAgger), algorithm 3.1. The buffer has room for a fifth of
+all groups; --config.buffer.age=N lets a group go after N batches, --config.buffer.size=4800 keeps
+all.
+
+Shows whether old states still serve where a teacher grades every token: compare with
+--config.method.name=soft_label, on fresh states alone.
+"""
+
+from configs._addition import DATA, STUDENT, TEACHER
+from opd.run.config import (
+    BufferConfig,
+    CheckpointConfig,
+    Config,
+    EvaluateConfig,
+    MethodConfig,
+    OptimizerConfig,
+    config_dict,
+)
+
+
+def get_config():
+    """A complete config; every key can be overridden with --config.KEY=VALUE."""
+    return config_dict(
+        Config(
+            updates=100,
+            prompts=48,
+            group_size=4,
+            data=DATA,
+            teacher=TEACHER,
+            student=STUDENT,
+            method=MethodConfig(name="dagger"),
+            buffer=BufferConfig(size=1024, age=0),
+            optimizer=OptimizerConfig(learning_rate=5e-4),
+            evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
+            checkpoint=CheckpointConfig(every=25, keep=3),
+        )
+    )

@@ -1,0 +1,40 @@
+"""Generalised knowledge distillation: a divergence, on own and given sequences.
+
+    python -m experiments.train --config=configs/gkd.py --workdir=runs/gkd
+
+Agarwal et al. 2024 (GKD), algorithm 1 and eq. 1. --config.method.share is the paper's lambda,
+the part of the batches that the student draws, usually 0.5; the data's solutions are the rest.
+--config.method.argument is its beta of the Jensen-Shannon divergence, usually 0.5;
+--config.method.divergence takes others.
+
+Shows what lies between supervised (share = 0) and on-policy distillation (share = 1):
+configs/sweeps/divergence.py goes through both axes.
+"""
+
+from configs._addition import DATA, STUDENT, TEACHER
+from opd.run.config import (
+    CheckpointConfig,
+    Config,
+    EvaluateConfig,
+    MethodConfig,
+    OptimizerConfig,
+    config_dict,
+)
+
+
+def get_config():
+    """A complete config; every key can be overridden with --config.KEY=VALUE."""
+    return config_dict(
+        Config(
+            updates=100,
+            prompts=48,
+            group_size=4,
+            data=DATA,
+            teacher=TEACHER,
+            student=STUDENT,
+            method=MethodConfig(name="gkd"),
+            optimizer=OptimizerConfig(learning_rate=5e-4),
+            evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
+            checkpoint=CheckpointConfig(every=25, keep=3),
+        )
+    )

@@ -1,0 +1,38 @@
+"""MiniLLM: reverse KL of whole sequences, the single step enumerated and the future sampled.
+
+    python -m experiments.train --config=configs/minillm.py --workdir=runs/minillm
+
+Gu et al. 2024 (MiniLLM), section 2.2. The paper's length norm is off, because it biases the
+gradient: --config.method.returns=mean turns it on. --config.method.gamma=0 is configs/distill.py.
+
+Shows what the sampled future adds to the enumerated step: variance, and the gradient of the
+sequence KL instead of the myopic one.
+"""
+
+from configs._addition import DATA, STUDENT, TEACHER
+from opd.run.config import (
+    CheckpointConfig,
+    Config,
+    EvaluateConfig,
+    MethodConfig,
+    OptimizerConfig,
+    config_dict,
+)
+
+
+def get_config():
+    """A complete config; every key can be overridden with --config.KEY=VALUE."""
+    return config_dict(
+        Config(
+            updates=100,
+            prompts=48,
+            group_size=4,
+            data=DATA,
+            teacher=TEACHER,
+            student=STUDENT,
+            method=MethodConfig(name="minillm"),
+            optimizer=OptimizerConfig(learning_rate=5e-4),
+            evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
+            checkpoint=CheckpointConfig(every=25, keep=3),
+        )
+    )
