@@ -80,25 +80,48 @@ def _own_tokens(term: Term) -> bool:
     return term.behavior not in ("teacher", "dataset")
 
 
-def bias(method: Method) -> str | None:
+# How tokens are drawn from whomever the behavior names, older students, teachers and both sides of
+# a mixture alike: from the policy itself; at another temperature, at which every token is still
+# possible; with the vocabulary cut (top-k, top-p), at whatever temperature.
+LAWS = ("policy", "tempered", "truncated")
+DRAWN = {"tempered": "at another temperature", "truncated": "with the vocabulary cut"}
+
+
+def bias(method: Method, law: str = "policy") -> str | None:
     """Why the expectation differs from the claim; None where it doesn't.
 
     Of a student's own rollouts: by the current student. `stale` says what an older one's are
-    unbiased for. Of other behaviors: whatever law the rollouts have.
+    unbiased for. Of other behaviors: whatever law the rollouts have. A student whose tokens are
+    not drawn from the policy itself is another behavior: a row keeps its claim on the `states`
+    that its ratios leave it.
+
+    Args:
+        method: which method.
+        law: one of LAWS; `logp_behavior` is of the law that was sampled.
     """
-    reasons = [reason for term in method.terms for reason in _biases(term)]
+    reasons = [reason for term in method.terms for reason in _biases(term, law)]
+    whose = {off_policy(term, law) for term in method.terms} - {None}
+    if _other(method.behavior, law) and len(whose) > 1:
+        reasons.append("its terms are on different policies' states")
     graded = _graded(method)
     if len(graded) == 1 and graded[0].coef != 1:
         reasons.append(f"coef={graded[0].coef:g} scales the gradient")
     return "; ".join(dict.fromkeys(reasons)) or None
 
 
-def _biases(term: Term) -> list[str]:
+def _other(behavior: str, law: str) -> bool:
+    """Whether the rollouts are another policy's than the current student."""
+    return behavior != "student" or law != "policy"
+
+
+def _biases(term: Term, law: str) -> list[str]:
     found = []
     if term.signal == "teacher_kl":
         found.append("the detached KL is a state baseline; only the future's is felt")
     if term.signal == "one" and _own_tokens(term):
         found.append("the score of an own token is zero on average")
+    if term.signal == "one" and term.behavior == "teacher" and law != "policy":
+        found.append(f"the teacher's tokens were drawn {DRAWN[law]}")
     if term.tail not in (None, "sample"):
         found.append(f"tail={term.tail} leaves out what lies off the top-k set")
     if term.baseline in ("group", "batch"):
@@ -111,8 +134,8 @@ def _biases(term: Term) -> list[str]:
         value = getattr(term, axis)
         if value is not None and value < 1:
             found.append(f"{axis}={value:g} trusts the critic")
-    if term.behavior != "student" and term.signal != "one" and off_policy(term) is None:
-        found.append(_foreign(term))
+    if _other(term.behavior, law) and term.signal != "one" and off_policy(term, law) is None:
+        found.append(_foreign(term, law))
     if term.redraws:
         found.append(f"redraws={term.redraws} draws groups of equal reward again")
     if term.signal == "entropy":
@@ -126,8 +149,12 @@ def _biases(term: Term) -> list[str]:
     return found
 
 
-def _foreign(term: Term) -> str:
+def _foreign(term: Term, law: str) -> str:
     found = f"the {term.behavior}'s tokens were not drawn from the student"
+    if term.behavior == "student":
+        found = f"the student's tokens were drawn {DRAWN[law]}"
+    if off_policy(term) is not None:
+        return found + ", and no ratio brings back what was cut"
     if term.bounded:
         return found + ", and their ratio is bounded"
     ratio = term.importance if term.correction == "none" else term.correction
@@ -140,12 +167,13 @@ CANDIDATE_STATES = {"none": "behavior", "prefix": "current"}
 OWN_STATES = {"token": "behavior", "prefix_inclusive": "current", "trajectory": "current"}
 
 
-def off_policy(term: Term) -> str | None:
+def off_policy(term: Term, law: str = "policy") -> str | None:
     """Whose states a term is unbiased for where the behavior is not the current student.
 
     `current` or `behavior`; None for neither. With c_t the ratio of current policy and behavior:
     E_mu[c_1 .. c_(t-1) f(s_t)] = E_pi[f(s_t)]; an own token needs c_t besides, and a future all
-    later ones. A bounded ratio is no ratio.
+    later ones. A bounded ratio is no ratio. Where mu is 0 and pi is not, there is no ratio at
+    all: a truncated law leaves what asks no own token, on the states that it visits.
     """
     if term.signal == "one":
         return "behavior"  # demonstrations: the data is the law
@@ -159,6 +187,8 @@ def off_policy(term: Term) -> str | None:
         kind = _product(term, term.importance, term.correction)
         alone = term.gamma == 0 or kind == "trajectory"
         found.add(OWN_STATES.get(kind) if alone else None)
+    if law == "truncated" and (term.onehot or found != {"behavior"}):
+        return None
     return found.pop() if len(found) == 1 else None
 
 
@@ -175,23 +205,36 @@ def _product(term: Term, ratio: str, correction: str) -> str | None:
     return ratio if term.correction == "none" or correction == ratio else None
 
 
-def stale(method: Method) -> str | None:
-    """Whose states the method is unbiased for where an older policy drew the rollouts.
+def stale(method: Method, law: str = "policy") -> str | None:
+    """Whose states the method is unbiased for where an older policy drew the rollouts, by a law.
 
     `behavior`: the claim holds on that policy's states; `current`: on the current student's, as if
     the rollouts were fresh; None: on neither.
     """
-    if bias(method) is not None:
+    if bias(method, law) is not None:
         return None
-    found = {off_policy(term) for term in method.terms}
+    found = {off_policy(term, law) for term in method.terms}
     return found.pop() if len(found) == 1 else None
 
 
-def states(method: Method) -> str:
+def states(method: Method, law: str = "policy") -> str:
     """Whose states the claim is about: `current` policy's, or the `behavior`'s."""
-    if method.behavior == "student":
+    if not _other(method.behavior, law):
         return "current"
-    return off_policy(method.terms[0]) or "behavior"
+    return off_policy(method.terms[0], law) or "behavior"
+
+
+def weighs(method: Method) -> str:
+    """The kind of log-ratio, of importance.LOG_RATIOS, whose weights the method uses.
+
+    Of its first term that uses any; `trajectory` where none does. It names the effective sample
+    size that says how far rollouts have aged for this method.
+    """
+    kinds = (
+        importance.STATE_PART[term.importance] if not term.onehot else term.importance
+        for term in method.terms
+    )
+    return next((kind for kind in kinds if kind != "none"), "trajectory")
 
 
 NEEDS = {

@@ -91,6 +91,16 @@ def weight(
     return RATIO_RULES[rule](log_rho, advantage, low, high)
 
 
+def bounded(
+    log_rho: Array, advantage: Array | None, rule: str, low: float | None, high: float | None
+) -> Array:
+    """Where the rule makes a weight something else than rho, [B, T] bool; arguments as `weight`'s.
+
+    Its mean over graded tokens is the clip fraction.
+    """
+    return weight(log_rho, advantage, rule, low, high) != saturating_exp(log_rho)
+
+
 def unbounded(log_rho: Array, advantage: Array | None, low: None, high: None) -> Array:
     """rho."""
     return saturating_exp(log_rho)

@@ -19,7 +19,7 @@ from opd.method import facts
 from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.run import players, writers
-from opd.run.config import Config, to_dict
+from opd.run.config import Config, SamplingConfig, to_dict
 from opd.run.evaluate import World
 
 
@@ -146,6 +146,31 @@ def ready(
         facts.fits(method, task.tokenizer.vocab)
     backend.check()
     return world, student, teacher
+
+
+def drawn(asked: SamplingConfig, policy: Sampling, vocab: int) -> Sampling:
+    """How a training's rollouts are drawn; `policy` says how they are from a policy itself.
+
+    What cuts nothing is left out: it is `policy` where nothing else is asked for.
+
+    Raises:
+        ValueError: a top-k that the vocabulary is too small for.
+    """
+    if asked.top_k is not None and not 1 <= asked.top_k <= vocab:
+        raise ValueError(f"config.sampling.top_k = {asked.top_k}: allowed is 1 to {vocab}")
+    return dataclasses.replace(
+        policy,
+        temperature=policy.temperature if asked.temperature is None else asked.temperature,
+        top_k=None if asked.top_k == vocab else asked.top_k,
+        top_p=None if asked.top_p == 1 else asked.top_p,
+    )
+
+
+def law(policy: Sampling, drawn: Sampling) -> str:
+    """Which of facts.LAWS the rollouts have: as `drawn` says, of policies as `policy` says."""
+    if (drawn.top_k, drawn.top_p) != (policy.top_k, policy.top_p):
+        return "truncated"
+    return "policy" if drawn.temperature == policy.temperature else "tempered"
 
 
 def _representable(name: str, model: Decoder) -> None:

@@ -1,7 +1,8 @@
 """What each row is unbiased for on rollouts that another policy drew, on a tree enumerated whole.
 
-The behavior is another set of parameters: an older student, a teacher or a dataset. Sequences are
-weighed by its probability, and its log-probabilities are what the library is told. The library's
+The behavior is another set of parameters: an older student, a teacher or a dataset; or it is the
+student itself, drawn at another temperature or with the vocabulary cut. Sequences are weighed by
+its probability, and its log-probabilities are what the library is told. The library's
 coefficients are put on the oracle's own fields: no vocabulary pass, which test_rows.py is about.
 """
 
@@ -85,11 +86,33 @@ def stale(labs):
         return [_stale(lab) for lab in labs]
 
 
-def _stale(lab):
-    behavior = enumeration.spoiled(lab, lab.seed + 50)
+@pytest.fixture(scope="module")
+def drawn(labs):
+    """Labs with the student's own rollouts by other laws: law -> as `stale`."""
+    with jax.enable_x64(True):
+        return {law: [_stale(lab, _drawn(lab, law)) for lab in labs[:2]] for law in facts.DRAWN}
+
+
+CUT = -1e4  # a logit whose token is never drawn
+
+
+def _drawn(lab, law):
+    """The student at temperature 1/3, or cut to the two likeliest tokens of each state."""
+    logits = lab.problem.logits
+    likely = logits >= np.sort(logits)[:, -2:-1]
+    laws = {"tempered": 3 * logits, "truncated": np.where(likely, logits, CUT)}
+    return dataclasses.replace(lab.problem, logits=laws[law])
+
+
+def _stale(lab, behavior=None):
+    behavior = behavior or enumeration.spoiled(lab, lab.seed + 50)
     proximal = enumeration.spoiled(lab, lab.seed + 60)
     tree = lab.problem.tree
-    logp = [jnp.asarray(exact.at_actions(tree, policy.logp)) for policy in (behavior, proximal)]
+    # What is never drawn weighs nothing, whatever its ratio: one that leaves it a number.
+    logp = [
+        jnp.asarray(np.maximum(exact.at_actions(tree, policy.logp), -60))
+        for policy in (behavior, proximal)
+    ]
     one = dataclasses.replace(lab.rollout, logp_behavior=logp[0])
     two = dataclasses.replace(one, logp_proximal=logp[1])
     found = {}
@@ -137,8 +160,46 @@ def test_all_three_answers_are_here():
 @pytest.mark.parametrize("name", (*NAMES, *TWO_RATIOS, *COUPLED))
 def test_stale_says_whose_states(name, stale):
     """Unbiased for its claim on the states that it names, or for neither's and it says so."""
+    _check_states(name, stale, facts.stale(table.parse(name)))
+
+
+@pytest.mark.parametrize("name", (*NAMES, *TWO_RATIOS, *COUPLED))
+def test_bias_and_states_go_by_the_law_that_drew_the_tokens(name, drawn):
     method = table.parse(name)
-    wanted = facts.stale(method)
+    for law, found in drawn.items():
+        wanted = None if facts.bias(method, law) else facts.states(method, law)
+        _check_states(name, found, wanted)
+        assert facts.stale(method, law) == wanted
+
+
+def test_a_cut_vocabulary_leaves_what_asks_no_own_token(drawn):
+    """And a row that is unbiased of the policy itself has each of the three answers."""
+    for _, behavior, _ in drawn["truncated"]:
+        assert np.any(behavior.joint == 0) and abs(behavior.joint.sum() - 1) < 1e-12
+    names = [name for name in (*NAMES, *COUPLED) if facts.bias(table.parse(name)) is None]
+    found = {
+        law: {facts.stale(table.parse(name), law) for name in names} for law in ("policy", *drawn)
+    }
+    assert found["tempered"] == found["policy"] == {"current", "behavior", None}
+    assert found["truncated"] == {"behavior", None}
+
+
+def test_demonstrations_of_a_tempered_teacher_are_not_the_teachers(labs):
+    """-grad KL(p || pi) on the teacher's states of p's own tokens, and of no other law's."""
+    method, lab = table.parse("sft@behavior=teacher"), labs[0]
+    for law, temperature in (("policy", 1), ("tempered", 2)):
+        teacher = dataclasses.replace(lab.problem, logits=lab.problem.logp_teacher / temperature)
+        with jax.enable_x64(True):
+            (coefs,) = enumeration.batch_coefficients(lab, (method,))
+            given = enumeration.scaled(coefs, len(lab.problem.tree.tokens) * teacher.joint)
+        (found,) = _gradients(lab, (method,), [given])
+        wanted = enumeration.claim(lab, method, teacher.reach)
+        distance = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+        assert distance > 1e-3 if facts.bias(method, law) else distance <= RTOL
+
+
+def _check_states(name, stale, wanted):
+    method = table.parse(name)
     for lab, behavior, expected in stale:
         found = expected[name]
         targets = {"current": enumeration.claim(lab, method)}

@@ -220,6 +220,74 @@ def test_a_bias_is_named(name, reason):
     assert reason in (facts.bias(table.parse(name)) or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "law", "reason"),
+    [
+        ("opd_sampled", "tempered", "the student's tokens were drawn at another temperature"),
+        ("opd_sampled", "truncated", "the student's tokens were drawn with the vocabulary cut"),
+        ("reinforce@importance=token", "tempered", "no ratio of kind token corrects that"),
+        ("opd_sampled@importance=token,ratio_rule=clip", "tempered", "their ratio is bounded"),
+        ("reinforce@importance=trajectory", "truncated", "no ratio brings back what was cut"),
+        ("opd@importance=prefix", "truncated", "no ratio brings back what was cut"),
+        ("offline_rl@importance=trajectory", "truncated", "no ratio brings back what was cut"),
+        ("sft@behavior=teacher", "tempered", "the teacher's tokens were drawn at another temp"),
+        (
+            "rl_with_teacher@reward.importance=trajectory",
+            "tempered",
+            "its terms are on different policies' states",
+        ),
+    ],
+)
+def test_a_bias_of_the_law_that_drew_the_tokens_is_named(name, law, reason):
+    assert reason in (facts.bias(table.parse(name), law) or "")
+    assert reason not in (facts.bias(table.parse(name)) or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "tempered", "truncated"),
+    [
+        ("opd", "behavior", "behavior"),
+        ("opd@importance=prefix", "current", None),
+        ("opd_resampled@importance=token", "behavior", "behavior"),
+        ("reinforce@importance=trajectory", "current", None),
+        ("gkd", "behavior", "behavior"),
+        ("gkd@other=teacher,level=token", "behavior", "behavior"),
+        ("gkd@expectation=sampled,importance=token", "behavior", None),
+        ("dagger", "behavior", "behavior"),
+        ("dagger@importance=prefix", "current", None),
+        ("teacher_behavior@importance=prefix", "current", None),
+        ("offline_rl@importance=trajectory", "current", None),
+        ("sft", "behavior", "behavior"),
+    ],
+)
+def test_whose_states_a_law_leaves_a_row(name, tempered, truncated):
+    method = table.parse(name)
+    for law, wanted in (("tempered", tempered), ("truncated", truncated)):
+        assert (facts.bias(method, law) is None) == (wanted is not None)
+        assert wanted is None or facts.states(method, law) == wanted
+
+
+WEIGHS = {
+    "opd": "trajectory",
+    "opd@importance=token": "trajectory",  # its states have no ratio
+    "opd@importance=trajectory": "prefix",
+    "opd@gamma=1,importance=trajectory": "trajectory",
+    "opd@gamma=1,importance=prefix_inclusive": "prefix_inclusive",
+    "opd_sampled@importance=token": "token",
+    "soft_label@expectation=sampled,importance=prefix_inclusive": "prefix",
+    "reinforce": "trajectory",
+    "dapo": "token",
+    "gspo": "sequence",
+    "rl_with_teacher@teacher.importance=prefix": "prefix",
+    "rl_with_teacher@reward.importance=token,teacher.importance=prefix": "token",
+}
+
+
+@pytest.mark.parametrize("name", WEIGHS)
+def test_which_weights_a_method_uses(name):
+    assert facts.weighs(table.parse(name)) == WEIGHS[name]
+
+
 @pytest.mark.parametrize("name", ["opd@behavior=dataset", "soft_label@behavior=dataset"])
 def test_enumerated_rows_claim_the_datas_states_and_are_right(name):
     assert facts.bias(table.parse(name)) is None

@@ -94,6 +94,27 @@ def test_rules_are_their_papers(rule, bounds):
     assert rule != "clip" or np.any((wanted == 0) & ~edge)
 
 
+# A ratio of 1/2, 1 or 2 with an advantage of either sign, bounds 0.8 and 1.2: who is held back.
+HELD = {
+    "none": ("...", "..."),
+    "clip": ("..x", "x.."),
+    "clip_ungated": ("x.x", "x.x"),
+    "truncate": ("..x", "..x"),
+    "mask": ("x.x", "x.x"),
+}
+
+
+@pytest.mark.parametrize("rule", importance.RATIO_RULES)
+def test_bounded_is_where_the_rule_holds_a_ratio_back(rule):
+    log_rho, sign = np.meshgrid(np.log(np.float32([0.5, 1, 2])), np.float32([1, -1]))
+    low, high = (
+        None if usual is None else given
+        for usual, given in zip(importance.BOUNDS[rule], (0.8, 1.2), strict=True)
+    )
+    found = jax.jit(importance.bounded, static_argnums=(2, 3, 4))(log_rho, sign, rule, low, high)
+    np.testing.assert_array_equal(found, [[mark == "x" for mark in row] for row in HELD[rule]])
+
+
 @pytest.mark.parametrize("rule", importance.RATIO_RULES)
 def test_a_ratio_that_overflows_stays_a_number(rule):
     """e^4000: bounded where the rule has a bound, and times an advantage of 0 it is 0."""
