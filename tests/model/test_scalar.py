@@ -32,11 +32,13 @@ def test_axes_name_every_parameter_and_no_unembedding(tied):
     assert set(jax.tree.leaves(shapes)) == {0}
 
 
-def test_it_starts_at_zero_and_adds_the_offset():
-    critic = model()
-    params = critic.init(jax.random.key(0))
+@pytest.mark.parametrize("tied", [True, False])
+def test_it_starts_at_zero_and_adds_the_offset(tied):
+    critic = model(tied)
+    body = critic.body.init(jax.random.key(0))
+    params = critic.upon(body)
     np.testing.assert_array_equal(critic.values(params, TOKENS, MASK), 0)
-    hidden = critic.body.hidden(params["body"], TOKENS, MASK)
+    hidden = critic.body.hidden(body, TOKENS, MASK)
     head = awake(params)["head"]
     wanted = hidden @ head["scale"] + 0.5
     np.testing.assert_allclose(critic.values(awake(params), TOKENS, MASK), wanted, rtol=1e-6)
