@@ -17,11 +17,13 @@ import optax
 from jax.sharding import Mesh
 
 from opd import trees
-from opd.engine import sharding, steps
+from opd.engine import preference, sharding, steps
+from opd.engine.preference import Pairs
 from opd.engine.steps import Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
+from opd.model.scalar import Scalar
 from opd.types import Array, Coefficients, Metrics, Model, Params, Rollout, TokenStats
 
 
@@ -29,7 +31,7 @@ def _laid(tree: Any, shardings: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, shardings)
 
 
-def _params(params: Params, model: Model, mesh: Mesh) -> Params:
+def _params(params: Params, model: Model | Scalar, mesh: Mesh) -> Params:
     return _laid(params, sharding.param_shardings(model, mesh))
 
 
@@ -54,7 +56,7 @@ def _stack(tree: Params, model: Model, mesh: Mesh) -> Params:
 
 
 def _state(
-    state: State, model: Model, mesh: Mesh, optimizer: optax.GradientTransformation
+    state: State, model: Model | Scalar, mesh: Mesh, optimizer: optax.GradientTransformation
 ) -> State:
     """Parameters by their rules, the optimizer's moments as the parameters they belong to."""
     where, everywhere = sharding.param_shardings(model, mesh), sharding.replicated(mesh)
@@ -69,14 +71,14 @@ def _state(
 
 
 @partial(jax.jit, static_argnames=("mesh", "model"))
-def init(mesh: Mesh, model: Model, seed: Array) -> Params:
+def init(mesh: Mesh, model: Model | Scalar, seed: Array) -> Params:
     """Fresh parameters, born in their shards."""
     return _params(model.init(jax.random.key(seed)), model, mesh)
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "optimizer"))
 def start(
-    mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, params: Params
+    mesh: Mesh, model: Model | Scalar, optimizer: optax.GradientTransformation, params: Params
 ) -> State:
     """The state of a run's first step; the parameters are copied, since updates donate theirs."""
     params = jax.tree.map(jnp.copy, params)
@@ -160,6 +162,37 @@ def update(
     state, metrics = steps.update_step(
         model, optimizer, state, rollout, teacher, method, seed, how, parts
     )
+    return _state(state, model, mesh, optimizer), metrics
+
+
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def reward_of(mesh: Mesh, model: Scalar, params: Params, rollout: Rollout) -> Array:
+    """`preference.reward_step`: scores [B]."""
+    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
+    return _batch(preference.reward_step(model, params, rollout), mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def preferred(mesh: Mesh, model: Scalar, params: Params, pairs: Pairs) -> Array:
+    """`preference.scores`: of chosen and rejected, [B, 2]."""
+    params, pairs = _params(params, model, mesh), _batch(pairs, mesh)
+    return _batch(preference.scores(model, params, pairs), mesh)
+
+
+@partial(
+    jax.jit, static_argnames=("mesh", "model", "optimizer", "parts"), donate_argnames=("state",)
+)
+def prefer(
+    mesh: Mesh,
+    model: Scalar,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    pairs: Pairs,
+    parts: int = 1,
+) -> tuple[State, Metrics]:
+    """`preference.preference_step`; the state handed in is consumed."""
+    state, pairs = _state(state, model, mesh, optimizer), _batch(pairs, mesh)
+    state, metrics = preference.preference_step(model, optimizer, state, pairs, parts)
     return _state(state, model, mesh, optimizer), metrics
 
 
