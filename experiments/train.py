@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run import launch, train
+from opd.run import launch, rewards, train
 from opd.run.config import Config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into, and goes on from")
@@ -49,6 +49,9 @@ def job(config: Config, workdir: Path, plan: train.Plan) -> None:
     except train.Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
+    except rewards.RewardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     if done is not None:
         print(json.dumps(done, indent=1))
 

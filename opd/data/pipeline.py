@@ -422,7 +422,8 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
 
     Returns:
         `prompt` [N, P] int32, left-padded with pad; `prompt_mask` [N, P] bool, false on padding;
-        `index` [N] int32, the place in the list; `answers`, a list of N strings ("" for none).
+        `index` [N] int32, the place in the list; `texts` and `answers`, lists of N strings, the
+        prompts as they are written and the final answers ("" for none).
 
     Raises:
         ValueError: a prompt of more than P tokens.
@@ -443,6 +444,7 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
         "prompt": prompt,
         "prompt_mask": mask,
         "index": np.arange(count, dtype=np.int32),
+        "texts": [example.prompt for example in examples],
         "answers": [example.answer or "" for example in examples],
     }
 

@@ -18,7 +18,8 @@ import optax
 from jax.sharding import Mesh
 
 from opd import trees
-from opd.engine import sharding, steps
+from opd.engine import preference, sharding, steps
+from opd.engine.preference import Pairs
 from opd.engine.steps import Critic, Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method.coefficients import coefficients, weights
@@ -31,7 +32,7 @@ def _laid(tree: Any, shardings: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, shardings)
 
 
-def _params(params: Params, model: Model, mesh: Mesh) -> Params:
+def _params(params: Params, model: Model | Scalar, mesh: Mesh) -> Params:
     return _laid(params, sharding.param_shardings(model, mesh))
 
 
@@ -78,7 +79,7 @@ def _state(
 
 
 @partial(jax.jit, static_argnames=("mesh", "model"))
-def init(mesh: Mesh, model: Model, seed: Array) -> Params:
+def init(mesh: Mesh, model: Model | Scalar, seed: Array) -> Params:
     """Fresh parameters, born in their shards."""
     return _params(model.init(jax.random.key(seed)), model, mesh)
 
@@ -86,7 +87,7 @@ def init(mesh: Mesh, model: Model, seed: Array) -> Params:
 @partial(jax.jit, static_argnames=("mesh", "model", "optimizer", "critic"))
 def start(
     mesh: Mesh,
-    model: Model,
+    model: Model | Scalar,
     optimizer: optax.GradientTransformation,
     params: Params,
     critic: Critic | None = None,
@@ -207,6 +208,37 @@ def update(
         model, optimizer, state, rollout, teacher, method, seed, how, parts, critic
     )
     return _state(state, model, mesh, optimizer, critic), metrics
+
+
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def reward_of(mesh: Mesh, model: Scalar, params: Params, rollout: Rollout) -> Array:
+    """`preference.reward_step`: scores [B]."""
+    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
+    return _batch(preference.reward_step(model, params, rollout), mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def preferred(mesh: Mesh, model: Scalar, params: Params, pairs: Pairs) -> Array:
+    """`preference.scores`: of chosen and rejected, [B, 2]."""
+    params, pairs = _params(params, model, mesh), _batch(pairs, mesh)
+    return _batch(preference.scores(model, params, pairs), mesh)
+
+
+@partial(
+    jax.jit, static_argnames=("mesh", "model", "optimizer", "parts"), donate_argnames=("state",)
+)
+def prefer(
+    mesh: Mesh,
+    model: Scalar,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    pairs: Pairs,
+    parts: int = 1,
+) -> tuple[State, Metrics]:
+    """`preference.preference_step`; the state handed in is consumed."""
+    state, pairs = _state(state, model, mesh, optimizer), _batch(pairs, mesh)
+    state, metrics = preference.preference_step(model, optimizer, state, pairs, parts)
+    return _state(state, model, mesh, optimizer), metrics
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "methods", "how"))

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from opd.model.scalar import Scalar
 from opd.types import Array, Model
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -92,7 +93,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def param_shardings(model: Model, mesh: Mesh) -> Any:
+def param_shardings(model: Model | Scalar, mesh: Mesh) -> Any:
     """A tree like the parameters, of NamedSharding; nothing is computed or allocated."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree.map(

@@ -320,15 +320,6 @@ def trainable(method: Method) -> None:
         raise ValueError(f"{method.name}: {reason}")
 
 
-def weighs(method: Method) -> str:
-    """The kind of log-ratio whose weights the method takes; `trajectory` where it takes none."""
-    for term in method.terms:
-        kind = term.importance if term.onehot else importance.STATE_PART[term.importance]
-        if kind != "none":
-            return kind
-    return "trajectory"
-
-
 def vanishes(method: Method) -> bool:
     """Whether the gradient of every single rollout is zero where the teacher is the student."""
     return all(

@@ -149,13 +149,6 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
 }
 
 
-def bounded(
-    log_rho: Array, advantage: Array | None, rule: str, low: float | None, high: float | None
-) -> Array:
-    """Where a rule makes the weight something else than rho, [B, T] bool."""
-    return weight(log_rho, advantage, rule, low, high) != saturating_exp(log_rho)
-
-
 def _log(bound: float) -> float:
     return math.log(bound) if bound > 0 else -math.inf
 

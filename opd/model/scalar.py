@@ -41,8 +41,9 @@ class Scalar:
 
         Row t has seen tokens 0 .. t. At padding it is finite and means nothing.
         """
-        reader = Decoder(dataclasses.replace(self.body.config, tied=True))  # asks no unembedding
-        hidden = reader.hidden(params["body"], tokens, mask)
+        # A tied decoder is one that has no unembedding to look for.
+        body = Decoder(dataclasses.replace(self.body.config, tied=True))
+        hidden = body.hidden(params["body"], tokens, mask)
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
         head = params["head"]
         product = jnp.einsum("bsd,d->bs", hidden.astype(wide), head["scale"].astype(wide))

@@ -18,7 +18,7 @@ from opd.engine.vocab import Pass
 from opd.method import facts
 from opd.method.table import Method
 from opd.model.decoder import Decoder
-from opd.run import players, writers
+from opd.run import players, rewards, writers
 from opd.run.config import Config, SamplingConfig, to_dict
 from opd.run.evaluate import World
 
@@ -68,15 +68,16 @@ def flat(nested: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
 
 
 def inputs(config: Config, task: Task) -> dict[str, Any]:
-    """What results depend on beside the config: the data's content and players from elsewhere.
+    """What results depend on beside the config: the data's content, and what is from elsewhere.
 
     Raises:
-        ValueError: a player whose place is not what it should be.
+        ValueError: a player or a reward whose place is not what it should be.
     """
     return {
         "data": task.identity,
         "teacher": players.inputs(config.teacher),
         "student": players.inputs(config.student),
+        "reward": rewards.identity(config.reward),
     }
 
 
@@ -138,6 +139,7 @@ def ready(
         group_size=config.group_size,
         seed=config.seed,
     )
+    rewards.check(config.reward, task)
     student, teacher = players.decoder(config.student, task), players.decoder(config.teacher, task)
     for name, model in (("teacher", teacher), ("student", student)):
         _representable(name, model)

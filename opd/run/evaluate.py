@@ -24,6 +24,9 @@ from opd.types import Model, Params, Rollout
 # (parameters, how many completions to show) -> figures and completions.
 Judge = Callable[[Params, int], tuple[dict[str, Any], list[dict[str, Any]]]]
 
+# (rollout, the batch of its prompts, group size) -> the rollout with its reward [B].
+Grader = Callable[[Rollout, pipeline.Batch, int], Rollout]
+
 # Evaluation draws from keys of its own: training's steps count from 0, a probe's from PROBE_STEP.
 EVALUATION_STEP = 2**31 - 1
 
@@ -81,8 +84,13 @@ def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) ->
         return rollout
     repeated = [answer for answer in answers for _ in range(group_size)]
     graded = pipeline.verify(task, np.asarray(rollout.tokens), np.asarray(rollout.mask), repeated)
-    graded = jax.device_put(graded, rollout.ended.sharding)
-    return dataclasses.replace(rollout, reward=graded)
+    return rewarded(rollout, graded)
+
+
+def rewarded(rollout: Rollout, reward: Any) -> Rollout:
+    """The rollout with rewards [B] in float32, laid out as its rows are."""
+    laid = jax.device_put(jnp.asarray(reward, jnp.float32), rollout.ended.sharding)
+    return dataclasses.replace(rollout, reward=laid)
 
 
 def evaluate(
@@ -92,11 +100,13 @@ def evaluate(
     examples: tuple[Example, ...],
     params: Params,
     samples: int = 0,
+    grade: Grader | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures over held-out prompts with 95 % intervals over prompts, and some completions.
 
     `kl` is the sequence KL(student || teacher) in nats: per-state KLs enumerated and summed over
-    the student's own completions.
+    the student's own completions. `grade` is who grades the training where that isn't the
+    verifier: `reward` is then its mean, and what the completions have.
     """
     batch = pipeline.encode_prompts(world.task, examples)
     drawn = draw(world, student, params, batch, EVALUATION_STEP, world.seed, 1)
@@ -110,6 +120,10 @@ def evaluate(
         best = draw(world, student, params, batch, EVALUATION_STEP, world.seed, 1, greedy)
         found["accuracy"] = intervals.proportion_interval(np.asarray(drawn.reward))
         found["accuracy_greedy"] = intervals.proportion_interval(np.asarray(best.reward))
+    earned = drawn.reward
+    if grade is not None:
+        earned = grade(drawn, batch, 1).reward
+        found["reward"] = intervals.mean_interval(np.asarray(earned))
     if teacher is not None:
         head = programs.teacher(world.mesh, *teacher, drawn)
         stats = programs.score(world.mesh, student, params, drawn, head, world.how)
@@ -120,7 +134,7 @@ def evaluate(
             "prompt": example.prompt,
             "completion": pipeline.decode_completion(world.task, tokens[i], mask[i]),
             "answer": example.answer,
-            "reward": None if drawn.reward is None else float(drawn.reward[i]),
+            "reward": None if earned is None else float(earned[i]),
         }
         for i, example in enumerate(examples[:samples])
     ]

@@ -31,6 +31,7 @@ from opd.data.pipeline import Task
 from opd.engine import programs, sharding
 from opd.method import table
 from opd.model.decoder import Decoder, DecoderConfig
+from opd.model.scalar import Scalar
 from opd.run import checkpoint, evaluate, writers
 from opd.run.config import FitConfig, PlayerConfig
 from opd.run.evaluate import World
@@ -38,6 +39,8 @@ from opd.types import Params, Rollout
 
 # What player.json has, and as what.
 KEYS = {"decoder": dict, "tokenizer": str, "tokens": list, "identity": dict, "files": dict}
+# What a workdir may have trained. One of a reward model describes it in models/reward.
+TRAINED = {"policy": "a policy", "reward": "a reward model"}
 SFT = table.parse("sft@reduction=token_mean")
 
 
@@ -51,18 +54,26 @@ def decoder(config: PlayerConfig, task: Task) -> Decoder:
     length = task.max_prompt + task.max_completion
     if config.from_ is not None:
         workdir, *_ = trained(config.from_)
-        folder = workdir / "models" / "student"
-        described = _described(folder)
-    elif config.path is not None:
+        return decoder_of(workdir / "models" / "student", task)
+    if config.path is not None:
         folder = Path(config.path)
-        described = _described(folder)
-        _refuse_damage(folder, described["files"])
-    else:
-        return Decoder(config.model.decoder(task.tokenizer.vocab, length))
-    if described["tokenizer"] != task.tokenizer.fingerprint():
-        _refuse_tokenizer(folder, described["tokens"], task)
+        _refuse_damage(folder, _described(folder)["files"])
+        return decoder_of(folder, task)
+    return Decoder(config.model.decoder(task.tokenizer.vocab, length))
+
+
+def decoder_of(folder: Path, task: Task) -> Decoder:
+    """The model that a folder's player.json describes.
+
+    Raises:
+        ValueError: no player there, another tokenizer than the task's, or a model that doesn't
+            read the task's sequences.
+    """
+    length, said = task.max_prompt + task.max_completion, _described(folder)
+    if said["tokenizer"] != task.tokenizer.fingerprint():
+        _refuse_tokenizer(folder, said["tokens"], task)
     try:
-        found = DecoderConfig(**described["decoder"])
+        found = DecoderConfig(**said["decoder"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder}: no player there (player.json, decoder: {error})") from None
     if found.max_length < length:
@@ -73,13 +84,15 @@ def decoder(config: PlayerConfig, task: Task) -> Decoder:
     return Decoder(found)
 
 
-def trained(given: str) -> tuple[Path, Path, int]:
+def trained(given: str, what: str = "policy") -> tuple[Path, Path, int]:
     """The workdir, the folder of checkpoints and the step that a `from` names.
 
     WORKDIR is its last checkpoint, WORKDIR@STEP that one, WORKDIR@best what was evaluated best.
+    `what` is what must have been trained there, a key of TRAINED.
 
     Raises:
-        ValueError: no such workdir, no finished checkpoint, no such step, or a damaged one.
+        ValueError: no such workdir, no finished checkpoint, no such step, a damaged one, or a
+            training of something else.
     """
     workdir, at, which = given.rpartition("@")
     if not at or not (which.isdecimal() or which == "best") or os.path.isdir(given):
@@ -94,7 +107,22 @@ def trained(given: str) -> tuple[Path, Path, int]:
         step = checkpoint.whole(folder, int(which) if which.isdecimal() else None)
     except OSError as error:
         raise ValueError(f"{folder}: cannot be read ({error.strerror})") from None
+    there = "reward" if (Path(workdir) / "models" / "reward").is_dir() else "policy"
+    if there != what:
+        raise ValueError(
+            f"from = {given!r}: {TRAINED[there]} was trained there, allowed is {TRAINED[what]}"
+        )
     return Path(workdir), folder, step
+
+
+def restored(model: Decoder | Scalar, given: str, world: World, what: str = "policy") -> Params:
+    """The parameters that a `from` names, on the mesh.
+
+    Raises:
+        ValueError: what `trained` refuses.
+    """
+    _, folder, step = trained(given, what)
+    return checkpoint.params(folder, _abstract(model, world), step)
 
 
 def inputs(config: PlayerConfig) -> dict[str, Any] | None:
@@ -188,9 +216,9 @@ def make(
     model = decoder(config, world.task)
     folder = workdir / "models" / name
     if config.from_ is not None:
-        _, steps, step = trained(config.from_)
+        *_, step = trained(config.from_)
         describe(folder, model, {"from": config.from_, "step": step}, world.task)
-        return model, checkpoint.params(steps, _abstract(model, world), step)
+        return model, restored(model, config.from_, world)
     if config.path is not None:
         describe(folder, model, {"path": config.path}, world.task)
         return model, load(model, Path(config.path), world)
@@ -333,7 +361,7 @@ def load(model: Decoder, folder: Path, world: World) -> Params:
         return checkpointer.restore(folder.resolve() / "params", _abstract(model, world))
 
 
-def _abstract(model: Decoder, world: World) -> Params:
+def _abstract(model: Decoder | Scalar, world: World) -> Params:
     """Shapes, types and shardings of a model's parameters."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     shardings = sharding.param_shardings(model, world.mesh)

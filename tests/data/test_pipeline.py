@@ -278,6 +278,7 @@ def test_prompts_are_padded_on_the_left(texts):
         assert (row[~mask] == made.tokenizer.pad_id).all()
         assert made.tokenizer.decode(row[mask]) == text
     assert batch["index"].tolist() == list(range(len(texts)))
+    assert batch["texts"] == texts
 
 
 @given(st.lists(TEXT, min_size=1, max_size=4))
@@ -349,6 +350,7 @@ def test_a_step_is_a_function_of_seed_and_step(task, seed, batch, step):
     examples = [task.split("train")[i] for i in there["index"]]
     np.testing.assert_equal(there["prompt"], encode_prompts(task, examples)["prompt"])
     assert there["answers"] == [e.answer for e in examples]
+    assert there["texts"] == [e.prompt for e in examples]
     with_solutions = demonstrations(task, "train", seed, batch)[step]
     np.testing.assert_equal({n: with_solutions[n] for n in there}, there)
     np.testing.assert_equal(with_solutions["tokens"], encode_solutions(task, examples)["tokens"])

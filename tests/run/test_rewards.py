@@ -1,0 +1,277 @@
+"""Graders: a user's function and what it may not do, a reward model from a workdir."""
+
+import dataclasses
+import importlib
+import json
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import train as launcher
+from opd.data import pipeline
+from opd.engine.steps import State
+from opd.model.scalar import Scalar
+from opd.run import checks, evaluate, optimizer, players, rewards
+from opd.run import config as configs
+from opd.run.checkpoint import Checkpoints
+from opd.run.config import MeshConfig, OptimizerConfig, PlayerConfig, RewardConfig
+
+ROOT = Path(__file__).parents[2]
+G = 2
+SOURCE = """
+def length(prompt, completion, answer):
+    calls.append((prompt, completion, answer))
+    return len(completion)
+
+calls = []
+number = 3
+"""
+
+
+def debug(**changes) -> configs.Config:
+    """The debug config, with some of its keys."""
+    found = runpy.run_path(str(ROOT / "configs" / "debug.py"))["get_config"]()
+    config = configs.build(found.to_dict())
+    return dataclasses.replace(config, mesh=MeshConfig(data=4, fsdp=2), **changes)
+
+
+@pytest.fixture(scope="module")
+def world() -> evaluate.World:
+    return checks.ready(debug(), ())[0]
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module of the current folder, and forgets it afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+
+    def write(text, name="own_rewards"):
+        sys.modules.pop(name, None)
+        (tmp_path / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        return name
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield write
+    sys.modules.pop("own_rewards", None)
+
+
+def demonstrated(world, examples):
+    """Prompts, and their solutions as G completions each; the last one is cut before its EOS."""
+    batch = pipeline.encode_prompts(world.task, examples)
+    rows = [example for example in examples for _ in range(G)]
+    both = pipeline.encode_prompts(world.task, rows) | pipeline.encode_solutions(world.task, rows)
+    both["mask"][-1] &= both["tokens"][-1] != world.task.tokenizer.eos_id
+    both["ended"][-1] = False
+    return batch, players.demonstration(both)
+
+
+# --- a user's function -----------------------------------------------------------------------
+
+
+def test_a_function_sees_texts_and_grades_cut_completions_too(module, world):
+    name = module(SOURCE)
+    first, *others = world.task.split("train")[:4]
+    examples = (dataclasses.replace(first, answer=None), *others)
+    batch, rollout = demonstrated(world, examples)
+    grade = rewards.grader(RewardConfig(function=f"{name}:length"), world)
+    graded = grade(rollout, batch, G)
+    wanted = [(e.prompt, e.solution, e.answer) for e in examples for _ in range(G)]
+    assert sys.modules[name].calls == wanted
+    assert graded.reward.dtype == jnp.float32
+    assert graded.reward.sharding == rollout.ended.sharding
+    np.testing.assert_array_equal(graded.reward, [len(text) for _, text, _ in wanted])
+    # The verifier gives nothing for a completion that was cut.
+    verified = rewards.grader(RewardConfig(), world)(rollout, batch, G)
+    np.testing.assert_array_equal(verified.reward[G:], [1] * (2 * G + 1) + [0])
+
+
+@pytest.mark.parametrize(
+    ("body", "did"),
+    [
+        ("raise ValueError('a\\nb')", "raised ValueError: a b"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("return float('nan')", "returned nan; allowed is a finite number"),
+        ("return -1e39", "returned -1e+39; allowed is a finite number"),
+        ("return '1'", "returned '1'; allowed is a finite number"),
+        ("return [1, [2]]", "returned [1, [2]]; allowed is a finite number"),
+        ("return None", "returned None; allowed is a finite number"),
+    ],
+)
+def test_what_a_function_may_not_do_is_said_with_the_prompt(module, world, body, did):
+    name = module(f"def f(prompt, completion, answer):\n    if prompt == bad: {body}\n    return 1")
+    batch, rollout = demonstrated(world, world.task.split("train")[:3])
+    grade = rewards.grader(RewardConfig(function=f"{name}:f"), world)
+    bad = sys.modules[name].bad = batch["texts"][1]
+    with pytest.raises(rewards.RewardError) as error:
+        grade(rollout, batch, G)
+    wanted = f"config.reward.function = 'own_rewards:f', prompt {bad!r}: {did}"
+    assert str(error.value) == wanted
+
+
+@pytest.mark.parametrize("value", [True, 2, 0.5, np.float64(2), np.bool_(1), jnp.float32(3)])
+def test_any_kind_of_number_is_one(value):
+    assert rewards._is_finite(value)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("own_rewards", "allowed is MODULE:NAME"),
+        (":f", "allowed is MODULE:NAME"),
+        ("nowhere_at_all:f", "nowhere_at_all cannot be imported (ModuleNotFoundError: No module"),
+        ("own_rewards:f", "own_rewards has no f"),
+        ("own_rewards:number", "it is a int, allowed is a function"),
+        ("broken:f", "broken cannot be imported (SyntaxError:"),
+    ],
+)
+def test_a_function_that_cannot_be_had_is_refused_first(module, said, message):
+    module(SOURCE)
+    module("def f(:", "broken")
+    with pytest.raises(ValueError) as error:
+        checks.ready(debug(reward=RewardConfig(function=said)), ())
+    assert str(error.value).startswith(f"config.reward.function = {said!r}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_another_text_of_the_function_is_another_input(module, world, tmp_path):
+    config = debug(reward=RewardConfig(function=f"{module(SOURCE)}:length"))
+    before = json.loads(json.dumps(checks.inputs(config, world.task)))
+    checks.same_inputs(checks.inputs(config, world.task), before, tmp_path)
+    assert checks.inputs(debug(), world.task)["reward"] is None
+    module(SOURCE + "# more")
+    with pytest.raises(ValueError, match="has results of another reward: sha256 [0-9a-f]{12}, now"):
+        checks.same_inputs(checks.inputs(config, world.task), before, tmp_path)
+
+
+def test_a_function_taken_from_another_module_is_known_by_both(module):
+    module(SOURCE, "own_source")
+    config = RewardConfig(function=f"{module('from own_source import length')}:length")
+    found = {rewards.identity(config)["sha256"]}
+    module("from own_source import length # again")
+    found.add(rewards.identity(config)["sha256"])
+    module(SOURCE + "# more", "own_source"), module("from own_source import length # again")
+    found.add(rewards.identity(config)["sha256"])
+    assert len(found) == 3
+    sys.modules.pop("own_source")
+
+
+def test_the_launcher_leaves_with_two(monkeypatch, tmp_path, capsys):
+    def fail(*_):
+        raise rewards.RewardError("prompt '1+1=': raised")
+
+    monkeypatch.setattr(launcher.train, "train", fail)
+    monkeypatch.setattr(launcher.launch, "keep_compiled", lambda workdir: None)
+    with pytest.raises(SystemExit) as left:
+        launcher.job(debug(), tmp_path, None)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: prompt '1+1=': raised\n"
+
+
+def test_an_evaluation_has_the_training_s_own_reward_beside_the_accuracy(world, monkeypatch):
+    examples = world.task.split("test")[:4]
+    _, rollout = demonstrated(world, examples[:2])
+    rollout = evaluate.reward(world.task, rollout, [e.answer for e in examples[:2]], G)
+    monkeypatch.setattr(evaluate, "draw", lambda *_: rollout)
+    seen = []
+
+    def grade(rollout, batch, group_size):
+        seen.append((batch["texts"], group_size))
+        return evaluate.rewarded(rollout, np.asarray([1.0, 2.0, 3.0, 6.0]))
+
+    found, shown = evaluate.evaluate(world, None, None, examples, None, 4, grade)
+    assert seen == [([example.prompt for example in examples], 1)]
+    assert found["reward"].value == 3 and found["reward"].low < 3
+    assert found["accuracy"].value == 0.75, "the verifier's: one completion was cut"
+    assert [sample["reward"] for sample in shown] == [1, 2, 3, 6]
+    plain, shown = evaluate.evaluate(world, None, None, examples, None, 4)
+    assert "reward" not in plain and plain["accuracy"].value == 0.75
+    assert [sample["reward"] for sample in shown] == [1, 1, 1, 0]
+
+
+# --- a reward model --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(world, tmp_path) -> tuple[Path, Scalar, dict]:
+    """What a training of a reward model leaves behind: steps 2 and 4, and a best at 3."""
+    workdir = tmp_path / "trained"
+    model = Scalar(players.decoder(debug().student, world.task))
+    players.describe(workdir / "models" / "reward", model.body, {}, world.task)
+    rng, shapes = np.random.default_rng(0), players._abstract(model, world)
+    kept = {
+        number: jax.tree.map(
+            lambda leaf: jax.device_put(
+                rng.normal(0, 0.4, leaf.shape).astype(np.float32), leaf.sharding
+            ),
+            shapes,
+        )
+        for number in (2, 3, 4)
+    }
+    step = optimizer.make(OptimizerConfig(), 1e-3)
+    with Checkpoints(workdir / "checkpoints", 3) as steps, Checkpoints(workdir / "best", 1) as best:
+        best.save(3, kept[3], {"update": 3})
+        for number in (2, 4):
+            state = State(kept[number], step.init(kept[number]), jnp.int32(number))
+            steps.save(number, state, {"update": number})
+    return workdir, model, kept
+
+
+@pytest.mark.parametrize(("suffix", "number"), [("", 4), ("@best", 3)])
+def test_a_reward_model_gives_the_value_at_the_last_graded_token(trained, world, suffix, number):
+    workdir, model, kept = trained
+    config = debug(reward=RewardConfig(from_=f"{workdir}{suffix}"))
+    checks.ready(config, ())
+    batch, rollout = demonstrated(world, world.task.split("train")[:4])
+    graded = rewards.grader(config.reward, world)(rollout, batch, G)
+    assert graded.reward.dtype == jnp.float32 and graded.reward.shape == (8,)
+    for row in range(8):
+        # One sequence at a time, without padding on either side.
+        kept_tokens = [
+            np.asarray(tokens[row])[np.asarray(mask[row])]
+            for tokens, mask in (
+                (rollout.prompt, rollout.prompt_mask),
+                (rollout.tokens, rollout.mask),
+            )
+        ]
+        alone = jnp.asarray(np.concatenate(kept_tokens))[None]
+        values = model.values(jax.device_get(kept[number]), alone, jnp.ones(alone.shape, bool))
+        np.testing.assert_allclose(graded.reward[row], values[0, -1], rtol=1e-4, atol=1e-5)
+    assert len(set(map(float, graded.reward))) == 5, "four solutions, one of them cut"
+    before = rewards.identity(config.reward)
+    assert before["step"] == number and rewards.identity(config.reward) == before
+    other = RewardConfig(from_=f"{workdir}@2")
+    assert rewards.identity(other)["sha256"] != before["sha256"]
+
+
+def test_what_is_no_reward_model_of_this_task_is_refused(trained, tmp_path):
+    workdir, model, _ = trained
+    said = str(workdir)
+
+    def refused(message, **changes):
+        config = debug(**{"reward": RewardConfig(from_=said)} | changes)
+        with pytest.raises(ValueError, match=message) as error:
+            checks.ready(config, ())
+        assert "\n" not in str(error.value)
+
+    data = dataclasses.replace(debug().data, alphabet="9876543210=+*")
+    refused("another tokenizer than the data's: id 2 is", data=data)
+    data = dataclasses.replace(debug().data, max_completion=9)
+    refused("the model reads 10 tokens, prompt and completion have up to 15", data=data)
+    refused(
+        re.escape(f"from = {said!r}: a reward model was trained there, allowed is a policy"),
+        reward=RewardConfig(),
+        student=PlayerConfig(from_=said),
+    )
+    shutil.rmtree(workdir / "models")
+    refused(re.escape(f"from = {said!r}: a policy was trained there, allowed is a reward model"))
+    shutil.rmtree(workdir)
+    refused("no such workdir")
