@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from opd.method.table import Method
 from opd.run import policy, rewards, writers
-from opd.run.config import Config
+from opd.run.config import Config, RewardConfig
 from opd.run.evaluate import Judge, World
 from opd.types import Model, Params
 
@@ -55,9 +55,11 @@ def train(
     """
     learner = policy.make(
         world, student, start, teacher, method, config, rate, seed, judge,
-        rewards.verifier(world), world.sampling,
+        rewards.grader(RewardConfig(), world), world.sampling,
     )  # fmt: skip
-    learner.advance(learner.start(), {}, 0)  # compiles: the state it leaves is dropped
+    jax.block_until_ready(
+        learner.advance(learner.start(), {}, 0)[0]
+    )  # compiles: the state it leaves is dropped
     state, memory = learner.start(), {}
     curve = _Curve(method.name, rate, seed)
 

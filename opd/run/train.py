@@ -27,10 +27,11 @@ import tensorboardX
 
 from opd.data import pipeline
 from opd.engine import costs
+from opd.engine.steps import Sampling
 from opd.method import facts, table
 from opd.method.table import Method
 from opd.model.decoder import Decoder
-from opd.run import behavior, checkpoint, checks, evaluate, players, policy, writers
+from opd.run import behavior, checkpoint, checks, evaluate, players, policy, rewards, writers
 from opd.run import config as configs
 from opd.run.config import Config, to_dict
 from opd.run.evaluate import World
@@ -65,6 +66,12 @@ class Plan:
     student: Decoder
     teacher: Decoder
     method: Method
+    sampling: Sampling  # how the rollouts are drawn
+
+    @property
+    def biased(self) -> str | None:
+        """What the method's claim lacks, drawn like this."""
+        return facts.bias(self.method, checks.law(self.world.sampling, self.sampling))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +134,12 @@ def check(config: Config, workdir: Path) -> Plan:
             f"config.prompts = {config.prompts}: a probe needs 4 prompt groups or more"
         )
     has = behavior.needs_met(method, config) | {"reference", "value"}
-    plan = Plan(*checks.ready(config, (method, *probed), has), method)
+    if rewards.given(config.reward):
+        has |= {"reward"}
+    world, student, teacher = checks.ready(config, (method, *probed), has)
+    behavior.check(method, config, world.task)
+    sampling = checks.drawn(config.sampling, world.sampling, world.task.tokenizer.vocab)
+    plan = Plan(world, student, teacher, method, sampling)
     if begun is not None:
         now = checks.inputs(config, plan.world.task)
         checks.same_inputs(now, begun["inputs"], workdir)
@@ -156,6 +168,8 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
 def _train(
     config: Config, workdir: Path, plan: Plan, terminated: Terminated
 ) -> dict[str, Any] | None:
+    if plan.biased is not None:
+        print(f"{plan.method.name} is biased: {plan.biased}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
@@ -202,6 +216,7 @@ def _train(
         "resumed_from": list(note.resumed_from),
         "eval": note.evaluation,
         "stopped": "no better evaluation" if note.update < config.updates else None,
+        "biased": plan.biased,
     }
     writers.dump_json(done, workdir / "done.json")
     return done
@@ -212,13 +227,18 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     world = dataclasses.replace(plan.world, task=pipeline.load(config.data, workdir))
     student, start = players.make("student", config.student, world, workdir, config.models)
     teacher = None
-    if costs.needs_teacher(plan.method) or config.probe.every or config.evaluate.teacher:
+    asked = (
+        config.evaluate.teacher or config.probe.every or behavior.draws_teacher(plan.method, config)
+    )
+    if asked or costs.needs_teacher(plan.method):
         teacher = players.make("teacher", config.teacher, world, workdir)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
-    judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
+    grade = rewards.grader(config.reward, world)
+    other = grade if rewards.given(config.reward) else None
+    judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out, grade=other)
     return policy.make(
         world, student, start, teacher, plan.method, config, config.optimizer.learning_rate,
-        config.seed, judge, grade, sampling, workdir,
+        config.seed, judge, grade, plan.sampling, workdir,
     )  # fmt: skip
 
 
