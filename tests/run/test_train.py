@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from opd.method import facts, table
-from opd.run import checkpoint, checks, optimizer, train, writers
+from opd.run import checkpoint, checks, optimizer, rewards, train, writers
 from opd.run import config as configs
 from opd.run.config import Config, OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("seconds", "tokens_per_second")
 pytestmark = pytest.mark.slow
 
 
@@ -38,7 +37,7 @@ def debug(**changes) -> Config:
 def lines(workdir, name="metrics.jsonl"):
     """Records of a file, fields that measure time aside."""
     found = writers.read_jsonl(workdir / name)
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in found]
+    return [{k: v for k, v in record.items() if k not in train.TIMES} for record in found]
 
 
 def same(one, other):
@@ -66,7 +65,8 @@ def test_a_finished_run_says_what_it_did_and_stays_as_it_is(whole):
     assert [line["update"] for line in lines(whole, "evaluations.jsonl")] == [0, 2, 4, 6]
     assert list((whole / "tensorboard").glob("events*"))
     line = writers.read_jsonl(whole / "metrics.jsonl")[-1]
-    assert line["tokens_per_second"] > 0 and line["skipped"] == 0
+    assert line["tokens_per_second"] > 0 and line["flops_per_second"] > 0
+    assert line["skipped"] == 0 and done["biased"] is None
     assert len(line["kl_by_position"]) > 1 and 0 < line["ess_token"] <= 1.0001
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
     assert train.train(debug(updates=6), whole) == done
@@ -95,21 +95,28 @@ def until(path, process):
     raise AssertionError(f"{path} was not made")
 
 
-LONG = {"updates": 60, "checkpoint__every": 4, "evaluate__every": 20}
+# What a kill must not change: rollouts in flight with their hidden states and a critic, a buffer,
+# and batches that are drawn again.
+LONG = {
+    "critic in flight": {
+        "method__name": "ppo", "reuse__updates": 5, "probe__every": 20, "probe__rows": ("opd",),
+        "prompts": 4,
+    },
+    "buffer": {"method__name": "dagger", "buffer__size": 12},
+    "redraws": {"method__name": "dapo", "reuse__updates": 2},
+}  # fmt: skip
+CADENCE = {"updates": 60, "checkpoint__every": 4, "evaluate__every": 20}
 
 
-@pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    """Sixty updates, never interrupted."""
-    workdir = tmp_path_factory.mktemp("long") / "run"
-    assert train.train(debug(**LONG), workdir)["step"] == 60
-    return workdir
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(how, long, tmp_path):
-    workdir = tmp_path / "run"
-    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in LONG.items()]
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [("critic in flight", signal.SIGKILL), ("buffer", signal.SIGTERM), ("redraws", signal.SIGKILL)],
+)
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(what, how, players, tmp_path):
+    changes = LONG[what] | CADENCE | {"models": str(players)}
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    assert train.train(debug(**changes), whole)["step"] == 60
+    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in changes.items()]
     process = start(workdir, *flags)
     until(workdir / "checkpoints" / "8", process)
     began = time.monotonic()
@@ -124,7 +131,13 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(how, long, tmp
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert json.loads((workdir / "done.json").read_text())["resumed_from"][0] >= 4
-    same(workdir, long)
+    same(workdir, whole)
+
+
+@pytest.fixture(scope="module")
+def players(tmp_path_factory):
+    """A teacher and a student that the runs of these tests share."""
+    return tmp_path_factory.mktemp("models")
 
 
 def test_raising_the_updates_goes_on_from_the_end(whole, tmp_path):
@@ -229,32 +242,131 @@ def test_the_average_of_parameters_is_what_is_judged(tmp_path):
     assert done["eval"]["kl"] == pytest.approx(first["kl"], rel=1e-3) and last["update"] == 2
 
 
-# Rows that a training has no states or no critic for yet.
-REFUSED = {"ppo": "a critic", "vtrace": "a critic", "dagger": "buffer", "gkd": "mixture"}
-
-
 @pytest.mark.parametrize("row", [name for name, row in table.ROWS.items() if not row.refused])
-def test_every_row_takes_a_step_or_says_what_is_missing(row, tmp_path):
-    config = debug(updates=1, method__name=row)
-    if row in REFUSED:
-        with pytest.raises(ValueError, match=REFUSED[row]):
-            train.check(config, tmp_path / "run")
-        return
-    done = train.train(config, tmp_path / "run")
+def test_every_row_takes_a_step(row, players, tmp_path):
+    done = train.train(debug(updates=1, method__name=row, models=str(players)), tmp_path / "run")
     assert done["step"] == 1
     (line,) = lines(tmp_path / "run")
     assert np.isfinite(line["gradient_norm"])
+    method = table.parse(row)
     # A group of equal rewards, an overlong rollout and a policy that is its own reference teach
     # nothing; whatever a teacher or the data grade does.
-    graded = {"teacher_full", "teacher_logp", "dataset"} & set(facts.needs(table.parse(row)))
+    graded = {"teacher_full", "teacher_logp"} & set(facts.needs(method)) or row == "sft"
     assert line["gradient_norm"] > 0 or not graded
-    behavior = table.parse(row).behavior
-    assert (line["ess_token"] > 0.999) == (behavior == "student")
+    losses = {f"loss_{term.signal}" for term in method.terms}
+    losses |= {"loss_value"} if "value" in facts.needs(method) else set()
+    assert losses == {name for name in line if name.startswith("loss_")}
+    assert ("clip_fraction" in line) == any(term.bounded for term in method.terms)
+    # The student's own tokens have weights of 1 now, the log-probabilities of solutions nobody
+    # knows, and the start's logged rollouts are the student's own at the first update.
+    if row == "sft":
+        assert line["ess_token"] is None and line["drift"] is None
+    else:
+        own = method.behavior in ("student", "buffer") or row == "offline_rl"
+        assert (line["ess_token"] > 0.999) == (own or line.get("student_share") == 1)
+    generated = 16 * (1 + int(line.get("redrawn", 0) > 0))
+    assert done["rollouts"] >= generated and done["rollouts"] % 16 == 0
+
+
+REASONS = {
+    "updates": {"reuse__updates": 3},
+    "ess": {"reuse__updates": 50, "reuse__ess": 0.98},
+    "kl": {"reuse__updates": 50, "reuse__kl": 0.01},
+    "kl, sampled": {"reuse__updates": 50, "reuse__kl": 0.01, "reuse__hidden": False},
+}
+
+
+@pytest.mark.parametrize("why", REASONS)
+def test_rollouts_are_given_up_for_the_reason_that_is_logged(why, players, tmp_path):
+    """Each rule alone ends a batch; what it looks at is in the log at every update."""
+    config = debug(
+        updates=12, optimizer__learning_rate=0.02, checkpoint__every=100, evaluate__every=100,
+        models=str(players), **REASONS[why],
+    )  # fmt: skip
+    done = train.train(config, tmp_path / "run")
+    found = lines(tmp_path / "run")
+    reasons = [line["refresh"] for line in found]
+    assert reasons[0] == "start" and set(reasons) == {"start", None, why.partition(",")[0]}
+    batches = sum(reason is not None for reason in reasons)
+    assert done["rollouts"] == 16 * batches == found[-1]["rollouts"]
+    for before, line in zip(found, found[1:]):
+        assert line["uses"] == (1 if line["refresh"] else before["uses"] + 1)
+        assert line["ess_of"] == "trajectory"
+        enumerated = config.reuse.hidden
+        assert line["drift_from"] == ("enumerated" if enumerated else "sampled")
+        if line["refresh"] is None:  # in use, so within the bounds
+            assert line["ess_rule"] >= config.reuse.ess and line["uses"] <= config.reuse.updates
+            assert config.reuse.kl is None or line["drift"] <= config.reuse.kl
+            assert line["ess_rule"] < 0.9999 and line["drift"] != 0
+        else:
+            assert line["drift"] == pytest.approx(0, abs=1e-5)
+        if line["refresh"] == "ess":
+            assert line["given_up_at"]["ess_rule"] < config.reuse.ess
+        if line["refresh"] == "kl":
+            assert line["given_up_at"]["drift"] > config.reuse.kl
+    if why == "updates":
+        assert reasons == ["start", None, None] + ["updates", None, None] * 3
+
+
+def test_a_probe_follows_the_training_and_moves_nothing(whole, tmp_path):
+    workdir = tmp_path / "run"
+    rows = ("opd", "opd_sampled", "grpo")
+    done = train.train(debug(updates=6, probe__every=3, probe__rows=rows), workdir)
+    assert done["params_sha256"] == json.loads((whole / "done.json").read_text())["params_sha256"]
+    found = writers.read_jsonl(workdir / "probe.jsonl")
+    assert sorted({line["update"] for line in found}) == [1, 4]
+    for update in (1, 4):
+        here = [line for line in found if line["update"] == update]
+        assert set(rows) <= {line["name"] for line in here}
+        assert len({line["rollouts_digest"] for line in here}) == 1
+        total = {line["name"]: line["variance"]["total"]["value"] for line in here}
+        assert total["opd_sampled"] > total["opd"] > 0
+    assert len({line["rollouts_digest"] for line in found}) == 2
+
+
+def test_a_reward_that_is_no_number_names_the_prompt(players, tmp_path, monkeypatch):
+    (tmp_path / "judged.py").write_text("def badly(prompt, completion, answer):\n    return 'no'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = debug(method__name="rloo", reward__function="judged:badly", models=str(players))
+    with pytest.raises(rewards.RewardError, match="judged:badly.*prompt '.*returned 'no'"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "done.json").exists()
+
+
+def test_a_user_s_reward_is_what_is_learned_from_and_judged(players, tmp_path, monkeypatch):
+    (tmp_path / "graded.py").write_text(
+        "def length(prompt, completion, answer):\n    return float(len(completion))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = debug(method__name="rloo", reward__function="graded:length", models=str(players))
+    done = train.train(config, tmp_path / "run")
+    assert 0 < done["eval"]["reward"]["value"] <= done["eval"]["length"]["value"]
+    assert lines(tmp_path / "run")[0]["reward"] > 0
+
+
+def test_draws_that_are_not_the_policy_s_are_said_to_bias(tmp_path):
+    for row, biased in (
+        ("opd_sampled", True),
+        ("opd", False),
+        ("rloo@importance=trajectory", False),
+    ):
+        plan = train.check(debug(method__name=row, sampling__temperature=0.7), tmp_path / "nowhere")
+        assert (plan.biased is not None) == biased, row
+        assert train.check(debug(method__name=row), tmp_path / "nowhere").biased is None
 
 
 def test_checks_name_the_key():
     with pytest.raises(ValueError, match="unknown method 'nope'"):
         debug(method__name="nope")
+    with pytest.raises(
+        ValueError, match="config.probe.every = 5: allowed is 0 with behavior=teach"
+    ):
+        train.check(debug(method__name="teacher_behavior", probe__every=5), Path("nowhere"))
+    with pytest.raises(ValueError, match="needs the log-probabilities that the dataset's policy"):
+        train.check(
+            debug(method__name="offline_rl@importance=token", dataset__source="solutions"),
+            Path("nowhere"),
+        )
     with pytest.raises(ValueError, match="k1 as a loss"):
         train.check(debug(method__name="k1_loss"), Path("nowhere"))
     assert checks.flat({"a": {"b": 1}}) == {"config.a.b": 1}
