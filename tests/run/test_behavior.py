@@ -231,6 +231,20 @@ def test_a_datasets_part_is_the_solutions_of_the_same_prompts(level, source, pla
     assert 0 < given < 4 * ROWS
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_mixture_token_by_token(share, source, players):
+    """At the ends it is one player's by the same noise; between them no row is the student's."""
+    _, _, student, teacher = players
+    ours = source(f"gkd@other=teacher,level=token,share={share:g}")
+    drawn = ours.draw(student, 1, 5, {})
+    assert set(drawn.rollout.version.tolist()) == {-1}
+    assert (drawn.batches, drawn.generated, set(drawn.figures)) == (1, ROWS, {"degenerate"})
+    ends = {1.0: student, 0.0: teacher}
+    for end, params in ends.items():
+        tokens = source().draw(params, 1, -1, {}).rollout.tokens
+        assert np.array_equal(tokens, drawn.rollout.tokens) == (share == end)
+
+
 # --- redraws -------------------------------------------------------------------------------------
 
 LEVEL, MIXED = [1, 1, 1, 1], [0, 1, 0, 0]
