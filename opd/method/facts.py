@@ -136,12 +136,12 @@ def _biases(term: Term, law: str) -> list[str]:
             found.append(f"{axis}={value:g} trusts the critic")
     if _other(term.behavior, law) and term.signal != "one" and off_policy(term, law) is None:
         found.append(_foreign(term, law))
-    if term.redraws:
-        found.append(f"redraws={term.redraws} draws groups of equal reward again")
     if term.signal == "entropy":
         found.append("an entropy bonus is no part of the claim")
     if term.cut == "mask":
         found.append("cut=mask leaves out the rollouts that were cut")
+    if term.redraws:
+        found.append(f"redraws={term.redraws} draws groups of equal reward again")
     if term.reduction == "constant":
         found.append("reduction=constant divides the gradient by T")
     elif term.reduction != "sum":

@@ -259,7 +259,7 @@ def _blended(source: Source, params: Params, number: int, share: float) -> Drawn
     assert source.teacher is not None, f"{source.method.name} has no teacher"
     model, other = source.teacher
     batch = source.prompts[number]
-    mixed = {"partner_model": model, "partner": other, "share": share}
+    mixed = {"partner": model, "partner_params": other, "share": share}
     rollout = _completed(source, source.student, params, batch, number, **mixed)
     return _graded(source, rollout, batch, FOREIGN)
 

@@ -213,6 +213,7 @@ def test_a_bounded_ratio_of_stale_rollouts_is_biased(rule):
         ("offline_rl@importance=token", "no ratio of kind token"),
         ("offline_rl@importance=trajectory,ratio_rule=truncate", "bounded"),
         ("sft@behavior=buffer", "score of an own token"),
+        ("reinforce@redraws=2", "redraws=2"),
     ],
 )
 def test_a_bias_is_named(name, reason):

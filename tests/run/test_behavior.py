@@ -139,6 +139,18 @@ def test_a_teachers_draw_is_the_teachers(source, players):
     assert same(found, source().draw(teacher, 1, -1, {}).rollout)
 
 
+@pytest.mark.parametrize("method", ["opd", "teacher_behavior", "dagger", "gkd@share=1", "grpo"])
+def test_whoever_draws_draws_as_the_training_does(method, source, players, monkeypatch):
+    used = []
+    monkeypatch.setattr(evaluate, "complete", lambda *a, **k: used.extend(a[6:]) or refuse())
+    asked = dataclasses.replace(players[0].sampling, temperature=0.7, top_k=3)
+    with pytest.raises(RuntimeError):
+        source(method, sampling=asked).draw(players[2], 0, 0, {})
+    with pytest.raises(RuntimeError):
+        source("offline_rl", sampling=asked).draw(players[2], 0, 0, {})
+    assert used == [asked, asked]
+
+
 class Broken:
     """A student that can't go on."""
 
@@ -217,6 +229,20 @@ def test_a_datasets_part_is_the_solutions_of_the_same_prompts(level, source, pla
             assert rollout.reward[row] == graded.sum()
             given += 1
     assert 0 < given < 4 * ROWS
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_mixture_token_by_token(share, source, players):
+    """At the ends it is one player's by the same noise; between them no row is the student's."""
+    _, _, student, teacher = players
+    ours = source(f"gkd@other=teacher,level=token,share={share:g}")
+    drawn = ours.draw(student, 1, 5, {})
+    assert set(drawn.rollout.version.tolist()) == {-1}
+    assert (drawn.batches, drawn.generated, set(drawn.figures)) == (1, ROWS, {"degenerate"})
+    ends = {1.0: student, 0.0: teacher}
+    for end, params in ends.items():
+        tokens = source().draw(params, 1, -1, {}).rollout.tokens
+        assert np.array_equal(tokens, drawn.rollout.tokens) == (share == end)
 
 
 # --- redraws -------------------------------------------------------------------------------------
@@ -300,6 +326,16 @@ def test_a_logged_dataset_is_whole_groups_of_one_policy(whose, version, source, 
     stats = programs.score(ours.world.mesh, model, params, flat, None, ours.world.how)
     scored = np.where(flat.mask, np.asarray(stats.logp_student), 0)
     np.testing.assert_allclose(flat.logp_behavior, scored, rtol=1e-4, atol=1e-4)
+
+
+def test_a_logged_datasets_noise_is_its_own(source, players):
+    """Neither another batch's, on the same prompts, nor that of the training's own draws."""
+    ours = source("offline_rl", dataset=DatasetConfig(groups=8))
+    ours.__dict__["prompts"] = [source().prompts[0]] * 2
+    tokens = ours.logged["tokens"].reshape(2, ROWS, -1)
+    own = source().draw(players[2], 0, 0, {}).rollout.tokens
+    assert not np.array_equal(tokens[0], tokens[1])
+    assert not np.array_equal(tokens[0], own)
 
 
 def test_a_logged_dataset_is_drawn_once(source, players, tmp_path, monkeypatch):
