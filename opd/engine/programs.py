@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from opd import trees
 from opd.engine import preference, sharding, steps
 from opd.engine.preference import Pairs
+from opd.engine.sampling import Partner
 from opd.engine.steps import Critic, Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method.coefficients import coefficients, weights
@@ -108,7 +109,7 @@ def start(
     return _state(state, model, mesh, optimizer, critic)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "how"))
+@partial(jax.jit, static_argnames=("mesh", "model", "how", "partner", "share"))
 def rollout(
     mesh: Mesh,
     model: Model,
@@ -120,12 +121,20 @@ def rollout(
     key: Array,
     how: Sampling,
     prefix: Array | None = None,
+    partner: Model | None = None,
+    partner_params: Params | None = None,
+    share: float = 1.0,
 ) -> Rollout:
-    """`steps.rollout_step`."""
+    """`steps.rollout_step`; a partner draws all but `share` of each row's tokens."""
     params = _params(params, model, mesh)
     prompt, prompt_mask, group, row = _batch((prompt, prompt_mask, group, row), mesh)
     prefix = _batch(prefix, mesh)
-    drawn = steps.rollout_step(model, params, prompt, prompt_mask, group, row, key, how, prefix)
+    other = None
+    if partner is not None:
+        other = Partner(partner, _params(partner_params, partner, mesh), share)
+    drawn = steps.rollout_step(
+        model, params, prompt, prompt_mask, group, row, key, how, prefix, other
+    )
     return _batch(drawn, mesh)
 
 

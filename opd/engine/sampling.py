@@ -6,8 +6,9 @@ completion does not depend on the rows beside it, on the batch split or on the m
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,19 @@ class Completion:
     ended: Array  # [B] bool, EOS was drawn (false: cut at T)
 
 
+class Partner(NamedTuple):
+    """Who draws what the policy doesn't, token by token: a mixture's other policy."""
+
+    model: Model  # static
+    params: Params
+    share: float  # of the policy's own draws; static
+
+
 class _State(NamedTuple):
     """Carry of the decode loop: everything before `step` is final."""
 
     step: Array
-    cache: object
+    caches: tuple  # one a policy
     last: Array  # [B], the token that enters the model next
     live: Array  # [B], no EOS so far
     completion: Completion
@@ -49,12 +58,16 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     prefix: Array | None = None,
+    partner: Partner | None = None,
 ) -> Completion:
     """Draw y_t ~ q(. | prompt, y_<t), q = top_p(top_k(softmax(logits / temperature))).
 
     q is renormalised after each truncation, and `logp` is log q(y_t): the behavior policy's own
     log-probability, so that importance ratios against it are unbiased where q > 0. Temperature 0
     is the arg max, whose log-probability is 0. The loop ends as soon as every row has ended.
+
+    With a partner y_t ~ share q + (1 - share) q', q' the partner's by the same rules, and `logp`
+    is the mixture's (Agarwal et al. 2024, GKD, section 3, lambda at every token).
 
     Args:
         model: the policy; static, as are all the keyword arguments.
@@ -70,24 +83,34 @@ def generate(
             last of them).
         prefix: [B, T] int32, tokens to take in place of draws; -1 where one is drawn. With a
             rollout's own tokens before t it continues that rollout afresh from s_t.
+        partner: a policy over the same vocabulary, and the share of [0, 1] that is not its own;
+            it needs a temperature above 0.
 
     Raises:
         ValueError: arguments outside what is said here, or prompt and completion together longer
-            than the model allows; before anything compiles.
+            than a model allows; before anything compiles.
     """
     _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, top_k, top_p)
     if prefix is not None and prefix.shape != uniforms.shape:
         raise ValueError(f"prefix {prefix.shape}: {uniforms.shape} is allowed")
+    if partner is not None:
+        _check_partner(partner, model, temperature)
     batch, length = uniforms.shape
     width = prompt.shape[1]
-    unembedding = model.unembedding(params)
     eos = jnp.asarray(eos_ids, jnp.int32)
+    cut = functools.partial(truncated_logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    policies = [(model, params)]
+    if partner is not None:
+        policies.append((partner.model, partner.params))
+    matrices = [model.unembedding(params) for model, params in policies]
 
     # All but the last prompt token: that one enters first in the loop, whose body then is "extend,
-    # draw", so the draw is compiled once and no step runs the model for a token nobody needs.
-    cache = model.empty_cache(batch, width + length)
-    if width > 1:
-        _, cache = model.extend(params, cache, prompt[:, :-1], prompt_mask[:, :-1])
+    # draw", so the draw is compiled once and no step runs a model for a token nobody needs.
+    def prefilled(model: Model, params: Params) -> Any:
+        cache = model.empty_cache(batch, width + length)
+        if width > 1:
+            _, cache = model.extend(params, cache, prompt[:, :-1], prompt_mask[:, :-1])
+        return cache
 
     def running(state: _State) -> Array:
         return (state.step < length) & jnp.any(state.live)
@@ -95,15 +118,18 @@ def generate(
     def body(state: _State) -> _State:
         t = state.step
         known = jnp.where(t == 0, prompt_mask[:, -1], state.live)
-        hidden, cache = model.extend(params, state.cache, state.last[:, None], known[:, None])
-        logits = truncated_logits(
-            logits_of(hidden[:, 0], unembedding), temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        caches, logits = [], []
+        for (model, params), cache, matrix in zip(policies, state.caches, matrices, strict=True):
+            hidden, cache = model.extend(params, cache, state.last[:, None], known[:, None])
+            caches.append(cache)
+            logits.append(cut(logits_of(hidden[:, 0], matrix)))
+        law = [jax.nn.log_softmax(each, axis=-1) for each in logits]
+        logq = law[0] if partner is None else mixed(*law, partner.share)
         uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)
-        token, logp = draw(logits, uniform, greedy=temperature == 0)
+        token, logp = greedy(logits[0]) if temperature == 0 else draw(logq, uniform)
         if prefix is not None:
             given = jax.lax.dynamic_index_in_dim(prefix, t, axis=1, keepdims=False)
-            token, logp = _taken(logits, given.astype(token.dtype), token, logp)
+            token, logp = _taken(logq, given.astype(token.dtype), token, logp)
         token = jnp.where(state.live, token, pad_id)
         stops = jnp.any(token[:, None] == eos[None], axis=1) & state.live
         so_far = state.completion
@@ -113,9 +139,9 @@ def generate(
             logp=_put(so_far.logp, jnp.where(state.live, logp, 0), t),
             ended=so_far.ended | stops,
         )
-        return _State(t + 1, cache, token, state.live & ~stops, completion)
+        return _State(t + 1, tuple(caches), token, state.live & ~stops, completion)
 
-    dtype = jnp.promote_types(unembedding.dtype, jnp.float32)
+    dtype = jnp.promote_types(jnp.result_type(*matrices), jnp.float32)
     nothing = Completion(
         tokens=jnp.full((batch, length), pad_id, jnp.int32),
         mask=jnp.zeros((batch, length), bool),
@@ -124,7 +150,7 @@ def generate(
     )
     start = _State(
         step=jnp.zeros((), jnp.int32),
-        cache=cache,
+        caches=tuple(prefilled(*policy) for policy in policies),
         last=prompt[:, -1].astype(jnp.int32),
         live=jnp.ones((batch,), bool),
         completion=nothing,
@@ -167,20 +193,28 @@ def truncated_logits(
     return logits
 
 
-def draw(logits: Array, uniform: Array, *, greedy: bool = False) -> tuple[Array, Array]:
-    """Tokens [B] drawn from softmax(logits [B, V]) at uniforms [B], and their log-probabilities."""
-    if greedy:
-        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return token, jnp.zeros(token.shape, logits.dtype)
-    logp = jax.nn.log_softmax(logits, axis=-1)
-    token = draws.inverse_cdf(jnp.exp(logp), uniform[:, None])
-    return token[:, 0], jnp.take_along_axis(logp, token, axis=-1)[:, 0]
+def greedy(logits: Array) -> tuple[Array, Array]:
+    """The likeliest tokens [B] of logits [B, V], and their log-probabilities as drawn: zeros."""
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return token, jnp.zeros(token.shape, logits.dtype)
 
 
-def _taken(logits: Array, given: Array, token: Array, logp: Array) -> tuple[Array, Array]:
+def draw(logq: Array, uniform: Array) -> tuple[Array, Array]:
+    """Tokens [B] drawn from log-probabilities [B, V] at uniforms [B], and their own."""
+    token = draws.inverse_cdf(jnp.exp(logq), uniform[:, None])
+    return token[:, 0], jnp.take_along_axis(logq, token, axis=-1)[:, 0]
+
+
+def mixed(logp: Array, other: Array, share: float) -> Array:
+    """log(share p + (1 - share) p') of log-probabilities; the one or the other at 1 and 0."""
+    kept, left = (math.log(part) if part > 0 else -math.inf for part in (share, 1 - share))
+    return jnp.logaddexp(logp + kept, other + left)
+
+
+def _taken(logq: Array, given: Array, token: Array, logp: Array) -> tuple[Array, Array]:
     """The given tokens [B] and their log-probabilities; the drawn ones where `given` is -1."""
     place = jnp.maximum(given, 0)[:, None]
-    own = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), place, axis=-1)[:, 0]
+    own = jnp.take_along_axis(logq, place, axis=-1)[:, 0]
     return jnp.where(given >= 0, given, token), jnp.where(given >= 0, own, logp)
 
 
@@ -208,6 +242,17 @@ def _cut(logits: Array, weight: Array, enough: float) -> Array:
 def _put(array: Array, column: Array, t: Array) -> Array:
     column = column[:, None].astype(array.dtype)
     return jax.lax.dynamic_update_slice_in_dim(array, column, t, axis=1)
+
+
+def _check_partner(partner: Partner, model: Model, temperature: float) -> None:
+    if partner.model.vocab != model.vocab:
+        raise ValueError(
+            f"partner has {partner.model.vocab} tokens: the policy's {model.vocab} are allowed"
+        )
+    if not 0 <= partner.share <= 1:
+        raise ValueError(f"share is {partner.share}: 0 to 1 are allowed")
+    if temperature == 0:
+        raise ValueError("temperature is 0 with a partner: a number above 0 is allowed")
 
 
 def _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, top_k, top_p):

@@ -211,11 +211,12 @@ def rollout_step(
     key: Array,
     how: Sampling,
     prefix: Array | None = None,
+    partner: sampling.Partner | None = None,
 ) -> Rollout:
     """Draw one completion a row: prefill and decode in one program.
 
     The noise is a function of (key, row, position) alone. `prefix` [B, T] has tokens to take in
-    place of draws, -1 elsewhere.
+    place of draws, -1 elsewhere. A `partner` draws its share of each row's tokens.
     """
     drawn = sampling.generate(
         model,
@@ -229,6 +230,7 @@ def rollout_step(
         top_k=how.top_k,
         top_p=how.top_p,
         prefix=prefix,
+        partner=partner,
     )
     return Rollout(
         prompt=prompt,

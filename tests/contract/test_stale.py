@@ -58,6 +58,7 @@ NAMES = (
     "offline_rl@importance=trajectory",
     "offline_rl@importance=token",
     "rl_with_teacher@reward.baseline=none",
+    "rl_with_teacher@reward.baseline=none,reward.importance=trajectory",
     "rl_with_teacher@reward.baseline=none,reward.importance=trajectory,teacher.importance=prefix",
     "rl_with_reference@reward.baseline=none,importance=trajectory",
 )

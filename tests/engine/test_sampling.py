@@ -143,6 +143,15 @@ def test_several_tokens_may_end_a_completion():
         ({"top_k": 14}, "top_k is 14: 1 to 13"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        (
+            {"partner": sampling.Partner(Chain(5), None, 0.5)},
+            "partner has 5 tokens: the policy's 13",
+        ),
+        ({"partner": sampling.Partner(Chain(13), None, 1.1)}, "share is 1.1: 0 to 1"),
+        (
+            {"partner": sampling.Partner(Chain(13), None, 0.5), "temperature": 0.0},
+            "temperature is 0 with a partner",
+        ),
         ({"uniforms": jnp.zeros((8, 13))}, "17 tokens: the model allows 16"),
         ({"uniforms": jnp.zeros((7, 3))}, "uniforms \\(7, 3\\)"),
         ({"prompt": jnp.zeros((8, 0), jnp.int32)}, "prompt \\(8, 0\\)"),
@@ -232,6 +241,74 @@ def test_frequencies_and_logp_are_those_of_the_truncated_distribution(options):
         error = np.sqrt(law[state] * (1 - law[state]) / count)
         assert np.all(np.abs(frequency - law[state]) <= 4 * error)
         assert count > 100
+
+
+@pytest.fixture(scope="module")
+def other():
+    """A mixture's other policy: another model with the same vocabulary."""
+    model = Decoder(dataclasses.replace(CONFIG, width=12, layers=1, tied=False))
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return model, jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), shapes
+    )
+
+
+def mixture(decoder, other, share, uniforms, **options):
+    """Completions of the mixture; parameters are traced, the models and the share are not."""
+    model, params, prompt, prompt_mask = decoder
+
+    @jax.jit
+    def draw(params, partner):
+        return sampling.generate(
+            model, params, prompt, prompt_mask, uniforms, eos_ids=(EOS,), pad_id=PAD,
+            partner=sampling.Partner(other[0], partner, share), **options,
+        )  # fmt: skip
+
+    return draw(params, other[1])
+
+
+def test_the_ends_of_a_mixture_are_its_policies(decoder, other, plain, completion):
+    """To the bit, from the same uniforms."""
+    _, _, prompt, prompt_mask = decoder
+    uniforms = noise(range(8), 10)
+    theirs = sampler(other[0])(other[1], prompt, prompt_mask, uniforms)
+    assert np.any(np.asarray(theirs.tokens != completion.tokens))
+    for share, wanted in ((1, completion), (0, theirs)):
+        found = mixture(decoder, other, share, uniforms)
+        for name in ("tokens", "mask", "logp", "ended"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+
+
+def test_a_mixtures_logp_is_what_two_full_forwards_say(decoder, other):
+    """Of the law that was sampled, and neither policy's own; each has its own cache."""
+    found = mixture(decoder, other, 0.3, noise(range(8), 10), temperature=0.8)
+    own = log_softmax(scores(*decoder, found, temperature=0.8))
+    theirs = log_softmax(scores(*other, *decoder[2:], found, temperature=0.8))
+    law = np.log(0.3 * np.exp(own) + 0.7 * np.exp(theirs))
+    at, mask = np.asarray(found.tokens)[..., None], np.asarray(found.mask)
+    wanted, *policies = (np.take_along_axis(x, at, -1)[..., 0] for x in (law, own, theirs))
+    np.testing.assert_allclose(found.logp, np.where(mask, wanted, 0), atol=1e-5)
+    assert all(np.abs(wanted - logp)[mask].mean() > 0.05 for logp in policies)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.7, "top_k": 5, "top_p": 0.8}], ids=str)
+def test_a_mixtures_frequencies_are_its_laws(options):
+    """At evenly spread uniforms, to one draw in a thousand; each policy is cut by itself."""
+    rows, vocab, share = 1000, 7, 0.3
+    tables = np.random.default_rng(0).normal(0, 1.5, (2, vocab, vocab)).astype(np.float32)
+    prompt = jnp.full((rows, 1), 2, jnp.int32)
+    uniforms = (jnp.arange(rows)[:, None] + 0.5) / rows
+    chain = Chain(vocab), jnp.asarray(tables[0]), prompt, prompt > 0
+    found = mixture(chain, (Chain(vocab), jnp.asarray(tables[1])), share, uniforms, **options)
+    scaled = tables[:, 2].astype(np.float64) / options.get("temperature", 1.0)
+    cuts = options.get("top_k"), options.get("top_p")
+    own, theirs = (truncated(logits, *cuts) for logits in scaled)
+    law = share * own + (1 - share) * theirs
+    assert not options or np.any((own == 0) != (theirs == 0))
+    tokens = np.asarray(found.tokens)[:, 0]
+    assert np.all(np.abs(np.bincount(tokens, minlength=vocab) - rows * law) <= 1)
+    np.testing.assert_allclose(found.logp[:, 0], np.log(law[tokens]), atol=1e-5)
 
 
 def test_ties_at_the_cut_are_kept_and_signs_are_ordered():
