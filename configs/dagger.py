@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/dagger.py --workdir=runs/dagger
 
-Ross, Gordon and Bagnell 2011 (DAgger), algorithm 3.1. The buffer has room for a fifth of
-all groups; --config.buffer.age=N lets a group go after N batches, --config.buffer.size=4800 keeps
+Ross, Gordon and Bagnell 2011 (DAgger), algorithm 3.1. The buffer has room for a tenth of
+all groups; --config.buffer.age=N lets a group go after N batches, --config.buffer.size=9600 keeps
 all.
 
 Shows whether old states still serve where a teacher grades every token: compare with
@@ -26,7 +26,7 @@ def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
     return config_dict(
         Config(
-            updates=100,
+            updates=200,
             prompts=48,
             group_size=4,
             data=DATA,
@@ -34,8 +34,8 @@ def get_config():
             student=STUDENT,
             method=MethodConfig(name="dagger"),
             buffer=BufferConfig(size=1024, age=0),
-            optimizer=OptimizerConfig(learning_rate=5e-4),
-            evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=25, keep=3),
+            optimizer=OptimizerConfig(learning_rate=2e-3),
+            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
+            checkpoint=CheckpointConfig(every=50, keep=3),
         )
     )

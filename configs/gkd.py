@@ -26,15 +26,15 @@ def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
     return config_dict(
         Config(
-            updates=100,
+            updates=200,
             prompts=48,
             group_size=4,
             data=DATA,
             teacher=TEACHER,
             student=STUDENT,
             method=MethodConfig(name="gkd"),
-            optimizer=OptimizerConfig(learning_rate=5e-4),
-            evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=25, keep=3),
+            optimizer=OptimizerConfig(learning_rate=2e-3),
+            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
+            checkpoint=CheckpointConfig(every=50, keep=3),
         )
     )

@@ -26,7 +26,7 @@ def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
     return config_dict(
         Config(
-            updates=400,
+            updates=800,
             prompts=24,
             group_size=8,
             data=DATA,
@@ -36,7 +36,7 @@ def get_config():
             reuse=ReuseConfig(updates=4, kl=0.05),
             critic=CriticConfig(learning_rate=1e-3),
             optimizer=OptimizerConfig(learning_rate=3e-4),
-            evaluate=EvaluateConfig(every=100, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=100, keep=3),
+            evaluate=EvaluateConfig(every=200, split="test", prompts=256, samples=4),
+            checkpoint=CheckpointConfig(every=200, keep=3),
         )
     )

@@ -24,7 +24,7 @@ def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
     return config_dict(
         Config(
-            updates=100,
+            updates=200,
             prompts=24,
             group_size=8,
             data=DATA,
@@ -32,7 +32,7 @@ def get_config():
             student=STUDENT,
             method=MethodConfig(name="grpo"),
             optimizer=OptimizerConfig(learning_rate=5e-4),
-            evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=25, keep=3),
+            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
+            checkpoint=CheckpointConfig(every=50, keep=3),
         )
     )

@@ -39,7 +39,7 @@ def get_config():
             student=STUDENT,
             method=MethodConfig(name="opd"),
             dataset=DatasetConfig(source="student", groups=4000),
-            optimizer=OptimizerConfig(learning_rate=5e-4),
+            optimizer=OptimizerConfig(learning_rate=2e-3),
             evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
             checkpoint=CheckpointConfig(every=25, keep=3),
         )

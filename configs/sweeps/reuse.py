@@ -14,10 +14,11 @@ def get_sweep():
     """45 points: five numbers of updates on each of 50 batches, three rows, three seeds."""
     return crossed(
         zipped({"reuse.updates": REUSE, "updates": [BATCHES * updates for updates in REUSE]}),
-        product(
+        zipped(
             {
                 "method.name": ("opd", "grpo@importance=token,ratio_rule=clip", "ppo"),
-                "seed": (0, 1, 2),
+                "optimizer.learning_rate": (2e-3, 5e-4, 3e-4),
             }
         ),
+        product({"seed": (0, 1, 2)}),
     )

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import transforms
 from matplotlib.figure import Figure
 
 from opd.measure import intervals
@@ -154,7 +153,8 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
     numeric = all(type(place) in (int, float) for place in places)
     log = numeric and min(places) > 0 and max(places) > 8 * min(places)
     at = {place: place if numeric else index for index, place in enumerate(places)}
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    width = np.ptp(list(at.values()))
+    figure = Figure(figsize=(9, 4), layout="constrained")
     for axis, (key, label) in zip(
         figure.subplots(1, 2), (("kl", "sequence KL, nats"), ("accuracy", "accuracy, sampled"))
     ):
@@ -165,34 +165,38 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
             if row[key] is not None:
                 points.setdefault(at[row[across]], []).append(row)
         for number, (said, points) in enumerate(lines.items()):
-            # Side by side in print: bars at one place would hide each other.
-            shift = transforms.ScaledTranslation(
-                (number - (len(lines) - 1) / 2) * 4 / 72, 0, figure.dpi_scale_trans
-            )
-            style: dict[str, Any] = {
-                "color": f"C{number % 10}",
-                "transform": axis.transData + shift,
-            }
-            dots = [(x, row[key]) for x, found in points.items() for row in found]
-            means = [(x, *_mean(points[x], key)) for x in sorted(points)]
+            colour, aside = f"C{number % 10}", number - (len(lines) - 1) / 2
+            # A little aside: bars at one place would hide each other.
+            moved = {x: x * 1.03**aside if log else x + 0.012 * width * aside for x in points}
+            dots = [(moved[x], row[key]) for x, found in points.items() for row in found]
+            means = [(moved[x], *_mean(points[x], key)) for x in sorted(points)]
             if means:
-                axis.plot(*zip(*dots), "o", markersize=3, alpha=0.5, **style)
                 x, value, low, high = map(np.asarray, zip(*means))
-                kind = "-" if numeric else "D"
-                bars = (value - low, high - value)
+                axis.plot(*zip(*dots), ".", color=colour, markersize=5, alpha=0.5)
                 axis.errorbar(
-                    x, value, bars, fmt=kind, markersize=4, linewidth=1.2, capsize=2.5, label=said,
-                    **style,
+                    x, value, (value - low, high - value), fmt="-o" if numeric else "D",
+                    color=colour, markersize=4, linewidth=1.2, capsize=2.5, label=said,
                 )  # fmt: skip
         if log:
             axis.set_xscale("log")
             axis.minorticks_off()
         if log or not numeric:
-            axis.set_xticks(list(at.values()), [str(place) for place in places])
+            labels = [str(place) for place in places]
+            axis.set_xticks(list(at.values()), labels)
+            if len("".join(labels)) > 30:
+                axis.tick_params("x", labelrotation=20)
+                for text in axis.get_xticklabels():
+                    text.set_horizontalalignment("right")
         axis.set_xlabel(across)
         axis.set_ylabel(label)
-        if any(axis.get_legend_handles_labels()):
-            axis.legend(fontsize=8, frameon=False)
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles |= {said: handle for handle, said in zip(*axis.get_legend_handles_labels())}
+    if handles:
+        figure.legend(
+            handles.values(), handles, loc="outside lower center", ncols=2, fontsize=8,
+            frameon=False,
+        )  # fmt: skip
     return figure
 
 

@@ -69,9 +69,9 @@ def test_every_committed_sweep_is_one(monkeypatch):
     assert files
     for file in files:
         config, points = sweep.load(file)
-        get_config = runpy.run_path(str(config))["get_config"]
+        base = runpy.run_path(str(config))["get_config"]()
         for point in points:
-            values = get_config().to_dict()
+            values = base.to_dict()
             gin_config.bind(values, point, set())
             facts.trainable(table.parse(configs.build(values).method.spelled))
 
