@@ -5,7 +5,6 @@ import json
 import runpy
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ from opd.run.checkpoint import Checkpoints
 from opd.run.config import DatasetConfig, MeshConfig, OptimizerConfig, RewardConfig
 
 ROOT = Path(__file__).parents[2]
+UPDATES = 8
 
 
 def debug(**changes) -> configs.Config:
@@ -59,7 +59,7 @@ def test_it_learns_what_can_be_told_apart_and_grades_from_its_workdir(scene, tmp
     assert float(before["accuracy"].value) == 0.5 and float(before["margin"].value) == 0
     np.testing.assert_allclose(before["loss"].value, np.log(2), rtol=1e-6)
     assert shown[0]["reward"] == shown[0]["reward_rejected"] == 0
-    for number in range(12):
+    for number in range(UPDATES):
         state, memory, metrics = learner.advance(state, {}, number)
     assert memory == {} and metrics["accuracy"] == 1 and metrics["loss"] < 0.5
     after, shown = learner.judge(state, 2)
@@ -67,15 +67,8 @@ def test_it_learns_what_can_be_told_apart_and_grades_from_its_workdir(scene, tmp
     assert learner.merit(after) > learner.merit(before) == -float(before["loss"].value)
     assert set(after) == {"loss", "accuracy", "margin"} and after["loss"].low < after["loss"].high
 
-    again = preference.prepare(config, tmp_path / "run", world, student)
-    second = again.start()
-    for number in range(12):
-        second, *_ = again.advance(second, {}, number)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(a, b)
-
     with Checkpoints(tmp_path / "run" / "best", 1) as best:
-        best.save(12, learner.params(state), {})
+        best.save(UPDATES, learner.params(state), {})
     graded = debug(trains="policy", reward=RewardConfig(from_=f"{tmp_path}/run@best"))
     checks.ready(graded, ())
     examples = [
