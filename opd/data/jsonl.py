@@ -39,8 +39,8 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, value
 
 
-def text_field(where: str, line: dict[str, Any], name: str) -> str:
-    """The non-empty string `line[name]`.
+def text_field(where: str, line: dict[str, Any], name: str, empty: bool = False) -> str:
+    """The string `line[name]`, which isn't empty unless that is allowed.
 
     Raises:
         ValueError: it is missing, empty or something else, or no UTF-8 can hold it.
@@ -48,8 +48,9 @@ def text_field(where: str, line: dict[str, Any], name: str) -> str:
     if name not in line:
         raise ValueError(f"{where}: needs {name!r}, has {', '.join(sorted(line)) or 'nothing'}")
     value = line[name]
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{where}: {name!r} must be a non-empty string, found {value!r:.60}")
+    if not isinstance(value, str) or not (value or empty):
+        kind = "string" if empty else "non-empty string"
+        raise ValueError(f"{where}: {name!r} must be a {kind}, found {value!r:.60}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -511,18 +511,27 @@ def _batches(
     encode: Callable[[Task, Sequence[Example]], Batch],
 ) -> grain.MapDataset[Batch]:
     examples = task.split(split)
-    _integer("batch", batch, 1)
 
     def collate(rows: Sequence[int]) -> Batch:
         encoded = encode(task, [examples[row] for row in rows])
         return encoded | {"index": np.asarray(rows, np.int32)}
 
-    return places(len(examples), split, seed).batch(batch, batch_fn=collate)
+    return endless(len(examples), split, seed, batch, collate)
 
 
-def places(count: int, name: str, seed: int) -> grain.MapDataset[int]:
-    """Places 0 .. count-1 without end; every epoch is a permutation by (name, seed, epoch)."""
-    return grain.MapDataset.range(count).shuffle(seed=_shuffle_seed(name, seed)).repeat()
+def endless(
+    count: int, name: str, seed: int, batch: int, collate: Callable[[Sequence[int]], Batch]
+) -> grain.MapDataset[Batch]:
+    """Batches of `count` rows without end: `dataset[n]` is a function of (name, seed, n) alone.
+
+    Every epoch is a fresh permutation; a batch may span two.
+
+    Raises:
+        ValueError: a batch of less than one.
+    """
+    _integer("batch", batch, 1)
+    rows = grain.MapDataset.range(count).shuffle(seed=_shuffle_seed(name, seed)).repeat()
+    return rows.batch(batch, batch_fn=collate)
 
 
 def _shuffle_seed(split: str, seed: int) -> int:

@@ -108,8 +108,8 @@ class Source:
     @functools.cached_property
     def places(self) -> Sequence[list[int]]:
         """Which groups of the dataset a batch has: a permutation an epoch."""
-        order = pipeline.places(len(self.logged["prompt"]), "dataset", self.seed)
-        return order.batch(self.config.prompts, batch_fn=list)
+        count = len(self.logged["prompt"])
+        return pipeline.endless(count, "dataset", self.seed, self.config.prompts, list)
 
 
 Behavior = Callable[[Source, Params, int, int, Memory], Drawn]

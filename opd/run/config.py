@@ -301,6 +301,14 @@ class Config:
             raise ValueError(
                 "config.reward.function and config.reward.from are both given: allowed is one"
             )
+        for trained, keys in (("policy", ("pairs",)), ("reward", ("function", "from_"))):
+            for key in keys:
+                value = getattr(self.reward, key)
+                if self.trains == trained and value is not None:
+                    raise ValueError(
+                        f"config.reward.{_key(key)} = {value!r}: means nothing where config.trains "
+                        f"= {trained!r}"
+                    )
         rollouts = self.prompts * self.group_size
         if rollouts % self.optimizer.microbatches:
             raise ValueError(

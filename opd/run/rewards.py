@@ -75,6 +75,8 @@ def grader(config: RewardConfig, world: World) -> Grader:
 def identity(config: RewardConfig) -> dict[str, Any] | None:
     """What rewards depend on beside the config: contents of files; None where it says it all.
 
+    Of a reward model's own training these are the pairs.
+
     A function is known by the file it is written in and by the module it is taken from; what these
     import is not looked at.
 
@@ -86,6 +88,8 @@ def identity(config: RewardConfig) -> dict[str, Any] | None:
     if config.from_ is not None:
         _, folder, step = players.trained(config.from_, "reward")
         return {"step": step, "sha256": checkpoint.contents(folder / str(step))}
+    if config.pairs is not None:
+        return {"sha256": _sha256(config.pairs)}
     return None
 
 
@@ -174,8 +178,19 @@ def _sources(said: str) -> str:
     with contextlib.suppress(TypeError):  # no source of its own: an object, a builtin
         files.add(inspect.getsourcefile(inspect.unwrap(there)))
     files.discard(None)
-    contents = sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files)
-    return hashlib.sha256("".join(contents).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(map(_sha256, files))).encode()).hexdigest()
+
+
+def _sha256(file: str) -> str:
+    """The digest of a file's content.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 # --- a reward model --------------------------------------------------------------------------

@@ -145,6 +145,14 @@ def leaves(nested, prefix=""):
         ({"method": {"name": "opd@k=2"}}, "config.method: opd@k=2: k means nothing there"),
         ({"method": {"gamma": 2}}, "config.method: opd@gamma=2: gamma=2; it lies in [0, 1]"),
         ({"compare": {"learning_rates": [1e-3, -1]}}, "allowed is more than 0"),
+        (
+            {"reward": {"pairs": "x.jsonl"}},
+            "config.reward.pairs = 'x.jsonl': means nothing where config.trains = 'policy'",
+        ),
+        (
+            {"trains": "reward", "reward": {"from": "x"}},
+            "config.reward.from = 'x': means nothing where config.trains = 'reward'",
+        ),
     ],
     ids=str,
 )
