@@ -130,10 +130,9 @@ class Policy:
             self.source.seed, self.world.how, self.config.optimizer.microbatches, self.critic,
         )  # fmt: skip
         found = {name: np.asarray(metric.value()) for name, metric in metrics.items()}
-        row, total = map(int, optimizer.skipped(state.optimizer))
         said = {"drift_from": "sampled", "ess_of": facts.weighs(self.method)} | said
-        uses = {"uses": memory["uses"], "skipped": total, "skipped_in_a_row": row}
-        return state, memory, found | said | uses | {"flops": self._flops(fresh)}
+        said |= {"uses": memory["uses"], "flops": self._flops(fresh)}
+        return state, memory, found | said
 
     def _in_flight(self, params: Params, memory: Memory) -> tuple[Flight | None, dict[str, Any]]:
         """The rollouts in flight, how stale they are, and why they are given up: None if not."""

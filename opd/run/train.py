@@ -30,8 +30,18 @@ from opd.engine import costs
 from opd.engine.steps import Sampling
 from opd.method import facts, table
 from opd.method.table import Method
-from opd.model.decoder import Decoder
-from opd.run import behavior, checkpoint, checks, evaluate, players, policy, rewards, writers
+from opd.run import (
+    behavior,
+    checkpoint,
+    checks,
+    evaluate,
+    optimizer,
+    players,
+    policy,
+    preference,
+    rewards,
+    writers,
+)
 from opd.run import config as configs
 from opd.run.config import Config, to_dict
 from opd.run.evaluate import World
@@ -63,8 +73,6 @@ class Plan:
     """What a run trains with, found right before anything is compiled."""
 
     world: World
-    student: Decoder
-    teacher: Decoder
     method: Method
     sampling: Sampling  # how the rollouts are drawn
 
@@ -136,10 +144,12 @@ def check(config: Config, workdir: Path) -> Plan:
     has = behavior.needs_met(method, config) | {"reference", "value"}
     if rewards.given(config.reward):
         has |= {"reward"}
-    world, student, teacher = checks.ready(config, (method, *probed), has)
+    world, *_ = checks.ready(config, (method, *probed), has)
     behavior.check(method, config, world.task)
+    if config.trains == "reward":
+        preference.check(config, world.task)
     sampling = checks.drawn(config.sampling, world.sampling, world.task.tokenizer.vocab)
-    plan = Plan(world, student, teacher, method, sampling)
+    plan = Plan(world, method, sampling)
     if begun is not None:
         now = checks.inputs(config, plan.world.task)
         checks.same_inputs(now, begun["inputs"], workdir)
@@ -168,7 +178,7 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
 def _train(
     config: Config, workdir: Path, plan: Plan, terminated: Terminated
 ) -> dict[str, Any] | None:
-    if plan.biased is not None:
+    if plan.biased is not None and config.trains == "policy":
         print(f"{plan.method.name} is biased: {plan.biased}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
@@ -203,8 +213,9 @@ def _train(
                 began = time.perf_counter()
                 state, memory, values = learner.advance(state, memory, note.update)
                 note = note.updated(time.perf_counter() - began)
-                log.update(note, memory, values)
-                _finite(values, note, config)
+                row, total = map(int, optimizer.skipped(state.optimizer))
+                log.update(note, memory, values | {"skipped": total})
+                _finite(row, values, note, config)
                 bar(note=f"reward {values['reward']:.2f}" if "reward" in values else None)
     if not over:
         print(f"asked to stop: saved at update {note.update}", file=sys.stderr)
@@ -226,6 +237,8 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     """Data, players and what judges them: made in the workdir, or found there."""
     world = dataclasses.replace(plan.world, task=pipeline.load(config.data, workdir))
     student, start = players.make("student", config.student, world, workdir, config.models)
+    if config.trains == "reward":
+        return preference.prepare(config, workdir, world, (student, start))
     teacher = None
     asked = (
         config.evaluate.teacher or config.probe.every or behavior.draws_teacher(plan.method, config)
@@ -301,9 +314,8 @@ def _stale(note: Note, config: Config) -> bool:
     return 0 < config.evaluate.patience <= note.waited
 
 
-def _finite(values: Mapping[str, Any], note: Note, config: Config) -> None:
+def _finite(row: int, values: Mapping[str, Any], note: Note, config: Config) -> None:
     """Ends a run whose gradients are not finite time and again."""
-    row = values["skipped_in_a_row"]
     if row > config.optimizer.skips:
         numbers = {k: v for k, v in values.items() if k.startswith(CULPRITS)}
         culprits = [name for name, value in numbers.items() if not np.all(np.isfinite(value))]
