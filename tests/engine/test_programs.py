@@ -102,23 +102,20 @@ def test_rollouts_do_not_depend_on_the_mesh(name):
     )
 
 
-def test_a_mixture_draws_by_both_policies_on_any_mesh():
+def test_a_mixture_draws_by_both_policies():
     """Its log-probabilities are the mixture's of what both give a token when they are scored."""
-    share, found = 0.4, {}
-    rows, key = scene.batch(), draws.key(scene.SEED, scene.STEP, "action")
-    for name in QUICK:
-        here = ready(name)
-        found[name] = drawn = programs.rollout(
-            here.mesh, scene.STUDENT, here.params, **sharding.shard_batch(rows, here.mesh),
-            key=key, how=scene.SAMPLING, partner=scene.TEACHER,
-            partner_params=scene.params(scene.TEACHER, 2), share=share,
-        )  # fmt: skip
-        head = programs.teacher(here.mesh, scene.TEACHER, scene.params(scene.TEACHER, 2), drawn)
-        said = programs.score(here.mesh, scene.STUDENT, here.params, drawn, head, scene.HOW)
-        wanted = np.log(share * np.exp(said.logp_student) + (1 - share) * np.exp(said.logp_teacher))
-        np.testing.assert_allclose(drawn.logp_behavior, np.where(drawn.mask, wanted, 0), atol=2e-5)
-    one, split = (found[name] for name in QUICK)
-    assert one.digests()[0] == split.digests()[0] != ready("one").rollout.digests()[0]
+    here, share = ready("data=2,fsdp=2,tensor=2"), 0.4
+    partner = scene.params(scene.TEACHER, 2)
+    drawn = programs.rollout(
+        here.mesh, scene.STUDENT, here.params, **sharding.shard_batch(scene.batch(), here.mesh),
+        key=draws.key(scene.SEED, scene.STEP, "action"), how=scene.SAMPLING,
+        partner=scene.TEACHER, partner_params=partner, share=share,
+    )  # fmt: skip
+    head = programs.teacher(here.mesh, scene.TEACHER, partner, drawn)
+    said = programs.score(here.mesh, scene.STUDENT, here.params, drawn, head, scene.HOW)
+    wanted = np.log(share * np.exp(said.logp_student) + (1 - share) * np.exp(said.logp_teacher))
+    np.testing.assert_allclose(drawn.logp_behavior, np.where(drawn.mask, wanted, 0), atol=2e-5)
+    assert drawn.digests()[0] != here.rollout.digests()[0]
 
 
 def test_rollouts_do_not_depend_on_the_batch_split():
