@@ -149,6 +149,11 @@ def check(config: Config, workdir: Path) -> Plan:
     if config.trains == "reward":
         preference.check(config, world.task)
     sampling = checks.drawn(config.sampling, world.sampling, world.task.tokenizer.vocab)
+    if probed and sampling != world.sampling:
+        raise ValueError(
+            f"config.probe.every = {config.probe.every}: allowed is 0 where config.sampling isn't "
+            "the policy itself: a probe's rows are claims about the policy's own rollouts"
+        )
     plan = Plan(world, method, sampling)
     if begun is not None:
         now = checks.inputs(config, plan.world.task)
