@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from opd.run.evaluate import World
 
 
 def folder(workdir: Path) -> None:
-    """Refuses a workdir that is a file, or where none can be."""
+    """Refuses a workdir that is a file, where none can be, or where nothing can be written."""
     try:
         mode = workdir.stat().st_mode
     except FileNotFoundError:
@@ -33,6 +34,8 @@ def folder(workdir: Path) -> None:
         raise ValueError(f"--workdir={workdir}: it can't be reached ({error.strerror})") from None
     if not stat.S_ISDIR(mode):
         raise ValueError(f"--workdir={workdir}: it is a file")
+    if not os.access(workdir, os.R_OK | os.W_OK | os.X_OK):
+        raise ValueError(f"--workdir={workdir}: it can't be written to")
 
 
 def same(

@@ -32,3 +32,11 @@ def test_the_law_is_what_the_config_asks_for(law):
 def test_a_top_k_that_can_not_be_is_refused(top_k):
     with pytest.raises(ValueError, match=rf"^config.sampling.top_k = {top_k}: allowed is 1 to 12$"):
         checks.drawn(SamplingConfig(top_k=top_k), POLICY, VOCAB)
+
+
+def test_a_workdir_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    """Asked of the system: whoever runs the tests may be allowed everything."""
+    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="it can't be written to"):
+        checks.folder(tmp_path)
+    checks.folder(tmp_path / "absent")
