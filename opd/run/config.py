@@ -160,7 +160,7 @@ class DatasetConfig:
 
     source: str | None = None  # solutions, student, teacher; None: solutions, or for a row that
     # weighs rewards or ratios the student's rollouts: drawn once, at the start, and kept
-    groups: int = 64  # prompt groups of such a set
+    groups: int = 64  # prompt groups of such a set, and of pairs that a run makes for itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Config:
     seed: int = 0
     seeds: int = 1  # a comparison's training seeds: seed, seed + 1, ...
     updates: int = 60  # optimizer steps
-    prompts: int = 16  # prompt groups an update
+    prompts: int = 16  # prompt groups an update; a reward model's pairs
     group_size: int = 4  # rollouts of a prompt, in probe and training alike
     temperature: float = 1.0  # of the policies, sampled and scored
     chunk: int = 128  # tokens of a chunk of the vocabulary pass
