@@ -65,13 +65,15 @@ def draw(results: Mapping[str, Any]) -> Figure:
     for ax, (key, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         for number, row in enumerate(results["decided"]):
             arms = [arm for arm in results["arms"] if arm["name"] == row]
-            shown = [arm["last"].get(key, {}).get("over_seeds") for arm in arms]
             if key in STALENESS:
                 shown = [arm["at_last_use"][key] for arm in arms]
-            if None not in shown:
-                # The rows side by side, or their intervals would hide each other.
-                x = [arm["reuse"] * 1.04 ** (number - 1) for arm in arms]
-                study.dots(ax, x, shown, color=f"C{number}", label=row)
+            elif all(key in arm["last"] for arm in arms):  # a row without a teacher has no KL
+                shown = [arm["last"][key]["over_seeds"] for arm in arms]
+            else:
+                continue
+            # The rows side by side, or their intervals would hide each other.
+            x = [arm["reuse"] * 1.04 ** (number - 1) for arm in arms]
+            study.dots(ax, x, shown, color=f"C{number}", label=row)
         ax.set_xscale("log", base=2)
         ticks = sorted({arm["reuse"] for arm in results["arms"]})
         ax.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -63,11 +63,10 @@ class Trained:
         found = self.evaluations[-1].get(figure)
         return None if found is None else found["value"]
 
-    def at_last_use(self, figure: str) -> float | None:
+    def at_last_use(self, metric: str) -> float:
         """A metric at the last update on each batch of rollouts, averaged over the batches."""
         batches = itertools.groupby(self.metrics, lambda line: line["rollouts"])
-        found = [list(lines)[-1].get(figure) for _, lines in batches]
-        return None if None in found or not found else float(np.mean(found))
+        return float(np.mean([list(lines)[-1][metric] for _, lines in batches]))
 
 
 Arm = Mapping[int, Trained]  # by seed
@@ -161,10 +160,9 @@ def figures(arm: Arm, base: Arm | None) -> dict[str, Any]:
     return found
 
 
-def at_last_use(arm: Arm, figure: str) -> Interval | None:
-    """A metric at the last use of a batch of rollouts, over seeds; None where a seed lacks it."""
-    values = {seed: one.at_last_use(figure) for seed, one in arm.items()}
-    return None if None in values.values() else over_seeds(values)
+def at_last_use(arm: Arm, metric: str) -> Interval:
+    """A metric at the last use of a batch of rollouts, over seeds."""
+    return over_seeds({seed: one.at_last_use(metric) for seed, one in arm.items()})
 
 
 def facts(arm: Arm) -> dict[str, Any]:
