@@ -39,8 +39,8 @@ def get_config():
                 reverse=True,
                 tokenizer="char",
                 train=4000,
-                validation=256,
-                test=256,
+                validation=384,
+                test=640,
                 length=64,
             ),
             teacher=PlayerConfig(
@@ -56,7 +56,7 @@ def get_config():
             # Logged rollouts: as many as the other corners draw.
             dataset=DatasetConfig(groups=UPDATES * PROMPTS),
             optimizer=OptimizerConfig(learning_rate=1e-3, decay=UPDATES),
-            evaluate=EvaluateConfig(every=20, split="test", prompts=512, samples=2, teacher=True),
+            evaluate=EvaluateConfig(every=20, split="test", prompts=640, samples=2, teacher=True),
             checkpoint=CheckpointConfig(every=UPDATES, keep=1),
         )
     )

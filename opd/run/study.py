@@ -193,9 +193,9 @@ def worlds(file: Path, seeds: Iterable[int], workdir: Path) -> list[tuple[Config
     return found
 
 
-def teacher(config: Config, world: World, workdir: Path) -> dict[str, Interval]:
-    """The held-out figures of a seed's teacher, which the sweep left in `models`."""
-    model, params = players.make("teacher", config.teacher, world, workdir, str(workdir / "models"))
+def teacher(config: Config, world: World, models: Path, workdir: Path) -> dict[str, Interval]:
+    """The held-out figures of the teacher that a sweep left in its folder of models."""
+    model, params = players.make("teacher", config.teacher, world, workdir, str(models))
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     return evaluate.evaluate(world, model, None, held_out, params)[0]
 
@@ -247,7 +247,10 @@ class Study:
             raise RuntimeError(f"{len(failed)} of {len(points)} points failed")
         seconds = time.perf_counter() - began
         seeds = list(dict.fromkeys(point["seed"] for point in points))
-        judged = [teacher(*each, workdir) for each in worlds(file, seeds, workdir)]
+        judged = [
+            teacher(config, world, workdir / "models", workdir / "judged")
+            for config, world in worlds(file, seeds, workdir / "judged")
+        ]
         ran = {
             "command": f"python -m experiments.{self.folder.name}.run --workdir=DIR --jobs={jobs}",
             "seconds": round(seconds),

@@ -44,12 +44,14 @@ def shifted(by, width):
         ({2: -0.02, 4: -0.02, 8: -0.02}, 1, None),  # within the interval
         ({2: -0.02, 4: -0.02, 8: -0.03}, 1, 8),  # just outside
         ({8: -0.2, 4: 0.0, 2: 0.0}, 1, 8),  # in whatever order
+        ({2: (-0.1, 0.1), 4: -0.05}, 1, 4),  # 2 is lower, and not surely so
     ],
 )
 def test_the_first_that_is_worse(shifts, better, expected):
     reach = float(scipy.stats.t.ppf(0.975, 2)) * 0.01 * np.sqrt(0.75) / np.sqrt(3)
     assert 0.02 < reach < 0.03
-    by = {m: shifted(by, 0.01) for m, by in shifts.items()} | {1: spread(0.5)}
+    pairs = {m: by if isinstance(by, tuple) else (by, 0.01) for m, by in shifts.items()}
+    by = {m: shifted(*pair) for m, pair in pairs.items()} | {1: spread(0.5)}
     assert study.first_worse(by, better) == expected
 
 
