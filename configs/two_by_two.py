@@ -1,46 +1,62 @@
-"""Two by two: whose states, and how dense the signal; four corners from one start.
+"""The four corners, on-policy or off, dense or sparse, from one start on two-digit addition.
 
-    python -m experiments.train --config=configs/two_by_two.py --workdir=runs/two_by_two
+    python -m experiments.train --config=configs/two_by_two.py --workdir=DIR \\
+        --config.method.name=ROW
 
-                 dense: the teacher           sparse: the verifier
-    on-policy    opd                          grpo
-    off-policy   soft_label@behavior=teacher  offline_rl
-
-Agarwal et al. 2024 (GKD), section 3; Shao et al. 2024, section 4.1; Hinton et al. 2015, section 2;
-Levine et al. 2020, section 3. All corners, three seeds each:
-
-    python -m experiments.sweep --sweep=configs/sweeps/two_by_two.py --workdir=runs/two_by_two
-
-Every corner is given 16,000 completions: the on-policy ones draw them as they go, soft_label draws
-them from the teacher, and offline_rl learns from as many as the start drew, once each.
+with a ROW of `opd` (on-policy, dense), `grpo` (on-policy, sparse), `soft_label@behavior=teacher`
+(off-policy, dense) or `offline_rl` (off-policy, sparse, on rollouts that the start has drawn).
+All corners at once: configs/sweeps/two_by_two.py. The studies of gamma and reuse start here too.
 """
 
-from configs._addition import DATA, STUDENT, TEACHER
+from opd.data.pipeline import DataConfig
 from opd.run.config import (
     CheckpointConfig,
     Config,
     DatasetConfig,
     EvaluateConfig,
-    MethodConfig,
+    FitConfig,
+    ModelConfig,
     OptimizerConfig,
+    PlayerConfig,
     config_dict,
 )
+
+UPDATES, PROMPTS = 160, 32
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
+    model = ModelConfig(width=64, layers=2, heads=4)
     return config_dict(
         Config(
-            updates=100,
-            prompts=40,
+            updates=UPDATES,
+            prompts=PROMPTS,
             group_size=4,
-            data=DATA,
-            teacher=TEACHER,
-            student=STUDENT,
-            method=MethodConfig(name="opd"),
-            dataset=DatasetConfig(source="student", groups=4000),
-            optimizer=OptimizerConfig(learning_rate=2e-3),
-            evaluate=EvaluateConfig(every=25, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=25, keep=3),
+            data=DataConfig(
+                task="arithmetic",
+                operation="add",
+                digits=2,
+                reverse=True,
+                tokenizer="char",
+                train=4000,
+                validation=384,
+                test=640,
+                length=64,
+            ),
+            teacher=PlayerConfig(
+                model=model,
+                fit=FitConfig(steps=1500, batch=128, learning_rate=5e-3, stop_at=0.95),
+            ),
+            student=PlayerConfig(
+                model=model,
+                fit=FitConfig(
+                    steps=1500, batch=64, learning_rate=3e-3, stop_at=0.3, check_every=10
+                ),
+            ),
+            # Logged rollouts: as many as the other corners draw.
+            dataset=DatasetConfig(groups=UPDATES * PROMPTS),
+            optimizer=OptimizerConfig(learning_rate=1e-3, decay=UPDATES),
+            evaluate=EvaluateConfig(every=20, split="test", prompts=640, samples=2, teacher=True),
+            checkpoint=CheckpointConfig(every=UPDATES, keep=1),
         )
     )

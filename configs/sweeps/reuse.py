@@ -1,24 +1,29 @@
-"""How many updates a batch of rollouts is good for, at equal rollouts: distillation and RL.
+"""How many updates a batch of rollouts is good for, at equal rollouts: opd, grpo and ppo.
 
-python -m experiments.sweep --sweep=configs/sweeps/reuse.py --workdir=runs/reuse
+python -m experiments.sweep --sweep=configs/sweeps/reuse.py --workdir=runs/reuse --jobs=2
 """
 
 from opd.run.sweep import crossed, product, zipped
 
-CONFIG = "configs/distill.py"
-BATCHES = 50
-REUSE = (1, 2, 4, 8, 16)
+CONFIG = "configs/two_by_two.py"
+# Each with the rate of experiments/rates. which is that of one update a batch.
+METHODS = {"opd": 1e-3, "grpo@importance=token,ratio_rule=clip": 3e-4, "ppo": 3e-4}
+REUSES = (1, 2, 4, 8, 16)
+SEEDS = (0, 1, 2)
+BATCHES = 96
 
 
 def get_sweep():
-    """45 points: five numbers of updates on each of 50 batches, three rows, three seeds."""
-    return crossed(
-        zipped({"reuse.updates": REUSE, "updates": [BATCHES * updates for updates in REUSE]}),
-        zipped(
-            {
-                "method.name": ("opd", "grpo@importance=token,ratio_rule=clip", "ppo"),
-                "optimizer.learning_rate": (2e-3, 5e-4, 3e-4),
-            }
-        ),
-        product({"seed": (0, 1, 2)}),
+    """Three methods, five numbers of updates a batch, three seeds."""
+    methods = zipped({"method.name": tuple(METHODS), "optimizer.learning_rate": METHODS.values()})
+    updates = [BATCHES * reuse for reuse in REUSES]
+    reuses = zipped(
+        {
+            "reuse.updates": REUSES,
+            "updates": updates,
+            "optimizer.decay": updates,
+            "evaluate.every": updates,
+            "checkpoint.every": updates,
+        }
     )
+    return crossed(methods, reuses, product({"seed": SEEDS, "evaluate.teacher": (False,)}))

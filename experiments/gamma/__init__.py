@@ -1,0 +1,1 @@
+"""How much of the future should distillation credit?"""

@@ -1,0 +1,1 @@
+"""How many updates is a batch of rollouts good for?"""

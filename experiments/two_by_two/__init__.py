@@ -1,0 +1,1 @@
+"""On-policy or off, dense or sparse: the four corners from one start."""
