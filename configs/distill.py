@@ -7,7 +7,9 @@ opd, its sum over the vocabulary enumerated. Others of the family, by --config.m
 opd_sampled, opd_baseline, opd_resampled, opd_topk, soft_label, skew, and any axis:
 --config.method.gamma=0.5.
 
-Shows how far the sequence KL to the teacher falls in 19,200 rollouts, and accuracy with it.
+Shows how far the sequence KL to the teacher falls in 38,400 rollouts, and accuracy with it. Seed 0,
+two minutes on two busy CPU cores after three for the players: KL from 11.9 to 2.2 nats, accuracy
+from 0.22 to 0.56, greedy from 0.49 to 0.75.
 """
 
 from configs._addition import DATA, STUDENT, TEACHER

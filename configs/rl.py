@@ -6,7 +6,8 @@ Shao et al. 2024 (DeepSeekMath), section 4.1. The row is grpo. Others of the fam
 --config.method.name: reinforce, rloo, dr_grpo, dapo, gspo.
 
 Shows how far accuracy rises without a teacher, at as many rollouts as in configs/distill.py: in
-groups of 8, more of which have both right and wrong completions.
+groups of 8, more of which have both right and wrong completions. Seed 0, a minute on two busy CPU
+cores after three for the players: accuracy from 0.22 to 0.44, greedy from 0.49 to 0.65.
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
