@@ -1,11 +1,16 @@
-"""The four corners, on-policy or off, dense or sparse, from one start on two-digit addition.
+"""Two by two: whose states, and how dense the signal; four corners from one start.
 
-    python -m experiments.train --config=configs/two_by_two.py --workdir=DIR \\
+    python -m experiments.train --config=configs/two_by_two.py --workdir=runs/two_by_two \\
         --config.method.name=ROW
 
-with a ROW of `opd` (on-policy, dense), `grpo` (on-policy, sparse), `soft_label@behavior=teacher`
-(off-policy, dense) or `offline_rl` (off-policy, sparse, on rollouts that the start has drawn).
-All corners at once: configs/sweeps/two_by_two.py. The studies of gamma and reuse start here too.
+                 dense: the teacher           sparse: the verifier
+    on-policy    opd                          grpo
+    off-policy   soft_label@behavior=teacher  offline_rl
+
+Agarwal et al. 2024 (GKD), section 3; Shao et al. 2024, section 4.1; Hinton et al. 2015, section 2;
+Levine et al. 2020, section 3. All corners, at 20,480 rollouts each: the on-policy ones draw them as
+they go, soft_label draws them from the teacher, and offline_rl has as many of the start's own, once
+each: configs/sweeps/two_by_two.py. The studies of gamma and reuse start from this config too.
 """
 
 from opd.data.pipeline import DataConfig
@@ -50,7 +55,7 @@ def get_config():
             student=PlayerConfig(
                 model=model,
                 fit=FitConfig(
-                    steps=1500, batch=64, learning_rate=3e-3, stop_at=0.3, check_every=10
+                    steps=1500, batch=64, learning_rate=3e-3, stop_at=0.25, check_every=5
                 ),
             ),
             # Logged rollouts: as many as the other corners draw.

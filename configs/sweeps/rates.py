@@ -18,7 +18,7 @@ SEED = {"seed": (10,), "evaluate.split": ("validation",), "evaluate.every": (160
 
 
 def get_sweep():
-    """Three rates of eight methods."""
-    sparse = {"method.name": SPARSE, "optimizer.learning_rate": (1e-4, 3e-4, 1e-3)}
-    dense = {"method.name": DENSE, "optimizer.learning_rate": (5e-4, 1e-3, 2e-3)}
+    """Four rates of eight methods."""
+    sparse = {"method.name": SPARSE, "optimizer.learning_rate": (2.5e-4, 5e-4, 1e-3, 2e-3)}
+    dense = {"method.name": DENSE, "optimizer.learning_rate": (5e-4, 1e-3, 2e-3, 4e-3)}
     return product(sparse | SEED) + product(dense | SEED)

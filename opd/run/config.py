@@ -196,7 +196,6 @@ class EvaluateConfig:
     prompts: int = 256
     samples: int = 8  # completions written to samples.jsonl at each evaluation
     every: int = 20  # updates
-    teacher: bool = False  # KL to the teacher too where the method itself needs none
     patience: int = 0  # evaluations without a better one after which training stops; 0: never
     teacher: bool = False  # measure the KL to the teacher for methods too that need none
 
