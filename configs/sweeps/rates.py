@@ -3,22 +3,32 @@
 python -m experiments.sweep --sweep=configs/sweeps/rates.py --workdir=runs/rates --jobs=2
 """
 
-from opd.run.sweep import product
-
 CONFIG = "configs/two_by_two.py"
-SPARSE = ("grpo", "ppo", "offline_rl@baseline=group,normaliser=group_std")
-DENSE = (
-    "opd",
-    "opd_sampled",
-    "soft_label@behavior=teacher",
-    "opd@gamma=1",
-    "opd_sampled@gamma=1",
-)
-SEED = {"seed": (10,), "evaluate.split": ("validation",), "evaluate.every": (160,)}
+LOW = (2.5e-4, 5e-4, 1e-3, 2e-3)
+HIGH = (5e-4, 1e-3, 2e-3, 4e-3)
+RATES = {
+    "grpo": LOW,
+    "ppo": LOW,
+    "offline_rl": LOW,
+    "offline_rl@baseline=group,normaliser=group_std": LOW,
+    "opd": (*HIGH, 8e-3),
+    "soft_label@behavior=teacher": (*HIGH, 8e-3),
+    "opd_sampled": HIGH,
+    "opd@gamma=1": HIGH,
+    "opd_sampled@gamma=1": HIGH,
+}
 
 
 def get_sweep():
-    """Four rates of eight methods."""
-    sparse = {"method.name": SPARSE, "optimizer.learning_rate": (2.5e-4, 5e-4, 1e-3, 2e-3)}
-    dense = {"method.name": DENSE, "optimizer.learning_rate": (5e-4, 1e-3, 2e-3, 4e-3)}
-    return product(sparse | SEED) + product(dense | SEED)
+    """Four or five rates of nine methods."""
+    return [
+        {
+            "method.name": method,
+            "optimizer.learning_rate": rate,
+            "seed": 10,
+            "evaluate.split": "validation",
+            "evaluate.every": 160,
+        }
+        for method, rates in RATES.items()
+        for rate in rates
+    ]

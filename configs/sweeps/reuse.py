@@ -6,16 +6,18 @@ python -m experiments.sweep --sweep=configs/sweeps/reuse.py --workdir=runs/reuse
 from opd.run.sweep import crossed, product, zipped
 
 CONFIG = "configs/two_by_two.py"
-# Each with the rate of experiments/rates. which is that of one update a batch.
-METHODS = {"opd": 1e-3, "grpo@importance=token,ratio_rule=clip": 3e-4, "ppo": 3e-4}
+# Each with its rate of configs/sweeps/rates.py, which is that of one update a batch.
+METHODS = {"opd": 4e-3, "grpo@importance=token,ratio_rule=clip": 5e-4, "ppo": 5e-4}
 REUSES = (1, 2, 4, 8, 16)
 SEEDS = (0, 1, 2)
-BATCHES = 96
+BATCHES = 64
 
 
 def get_sweep():
-    """Three methods, five numbers of updates a batch, three seeds."""
-    methods = zipped({"method.name": tuple(METHODS), "optimizer.learning_rate": METHODS.values()})
+    """45 points: three methods, five numbers of updates a batch, three seeds."""
+    methods = zipped(
+        {"method.name": tuple(METHODS), "optimizer.learning_rate": tuple(METHODS.values())}
+    )
     updates = [BATCHES * reuse for reuse in REUSES]
     reuses = zipped(
         {

@@ -6,17 +6,18 @@ python -m experiments.sweep --sweep=configs/sweeps/two_by_two.py --workdir=runs/
 from opd.run.sweep import crossed, product, zipped
 
 CONFIG = "configs/two_by_two.py"
-# Each with the rate of experiments/rates.
+# Each with its rate of configs/sweeps/rates.py.
 CORNERS = {
-    "opd": 1e-3,
-    "grpo": 3e-4,
-    "soft_label@behavior=teacher": 1e-3,
-    "offline_rl@baseline=group,normaliser=group_std": 3e-4,
+    "opd": 4e-3,
+    "grpo": 5e-4,
+    "soft_label@behavior=teacher": 2e-3,
+    "offline_rl": 5e-4,
 }
 SEEDS = (0, 1, 2, 3, 4)
 
 
 def get_sweep():
-    """Four corners and five seeds."""
-    corners = zipped({"method.name": tuple(CORNERS), "optimizer.learning_rate": CORNERS.values()})
+    """20 points: four corners, five seeds."""
+    rates = tuple(CORNERS.values())
+    corners = zipped({"method.name": tuple(CORNERS), "optimizer.learning_rate": rates})
     return crossed(corners, product({"seed": SEEDS}))

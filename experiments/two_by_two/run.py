@@ -19,7 +19,7 @@ CORNERS = {
     "opd": "on-policy, dense",
     "grpo": "on-policy, sparse",
     "soft_label@behavior=teacher": "off-policy, dense",
-    "offline_rl@baseline=group,normaliser=group_std": "off-policy, sparse",
+    "offline_rl": "off-policy, sparse",
 }
 PANELS = {"kl": "held-out sequence KL, nats", "accuracy": "held-out accuracy, sampled"}
 

@@ -232,7 +232,9 @@ class Study:
     draw: Callable[[Mapping[str, Any]], Figure]
 
     def train(self, workdir: Path, jobs: int) -> None:
-        """Trains all points and leaves ran.json: what `write` can't read from the points.
+        """Trains all points and leaves NAME.json: what `write` can't read from the points.
+
+        Studies of one config may share a workdir, and with it their teachers and starts.
 
         Raises:
             RuntimeError: points that failed.
@@ -259,12 +261,12 @@ class Study:
             "seeds": seeds,
             "teacher": {name: [one[name].value for one in judged] for name in judged[0]},
         }
-        writers.dump_json(ran, workdir / "ran.json")
+        writers.dump_json(ran, workdir / f"{self.folder.name}.json")
 
     def write(self, workdir: Path) -> None:
         """results.json and the picture, of what `train` has left."""
         _, points = sweep.load(self.sweep)
-        ran = json.loads((workdir / "ran.json").read_text())
+        ran = json.loads((workdir / f"{self.folder.name}.json").read_text())
         results = rounded(writers.strict(ran | self.summary(read(workdir, points))))
         writers.dump_json(results, self.folder / "results.json")
         with matplotlib.rc_context(STYLE):

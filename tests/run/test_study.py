@@ -123,7 +123,8 @@ def made_up_results(name, workdir, folder, worth):
         ends = {"kl": kl + 0.01 * seed, "accuracy": accuracy, "length": 3.5 + 0.01 * seed}
         begun = {"kl": 6.0 + seed, "accuracy": 0.3, "length": 3.4}
         make_up(workdir, point, [begun, ends], (0, 128), [(128, 1.0), (128, 0.5)])
-    writers.dump_json({"seeds": [0, 1], "teacher": {"accuracy": [0.95]}}, workdir / "ran.json")
+    ran = {"seeds": [0, 1], "teacher": {"accuracy": [0.95]}}
+    writers.dump_json(ran, workdir / f"{name}.json")
     one.main([f"--workdir={workdir}", "--read"])
     assert 5_000 < (folder / f"{folder.name}.png").stat().st_size < 150_000
     return json.loads((folder / "results.json").read_text(), parse_constant=lambda text: 1 / 0)
