@@ -6,8 +6,8 @@ python -m experiments.sweep --sweep=configs/sweeps/reuse.py --workdir=runs/reuse
 from opd.run.sweep import crossed, product, zipped
 
 CONFIG = "configs/two_by_two.py"
-# Each with its rate of configs/sweeps/rates.py, which is that of one update a batch.
-METHODS = {"opd": 4e-3, "grpo@importance=token,ratio_rule=clip": 5e-4, "ppo": 5e-4}
+# Dense and sparse rows each with the best rate of experiments/rates, at one update a batch.
+METHODS = {"opd": 4e-3, "grpo@importance=token,ratio_rule=clip": 1e-3, "ppo": 1e-3}
 REUSES = (1, 2, 4, 8, 16)
 SEEDS = (0, 1, 2)
 BATCHES = 64

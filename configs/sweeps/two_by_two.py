@@ -6,12 +6,12 @@ python -m experiments.sweep --sweep=configs/sweeps/two_by_two.py --workdir=runs/
 from opd.run.sweep import crossed, product, zipped
 
 CONFIG = "configs/two_by_two.py"
-# Each with its rate of configs/sweeps/rates.py.
+# Dense and sparse rows each with the best rate of experiments/rates.
 CORNERS = {
     "opd": 4e-3,
-    "grpo": 5e-4,
-    "soft_label@behavior=teacher": 2e-3,
-    "offline_rl": 5e-4,
+    "grpo": 1e-3,
+    "soft_label@behavior=teacher": 4e-3,
+    "offline_rl": 1e-3,
 }
 SEEDS = (0, 1, 2, 3, 4)
 
