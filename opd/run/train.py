@@ -249,7 +249,7 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
         config.evaluate.teacher or config.probe.every or behavior.draws_teacher(plan.method, config)
     )
     if asked or costs.needs_teacher(plan.method):
-        teacher = players.make("teacher", config.teacher, world, workdir)
+        teacher = players.make("teacher", config.teacher, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     grade = rewards.grader(config.reward, world)
     other = grade if rewards.given(config.reward) else None
