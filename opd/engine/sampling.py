@@ -123,8 +123,8 @@ def generate(
             hidden, cache = model.extend(params, cache, state.last[:, None], known[:, None])
             caches.append(cache)
             logits.append(cut(logits_of(hidden[:, 0], matrix)))
-        law = [jax.nn.log_softmax(each, axis=-1) for each in logits]
-        logq = law[0] if partner is None else mixed(*law, partner.share)
+        own, *others = (jax.nn.log_softmax(each, axis=-1) for each in logits)
+        logq = own if partner is None else mixed(own, others[0], partner.share)
         uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)
         token, logp = greedy(logits[0]) if temperature == 0 else draw(logq, uniform)
         if prefix is not None:

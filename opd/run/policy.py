@@ -31,7 +31,7 @@ from opd.run.evaluate import Judge, World
 from opd.types import Params, Rollout, pytree
 
 Memory = dict[str, Any]  # a tree of arrays and counters
-NOTHING = {"batches": 0, "generated": 0, "uses": 0, "probed": -1}
+NOTHING: Memory = {"batches": 0, "generated": 0, "uses": 0, "probed": -1}
 
 
 class Learner(Protocol):
