@@ -14,24 +14,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from opd import draws, masked, trees
-from opd.engine import sampling, vocab
+from opd import draws, trees
+from opd.engine import metrics, sampling, vocab
 from opd.engine.vocab import Head, Pass
 from opd.masked import zero
-from opd.method import facts, importance, local
-from opd.method.coefficients import Weights, bounded, coefficients, losses, weights
+from opd.method import facts, local
+from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.model.scalar import Scalar
 from opd.types import (
     Array,
     Coefficients,
-    Max,
-    Mean,
     Metrics,
     Model,
     Params,
     Rollout,
-    Sum,
     TokenStats,
     pytree,
 )
@@ -290,27 +287,10 @@ def drift_step(
     now = head(model, params, rollout)
     if behavior is None:
         found = vocab.stats(now, None, rollout.tokens, how)
-        return staleness(rollout, found.logp_student, kind)
+        return metrics.staleness(rollout, found.logp_student, kind)
     found = vocab.stats(behavior, now, rollout.tokens, how)  # its student is the behavior here
-    moved = staleness(rollout, found.logp_teacher, kind)
+    moved = metrics.staleness(rollout, found.logp_teacher, kind)
     return moved | {"drift": jnp.mean(jnp.sum(zero(found.kl, rollout.mask), 1))}
-
-
-def staleness(rollout: Rollout, logp: Array, kind: str) -> dict[str, Array]:
-    """`ess_rule` and the sampled `drift` of log-probabilities [B, T] against the behavior's."""
-    mask = measurable(rollout)
-    ratio = importance.log_ratio(logp, rollout.logp_behavior, mask, kind)
-    kept = importance.counted(mask, kind)
-    moved = -jnp.sum(importance.log_ratio(logp, rollout.logp_behavior, mask, "token"), 1)
-    return {
-        "ess_rule": importance.effective_sample_size(ratio, kept),
-        "drift": masked.mean(moved, mask[:, 0]),
-    }
-
-
-def measurable(rollout: Rollout) -> Array:
-    """The graded tokens whose behavior's log-probabilities are known, [B, T]."""
-    return rollout.mask & ~jnp.isnan(rollout.logp_behavior)
 
 
 def update_step(
@@ -344,17 +324,17 @@ def update_step(
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
     ascent = jax.tree.map(lambda leaf: leaf[0], stacked)
     known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
-    metrics = rollout_metrics(rollout, stats, facts.weighs(method))
-    metrics |= _method_metrics(method, known, stats, rollout)
-    metrics["gradient_norm"] = _mean(trees.norm(ascent))
+    found = metrics.rollout_metrics(rollout, stats, facts.weighs(method))
+    found |= metrics.method_metrics(method, known, stats, rollout)
+    found["gradient_norm"] = metrics.whole(trees.norm(ascent))
     params, inner = _step(optimizer, state, ascent)
     judge = state.critic
     if critic is not None:
         cotangent = coefficients(method, known, stats, rollout.group).value
         (up,) = learn(cotangent.astype(value.dtype))
         judge = State(*_step(critic.optimizer, judge, up), judge.step + 1)
-        metrics["critic_gradient_norm"] = _mean(trees.norm(up))
-    return State(params, inner, state.step + 1, judge), metrics
+        found["critic_gradient_norm"] = metrics.whole(trees.norm(up))
+    return State(params, inner, state.step + 1, judge), found
 
 
 def _step(
@@ -364,74 +344,6 @@ def _step(
     loss = jax.tree.map(jnp.negative, ascent)
     updates, inner = optimizer.update(loss, state.optimizer, state.params)
     return optax.apply_updates(state.params, updates), inner
-
-
-def _mean(value: Array) -> Mean:
-    """A metric of the whole batch."""
-    return Mean(value, jnp.ones(()))
-
-
-def rollout_metrics(rollout: Rollout, stats: TokenStats, kind: str = "trajectory") -> Metrics:
-    """What a rollout and its statistics say, each with the rule by which parts are joined.
-
-    `kind` names the log-ratio whose weights `weight_max` and `ess_rule` are of.
-    """
-
-    def per_token(values: Array) -> Mean:
-        return Mean(jnp.sum(zero(values, rollout.mask)), jnp.sum(rollout.mask))
-
-    count = jnp.asarray(rollout.mask.shape[0], stats.logp_student.dtype)
-    length = jnp.sum(rollout.mask, 1)
-    metrics: Metrics = {
-        "tokens": Sum(jnp.sum(length)),
-        "length": Mean(jnp.sum(length), count),
-        "length_max": Max(jnp.max(length)),
-        "truncated": Mean(jnp.sum(~rollout.ended), count),
-        "entropy_student": per_token(stats.entropy_student),
-    }
-    metrics |= _ratio_metrics(rollout, stats, kind)
-    if stats.kl is not None:
-        metrics["kl"] = Mean(jnp.sum(zero(stats.kl, rollout.mask)), count)  # nats a sequence
-        metrics["entropy_teacher"] = per_token(stats.entropy_teacher)
-        at_position = jnp.sum(rollout.mask, 0)
-        metrics["kl_by_position"] = Mean(jnp.sum(zero(stats.kl, rollout.mask), 0), at_position)
-    if rollout.reward is not None:
-        metrics["reward"] = Mean(jnp.sum(rollout.reward), count)
-    return metrics
-
-
-def _ratio_metrics(rollout: Rollout, stats: TokenStats, kind: str) -> Metrics:
-    """How far the policy is from the behavior: of the rows whose log-probabilities are known."""
-    mask, logp = measurable(rollout), stats.logp_student
-
-    def ratio(kind: str) -> Array:
-        return importance.log_ratio(logp, rollout.logp_behavior, mask, kind)
-
-    found = staleness(rollout, logp, kind)
-    for name in ("token", "trajectory"):
-        counted = importance.counted(mask, name)
-        found[f"ess_{name}"] = importance.effective_sample_size(ratio(name), counted)
-    largest = jnp.max(jnp.where(mask, ratio(kind), -jnp.inf))
-    peaks = {
-        "log_ratio_max": jnp.max(jnp.abs(ratio("token"))),
-        "weight_max": importance.saturating_exp(largest),
-    }
-    none = jnp.where(jnp.any(mask), 0.0, jnp.nan)
-    means: Metrics = {name: _mean(value + none) for name, value in found.items()}
-    return means | {name: Max(value + none) for name, value in peaks.items()}
-
-
-def _method_metrics(method: Method, known: Weights, stats: TokenStats, rollout: Rollout) -> Metrics:
-    """What the method itself descends, and how many of its ratios a bound has changed."""
-    metrics: Metrics = {
-        f"loss_{signal}": _mean(loss)
-        for signal, loss in losses(method, known, stats, rollout.group).items()
-    }
-    clipped = bounded(method, known, stats, rollout.group)
-    if clipped is not None:
-        graded = jnp.sum(rollout.mask)
-        metrics["clip_fraction"] = Mean(jnp.sum(clipped & rollout.mask), graded)
-    return metrics
 
 
 def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:

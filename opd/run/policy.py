@@ -256,6 +256,11 @@ def merit(found: Mapping[str, Any], method: Method) -> float | None:
     return None
 
 
+def generated(memory: Memory) -> int:
+    """Sequences taken from the behavior so far, each once."""
+    return int(memory.get("generated", 0))
+
+
 def _packed(value: Any) -> Any:
     """A dataclass of arrays as nested dictionaries of those that are there."""
     if not dataclasses.is_dataclass(value):

@@ -12,18 +12,14 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich
-import rich.markup
-import tensorboardX
 
 from opd.data import pipeline
 from opd.engine import costs
@@ -45,7 +41,9 @@ from opd.run import (
 from opd.run import config as configs
 from opd.run.config import Config, to_dict
 from opd.run.evaluate import World
-from opd.run.policy import Learner, Memory
+from opd.run.log import Log
+from opd.run.note import Note
+from opd.run.policy import Learner
 
 # Keys that a workdir's second start may change.
 FREE = (
@@ -55,11 +53,6 @@ FREE = (
     "config.probe.",
     "config.models",
 )
-FILES = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "probe.jsonl")
-# Figures that measure time: the only ones that a run that was killed has others of.
-TIMES = ("seconds", "tokens_per_second", "flops_per_second")
-
-
 # Figures whose being infinite or NaN says where a gradient's comes from.
 CULPRITS = ("loss", "reward", "kl", "entropy", "gradient_norm", "critic_gradient_norm")
 
@@ -80,43 +73,6 @@ class Plan:
     def biased(self) -> str | None:
         """What the method's claim lacks, drawn like this."""
         return facts.bias(self.method, checks.law(self.world.sampling, self.sampling))
-
-
-@dataclasses.dataclass(frozen=True)
-class Note:
-    """Where a run stands: what a checkpoint has beside the arrays."""
-
-    update: int = 0
-    seconds: float = 0.0  # of all updates, the compilation of the first included
-    taken: float = 0.0  # of the last one
-    judged: int = -1  # update of the last evaluation
-    evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
-    best: float | None = None  # the most that an evaluation was worth
-    waited: int = 0  # evaluations since
-    resumed_from: tuple[int, ...] = ()
-
-    @staticmethod
-    def resumed(said: Mapping[str, Any]) -> Note:
-        """The note of a checkpoint that is gone on from."""
-        return Note(**{**said, "resumed_from": (*said["resumed_from"], said["update"])})
-
-    def updated(self, taken: float) -> Note:
-        """After one more update."""
-        return dataclasses.replace(
-            self, update=self.update + 1, seconds=self.seconds + taken, taken=taken
-        )
-
-    def judged_by(self, found: Mapping[str, Any], worth: float | None) -> tuple[Note, bool]:
-        """After an evaluation, and whether it is the best so far."""
-        better = worth is not None and (self.best is None or worth > self.best)
-        moved = dataclasses.replace(
-            self,
-            judged=self.update,
-            evaluation=writers.strict(found),
-            best=worth if better else self.best,
-            waited=0 if better else self.waited + 1,
-        )
-        return moved, better
 
 
 def check(config: Config, workdir: Path) -> Plan:
@@ -227,7 +183,7 @@ def _train(
         return None
     done = {
         "step": note.update,
-        "rollouts": _generated(memory),
+        "rollouts": policy.generated(memory),
         "params_sha256": checkpoint.digest(state.params),
         "resumed_from": list(note.resumed_from),
         "eval": note.evaluation,
@@ -331,11 +287,6 @@ def _finite(row: int, values: Mapping[str, Any], note: Note, config: Config) -> 
         )
 
 
-def _generated(memory: Memory) -> int:
-    """Sequences taken from the behavior so far, each once."""
-    return int(memory.get("generated", 0))
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object that a run of ours left, if it is there and whole."""
     try:
@@ -349,64 +300,6 @@ def _begun(workdir: Path) -> dict[str, Any] | None:
     """What a workdir's run was begun with: its config and inputs."""
     found = _read(workdir / "config.json")
     return found if found is not None and found.keys() >= {"config", "inputs"} else None
-
-
-class Log:
-    """What a run says as it goes: lines of JSON, TensorBoard, and a completion on the terminal."""
-
-    def __init__(self, workdir: Path, update: int):
-        for name in FILES:
-            writers.keep_until(workdir / name, update)
-        self._files = [writers.JsonlWriter(workdir / name) for name in FILES]
-        self._metrics, self._evaluations, self._samples, self._probe = self._files
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=update + 1, write_to_disk=True
-        )
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for writer in (*self._files, self._board):
-            writer.close()
-
-    def update(self, note: Note, memory: Memory, values: Mapping[str, Any]) -> None:
-        """A line an update; rates are over the whole update, rollout and teacher included."""
-        values = dict(values)
-        where = {"update": note.update, "rollouts": _generated(memory)}
-        for line in values.pop("probe", ()):
-            self._probe.write(where | line)
-        values |= {"seconds": note.seconds}
-        for name in ("tokens", "flops"):
-            if name in values:
-                values[f"{name}_per_second"] = float(values[name]) / (note.taken or math.inf)
-        self._metrics.write(where | values)
-        self._scalars("train", values, note.update)
-
-    def evaluation(
-        self,
-        note: Note,
-        memory: Memory,
-        found: Mapping[str, Any],
-        shown: Sequence[Mapping[str, Any]],
-    ) -> None:
-        """An evaluation, and completions of it."""
-        where = {"update": note.update, "rollouts": _generated(memory)}
-        self._evaluations.write(where | {"seconds": note.seconds} | dict(found))
-        for sample in shown:
-            self._samples.write({"update": note.update} | dict(sample))
-        figures = {name: figure.value for name, figure in found.items()}
-        self._scalars("eval", figures, note.update)
-        if shown and sys.stdout.isatty():
-            first = {
-                key: rich.markup.escape(str(shown[0][key])) for key in ("prompt", "completion")
-            }
-            rich.print(f"[dim]{first['prompt']}[/dim][green]{first['completion']}[/green]")
-
-    def _scalars(self, group: str, values: Mapping[str, Any], update: int) -> None:
-        for name, value in values.items():
-            if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf":
-                self._board.add_scalar(f"{group}/{name}", float(value), update)
 
 
 class Terminated:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scene
 
-from opd.engine import programs, steps, vocab
+from opd.engine import metrics, programs, steps, vocab
 from opd.method import facts, table
 
 
@@ -92,7 +92,7 @@ def test_a_teacher_who_is_the_student_says_nothing(here):
 def test_metrics_of_a_rollout_are_of_its_graded_tokens(here):
     found = {
         name: np.asarray(metric.value())
-        for name, metric in steps.rollout_metrics(here.rollout, here.stats).items()
+        for name, metric in metrics.rollout_metrics(here.rollout, here.stats).items()
     }
     mask = np.asarray(here.rollout.mask)
     kl = np.where(mask, here.stats.kl, 0)
@@ -124,7 +124,7 @@ def test_stale_rollouts_lower_the_effective_sample_size(here):
     mask = np.asarray(here.rollout.mask)
     drift = np.where(mask, np.random.default_rng(0).normal(0, 0.3, mask.shape), 0)
     stale = dataclasses.replace(here.rollout, logp_behavior=here.rollout.logp_behavior - drift)
-    found = steps.rollout_metrics(stale, here.stats, "prefix")
+    found = metrics.rollout_metrics(stale, here.stats, "prefix")
     before = np.where(mask, np.cumsum(drift, 1) - drift, 0)
     weights = {"token": np.exp(drift)[mask], "trajectory": np.exp(drift.sum(1))}
     weights["rule"] = np.exp(before)[mask]
@@ -141,10 +141,10 @@ def test_rows_of_unknown_log_probabilities_are_left_out(here):
     half = np.arange(len(here.rollout.mask)) % 2 == 0
     unknown = np.where(half[:, None], np.nan, here.rollout.logp_behavior)
     mixed = dataclasses.replace(here.rollout, logp_behavior=unknown)
-    found = steps.rollout_metrics(mixed, here.stats)
+    found = metrics.rollout_metrics(mixed, here.stats)
     np.testing.assert_allclose(found["ess_trajectory"].value(), 1, rtol=1e-5)
     nobody = dataclasses.replace(here.rollout, logp_behavior=unknown * np.nan)
-    found = steps.rollout_metrics(nobody, here.stats)
+    found = metrics.rollout_metrics(nobody, here.stats)
     for name in ("ess_token", "ess_trajectory", "ess_rule", "drift", "weight_max"):
         assert np.isnan(found[name].value()), name
 

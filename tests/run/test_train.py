@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opd.method import facts, table
-from opd.run import checkpoint, checks, optimizer, rewards, train, writers
+from opd.run import checkpoint, checks, log, optimizer, rewards, train, writers
 from opd.run import config as configs
 from opd.run.config import Config, OptimizerConfig
 
@@ -37,12 +37,12 @@ def debug(**changes) -> Config:
 def lines(workdir, name="metrics.jsonl"):
     """Records of a file, fields that measure time aside."""
     found = writers.read_jsonl(workdir / name)
-    return [{k: v for k, v in record.items() if k not in train.TIMES} for record in found]
+    return [{k: v for k, v in record.items() if k not in log.TIMES} for record in found]
 
 
 def same(one, other):
     """Whether two workdirs ended alike, bit for bit."""
-    for name in train.FILES:
+    for name in log.FILES:
         assert lines(one, name) == lines(other, name), name
     ends = [json.loads((workdir / "done.json").read_text()) for workdir in (one, other)]
     assert ends[0]["params_sha256"] == ends[1]["params_sha256"]
