@@ -1,4 +1,4 @@
-"""What an update says of its batch: figures of rollouts, ratios and losses, joined by their type."""
+"""What an update says of its batch: figures of rollouts, ratios and losses, by their type."""
 
 from __future__ import annotations
 
