@@ -22,7 +22,7 @@ from opd.measure.intervals import Interval
 from opd.method import facts, table
 from opd.model.decoder import Decoder
 from opd.run import advice, arms, checks, evaluate, players, policy, price, probe, report, writers
-from opd.run.config import Config, to_dict
+from opd.run.config import Config, RewardConfig, SamplingConfig, to_dict
 from opd.run.evaluate import World
 from opd.types import Params
 
@@ -137,6 +137,16 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
 def check(config: Config, workdir: Path) -> Checked:
     """All that can be wrong, said before a model is compiled or anything written."""
     checks.folder(workdir)
+    for key, usual in (
+        ("trains", "policy"),
+        ("sampling", SamplingConfig()),
+        ("reward", RewardConfig()),
+    ):
+        if getattr(config, key) != usual:
+            raise ValueError(
+                f"config.{key}: allowed in a training only; a comparison's rollouts are drawn from "
+                "the policies and graded by the task's verifier"
+            )
     done = finished(workdir)
     if done is not None:
         checks.same(config, done["config"], workdir, FREE)

@@ -56,6 +56,8 @@ def test_an_evaluation_without_figures_is_worth_nothing():
             {"compare": {"learning_rates": (1e-3, 3e-3)}, "data": {"validation": 0}},
             "needs a validation split to choose on",
         ),
+        ({"sampling": {"temperature": 0.7}}, "config.sampling: allowed in a training only"),
+        ({"reward": {"function": "a:b"}}, "config.reward: allowed in a training only"),
     ],
 )
 def test_what_a_comparison_cannot_do_is_said_at_once(parts, message, tmp_path):
