@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from opd import draws
-from opd.engine import sampling, steps, vocab
+from opd.engine import metrics, sampling, steps, vocab
 from opd.engine.steps import Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, local, reduction, returns, table
@@ -160,11 +160,11 @@ def test_bug_01_metrics_count_generated_tokens_across_parts():
     rollout = batch()
     stats = gradients()[1]
 
-    def metrics(rows):
+    def said(rows):
         part = jax.tree.map(lambda leaf: leaf[rows], (rollout, stats))
-        return steps.rollout_metrics(*part)
+        return metrics.rollout_metrics(*part)
 
-    joined = merge_metrics(metrics(slice(0, 1)), metrics(slice(1, 3)))
+    joined = merge_metrics(said(slice(0, 1)), said(slice(1, 3)))
     entropy = stats.entropy_student[MASK].mean()
     assert float(joined["entropy_student"].value()) == pytest.approx(entropy, rel=1e-6)
     assert float(joined["tokens"].value()) == LENGTHS.sum()
@@ -441,7 +441,7 @@ def test_bug_11_metrics_are_joined_by_their_type():
     """
     rollout, stats = batch(), gradients()[1]
     parts = [
-        steps.rollout_metrics(*jax.tree.map(lambda leaf, rows=rows: leaf[rows], (rollout, stats)))
+        metrics.rollout_metrics(*jax.tree.map(lambda leaf, rows=rows: leaf[rows], (rollout, stats)))
         for rows in (slice(0, 1), slice(1, 3))
     ]
     joined = merge_metrics(*parts)
