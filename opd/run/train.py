@@ -139,8 +139,9 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
 def _train(
     config: Config, workdir: Path, plan: Plan, terminated: Terminated
 ) -> dict[str, Any] | None:
-    if plan.biased is not None and config.trains == "policy":
-        print(f"{plan.method.name} is biased: {plan.biased}", file=sys.stderr)
+    biased = plan.biased if config.trains == "policy" else None
+    if biased is not None:
+        print(f"{plan.method.name} is biased: {biased}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
@@ -188,7 +189,7 @@ def _train(
         "resumed_from": list(note.resumed_from),
         "eval": note.evaluation,
         "stopped": "no better evaluation" if note.update < config.updates else None,
-        "biased": plan.biased,
+        "biased": biased,
     }
     writers.dump_json(done, workdir / "done.json")
     return done
