@@ -1,0 +1,1 @@
+"""The claim ledger: every claim of the source with a verdict, computed from numbers by a rule."""

@@ -1,0 +1,5 @@
+"""A: the algebra."""
+
+from experiments.claims.algebra import a1
+
+CLAIMS = (a1.CLAIM,)

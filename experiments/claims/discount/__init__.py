@@ -1,0 +1,5 @@
+"""C: discount."""
+
+from experiments.claims.claim import Claim
+
+CLAIMS: tuple[Claim, ...] = ()

@@ -1,0 +1,5 @@
+"""E: learning."""
+
+from experiments.claims.claim import Claim
+
+CLAIMS: tuple[Claim, ...] = ()

@@ -1,0 +1,5 @@
+"""B: variance."""
+
+from experiments.claims.variance import b3
+
+CLAIMS = (b3.CLAIM,)

@@ -1,0 +1,5 @@
+"""What the rules of part D say of made-up numbers."""
+
+from made_up import Case
+
+CASES: dict[str, list[Case]] = {}
