@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["opd", "opd.*", "experiments", "experiments.*"]),
-    package_data={"opd.run": ["*.j2"]},
+    package_data={"opd.run": ["*.j2"], "experiments.claims": ["*.j2", "*.json"]},
     install_requires=[
         # What the method, the models, the measurements and the engine stand on.
         "chex>=0.1.91",
@@ -33,6 +33,7 @@ setup(
         "matplotlib>=3.9",
         "ml_collections>=1.0",
         "orbax-checkpoint>=0.11.28",
+        "markdown-it-py>=3.0",
         "rich>=13.7",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -123,7 +121,7 @@ def trained(id: str, title: str, stated: str, needs: str) -> Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A claim, what was found and what the rule said; the first alone where it must be trained."""
+    """A claim, what was found and what the rule said; no finding where it must be trained."""
 
     claim: Claim
     finding: Finding | None
@@ -131,33 +129,10 @@ class Outcome:
     seconds: float
 
     @property
+    def id(self) -> str:
+        return self.claim.id
+
+    @property
     def number(self) -> Number | None:
+        """What the verdict hangs on."""
         return None if self.finding is None else self.finding.numbers[self.finding.decides]
-
-    def record(self) -> dict[str, Any]:
-        """The entry of claims.json."""
-        claim, said, found = self.claim, self.judgement, self.finding
-        number = {"name": "not measured", "value": None, "low": None, "high": None}
-        repaired = None
-        if claim.repaired is not None:
-            repaired = {"statement": claim.repaired, "verdict": said.repaired or OPEN}
-        return {
-            "id": claim.id,
-            "title": claim.title,
-            "stated": claim.stated,
-            "verdict": said.verdict,
-            "caveat": said.caveat if found else f"needs training: {claim.needs}",
-            "repaired": repaired,
-            "number": strict(self.number) if found else number,
-            "scope": "exact" if found else "training",
-            "seeds": list(found.seeds) if found else [],
-            "seconds": round(self.seconds, 2),
-        }
-
-
-def strict(number: Number) -> dict[str, Any]:
-    """A number for strict JSON: what isn't finite is null."""
-    found = dataclasses.asdict(number)
-    return {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()
-    }

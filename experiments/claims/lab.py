@@ -321,7 +321,7 @@ def fresh(problem: Problem, row: str, batch: Rollout | None = None) -> Estimator
     chance = law(problem, rule)
     middle = np.cumsum(chance, -1) - chance / 2
     at = np.maximum(problem.tree.visited, 0)
-    total, square = 0.0, 0.0
+    total = square = np.zeros((*problem.tree.mask.shape, problem.jacobian.shape[-1]))
     for drawn in np.ndindex((vocab_size,) * rule.draws):
         drawn = list(drawn)
         prob = np.where(problem.tree.mask, chance[at][..., drawn].prod(-1), 0.0)
