@@ -30,6 +30,7 @@ BASELINE = {
     "near": n(0.01),
     "bias": n(1e-15),
 }
+BITS = {"reward": n(1.0, 0.8, 1.0), "count": n(300, 90, 900), "worth": n(0.5, 0.3, 0.9)}
 BRANCHED = {
     "variance": n(0.2, 0.1, 0.4),
     "error": n(1e-14),
@@ -98,6 +99,12 @@ CASES = {
     "B12": [
         Case(BASELINE, "fails", "holds"),
         Case({**BASELINE, "ratio": n(0.8), "bias": n(0.1)}, "not settled", "fails"),
+    ],
+    "B14": [
+        Case(BITS, "holds"),
+        Case({**BITS, "worth": n(2.0, 0.1, 90)}, "holds with caveat"),
+        Case({**BITS, "count": n(3.0, 2.0, 5.0)}, "fails"),
+        Case({**BITS, "count": n(30, 5, 90)}, "not settled"),
     ],
     "B15": [
         Case(BRANCHED, "holds"),

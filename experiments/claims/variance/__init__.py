@@ -13,6 +13,7 @@ from experiments.claims.variance import (
     b10,
     b11,
     b12,
+    b14,
     b15,
     b16,
     b17,
@@ -31,14 +32,6 @@ GENERATION = trained(
     "pay it alike.",
     "seconds of rollout, teacher and update on an accelerator against the completion's length",
 )
-BITS = trained(
-    "B14",
-    "bits of supervision",
-    "A teacher's weights give a rollout orders of magnitude more bits of supervision than a 0/1 "
-    "reward does.",
-    "rank and precision of a trained teacher's weights, beside the SNR of both per rollout",
-)
-
 CLAIMS = (
     b1.CLAIM,
     b2.CLAIM,
@@ -53,7 +46,7 @@ CLAIMS = (
     b11.CLAIM,
     b12.CLAIM,
     GENERATION,
-    BITS,
+    b14.CLAIM,
     b15.CLAIM,
     b16.CLAIM,
     b17.CLAIM,

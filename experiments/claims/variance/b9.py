@@ -123,6 +123,9 @@ def measure(effort: Effort) -> Finding:
         "short": exactly("share of random trees of 1 token on which RL's SNR is higher", short),
         "four": exactly("share of random trees of 4 tokens on which it is", four),
         "across": order("tr Var, enumerated", dense["enumerated"][..., 0]),
+        "sampled_variance": order("tr Var, sampled", dense["sampled"][..., 0]),
+        "none_variance": order(f"tr Var, {GRADED['sum']}, no baseline", dense["none"][..., 0]),
+        "batch_variance": order(f"tr Var, {GRADED['sum']}, batch mean", dense["batch"][..., 0]),
         "noise": order("what reward noise adds to tr Var", dense["score"][..., 0]),
         "sigma": estimated(
             "order in sigma of what reward noise adds to tr Var",
@@ -169,8 +172,8 @@ def judge(numbers: Numbers) -> Judgement:
 CLAIM = Claim(
     "B9",
     "real RL is worse",
-    "A terminal reward, broadcast over its rollout and noisy, gives RL a gradient with more noise "
-    "than sampled distillation's, the more so the longer the rollout.",
+    "A terminal reward, noisy and broadcast over its rollout, gives RL's gradient a lower "
+    "signal-to-noise ratio than sampled distillation's, the more so the longer the rollout.",
     measure,
     judge,
     wrong="A short rollout: at one token RL is the quieter on a good share of random trees "

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from experiments.claims.lab import relative
 from experiments.claims.variance.chain import (
     Chain,
     Drawn,
@@ -64,27 +65,27 @@ def figures(drawn: Drawn, horizon: int, reward: str) -> dict[str, tuple[float, f
 def checked(of: Chain) -> list[float]:
     """Errors of this code on a tree, every rollout in place of drawn ones, against the oracle.
 
-    Of tr Var, and of the means of the terminal arms against the sequence's gradient.
+    Of each reward: tr Var of the rows, and the means of the terminal arms.
     """
-    here, length = enumerated(of, 4), 4
-    tree = here.tree
-    rows = np.where(np.arange(length) == 0, 0, 1 + np.roll(tree.tokens, 1, axis=1))
-    every = Drawn(of, tree.tokens, rows)
-    graded = summed(every, length)
-    asked = (*LOCAL.values(), TERMINAL["none"], TERMINAL["critic"], TERMINAL["local"])
-    found = gradients(every, asked, length, graded, 1)
-    here = dataclasses.replace(here, reward=graded.reward)
-    oracle = (
-        exact.enumerated(here),
-        exact.sampled(here),
-        exact.sampled(here, gamma=1.0),
-        exact.reinforce(here),
-    )
-    errors = []
-    for row, wanted in zip(asked, oracle):
-        size = exact.group_variance(here, wanted.h.sum(1))
-        errors.append(abs(variance(here.joint, found[row]) - size) / size)
-    mean = exact.target_gradient(here, "sequence")
-    for row in asked[2:]:
-        errors.append(float(np.linalg.norm(here.joint @ found[row] - mean) / np.linalg.norm(mean)))
-    return errors
+    length, errors = 4, []
+    plain = enumerated(of, length)
+    tokens = plain.tree.tokens
+    every = Drawn(of, tokens, np.where(np.arange(length) == 0, 0, 1 + np.roll(tokens, 1, axis=1)))
+    terminal = [TERMINAL[name] for name in ("none", "critic", "local")]
+    for reward in REWARDS.values():
+        graded = reward(every, length)
+        here = dataclasses.replace(plain, reward=graded.reward)
+        found = gradients(every, (*LOCAL.values(), *terminal), length, graded, 1)
+        oracle = (
+            exact.enumerated(here),
+            exact.sampled(here),
+            exact.sampled(here, gamma=1.0),
+            exact.reinforce(here),
+        )
+        for row, wanted in zip((*LOCAL.values(), terminal[0]), oracle, strict=True):
+            size = exact.group_variance(here, wanted.h.sum(1))
+            errors.append(abs(variance(here.joint, found[row]) - size) / size)
+        mean = exact.target_gradient(here, "reward")
+        errors += [relative(here.joint @ found[row], mean) for row in terminal]
+    mean = exact.target_gradient(plain, "sequence")  # of the sum of w, broadcast or to go
+    return [*errors, relative(plain.joint @ found[LOCAL["to_go"]], mean)]
