@@ -403,3 +403,23 @@ def relative(found: Array, wanted: Array) -> float:
     """|found - wanted| / |wanted|, 2-norms; |found| where the latter is 0."""
     size = float(np.linalg.norm(wanted))
     return float(np.linalg.norm(found - wanted)) / (size if size > 0 else 1.0)
+
+
+def batch_cotangents(
+    rows: Sequence[str], batch: Rollout, logits: Array, logp_teacher: Array
+) -> Array:
+    """dJ/dlogits [K, B, T, V] of K rows on a batch of drawn rollouts, times B.
+
+    `cotangents` for rollouts that are too long to enumerate; other rollouts are seen.
+
+    Args:
+        rows: rows that draw nothing afresh.
+        batch: B rollouts.
+        logits: [B, T, V], the student's.
+        logp_teacher: [B, T, V].
+    """
+    methods = tuple(map(table.parse, rows))
+    eye = jnp.eye(logits.shape[-1])
+    sides = (Head(jnp.asarray(x), eye) for x in (logits, logp_teacher))
+    count = jnp.asarray(float(len(logits)))
+    return np.asarray(_cotangents(methods, batch, *sides, count, None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.claims import rules, trees
+from experiments.claims import rules
 from experiments.claims.claim import (
     Claim,
     Effort,
@@ -15,24 +15,15 @@ from experiments.claims.claim import (
     spread,
     worst,
 )
-from experiments.claims.lab import Shape, lab, problem, vectors
+from experiments.claims.lab import Shape, lab, vectors
 from experiments.claims.search import Found, search, simplify
+from experiments.claims.variance.shared import MAIN, SMALLEST, at, free, read
 from opd.measure import exact
 from opd.measure.exact import Problem
 
 # From the smallest up: one free parameter, two tokens, two of them a rollout.
-SHAPES = (
-    Shape(vocab=2, depth=2, eos=None, student="constant"),
-    Shape(vocab=2, depth=2, eos=None, student="recurrent", width=1),
-    Shape(vocab=3, depth=3, eos=0, student="recurrent"),
-)
+SHAPES = (SMALLEST, Shape(vocab=2, depth=2, eos=None, student="recurrent", width=1), MAIN)
 STEPS = 60
-
-
-def at(shape: Shape, point: np.ndarray) -> Problem:
-    """The problem whose student has the first M numbers, and whose teacher has the rest."""
-    theta, teacher = np.split(point, [shape.size])
-    return problem(shape, theta, exact.log_softmax(teacher.reshape(-1, shape.vocab)))
 
 
 def gain(shape: Shape):
@@ -55,8 +46,12 @@ def ratio(here: Problem) -> float:
 
 def looked_for(shape: Shape, effort: Effort) -> Found:
     """From random starts within the budget."""
-    size = shape.size + len(shape.tree.child) * shape.vocab
-    return search(gain(shape), size, effort.starts, STEPS, seed=0)
+    return search(gain(shape), free(shape), effort.starts, STEPS, seed=0)
+
+
+def smallest(shape: Shape, found: Found) -> Problem:
+    """What a search found, made round."""
+    return at(shape, simplify(gain(shape), found.point))
 
 
 def per_position(effort: Effort) -> list[float]:
@@ -80,11 +75,14 @@ def measure(effort: Effort) -> Finding:
     ratios = {shape: ratio(at(shape, found[shape].point)) for shape in SHAPES}
     example, least = None, min(ratios.values())
     if hits:
-        shape = hits[0]
-        point = simplify(gain(shape), found[shape].point)
-        here = at(shape, point)
+        here = smallest(hits[0], found[hits[0]])
         least = ratio(here)
-        example = f"{shape}: tr Var(S) / tr Var(G) = {least:.3f}.\n\n{trees.table(here)}"
+        h = vectors(here, "opd_sampled", "opd")
+        example = (
+            f"{hits[0]}: tr Var(S) / tr Var(G) = {least:.3f}. Enumerating takes the noise of a "
+            "token out of its own term, and with it what made up for the state that the token "
+            f"leads to.\n\n{read(here, S=h['opd_sampled'].sum(1), G=h['opd'].sum(1))}"
+        )
     numbers = {
         "ratio": exactly("tr Var(sampled) / tr Var(enumerated) of the example", least),
         "share": spread(
