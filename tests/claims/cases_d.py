@@ -17,7 +17,10 @@ ORDERS = {f"order {row}": n(1.0, 0.95, 1.05) for row in ("opd", "opd_sampled", "
 SIZES = {f"size {row}": n(0.04, 0.02, 0.06) for row in ("opd", "opd_sampled", "reinforce")}
 D3 = ORDERS | SIZES
 WEIGHTED = ("opd_sampled@importance=token", "opd_sampled@importance=trajectory")
-D5 = {row: n(0.9, 0.85, 0.95) for row in ("opd", "opd_sampled", *WEIGHTED)} | {"half": n(5, 1, 50)}
+D5 = {row: n(0.9, 0.85, 0.95) for row in ("opd", "opd_sampled", *WEIGHTED)} | {
+    "sharp": n(0.9, 0.85, 0.95),
+    "half": n(5, 1, 50),
+}
 D6 = {
     "inside": n(0.6, 0.5, 0.8),
     "some": n(0.9, 0.8, 1.0),
@@ -40,6 +43,7 @@ D9 = {
     "growth": n(5, 1.2, 10),
     "broken": n(0.999, 0.99, 0.999),
     "integrand": n(1.0),
+    "largest": n(1.0),
 }
 
 CASES = {
@@ -64,10 +68,10 @@ CASES = {
         Case(D3 | {"order opd": n(1.0, 0.7, 1.3)}, "not settled"),
     ],
     "D5": [
-        Case(D5, "holds"),
-        Case(D5 | dict.fromkeys(WEIGHTED, n(0.5, 0.1, 0.9)), "holds with caveat"),
-        Case(D5 | dict.fromkeys(D5, n(0.1, -0.2, 0.4)), "fails"),
-        Case(D5 | dict.fromkeys(D5, n(0.7, 0.4, 0.9)), "not settled"),
+        Case(D5, "holds", "holds"),
+        Case(D5 | {"sharp": n(0.3, -0.5, 0.9)}, "fails", "holds"),
+        Case(D5 | {WEIGHTED[0]: n(0.5, 0.1, 0.9)}, "not settled", "holds"),
+        Case(D5 | dict.fromkeys(("opd", "opd_sampled"), n(0.1, 0, 0.2)), "not settled", "fails"),
     ],
     "D6": [
         Case(D6, "holds with caveat"),
@@ -95,6 +99,7 @@ CASES = {
         Case(D9 | {"variance": n(0.02), "growth": n(0.9, 0.8, 1.0)}, "holds", "holds"),
         Case(D9 | {"variance": n(0.02)}, "not settled", "holds"),
         Case(D9 | {"broken": n(1.2, 0.99, 1.2)}, "fails", "fails"),
+        Case(D9 | {"largest": n(1.3)}, "fails", "fails"),
         Case(D9 | {"broken": n(0.5, 0.1, 0.5)}, "fails", "not settled"),
     ],
 }

@@ -133,7 +133,7 @@ CLAIM = Claim(
     wrong="A bias that is only noise, or a library and oracle that share a weight: expectations "
     "are enumerated, targets are complex-step derivatives of the KL with d(s) of either policy, "
     "and the example is at least 10 % off with the library's own row. Teachers are of the "
-    "student's family and not; with the prefix ratio made inclusive the grid's verdict falls.",
+    "student's family and not, students soft and sharp; with a ratio broken the grid falls.",
     advice="Read r_t as a correction of the action, and none at all where the vocabulary is summed "
     "over. Where the visitation matters use `importance=prefix` (enumerated) or "
     "`prefix_inclusive` (sampled), or refresh.",

@@ -19,9 +19,8 @@ from experiments.claims.claim import (
     spread,
     worst,
 )
-from experiments.claims.importance.shared import log_ratio, older, weight
+from experiments.claims.importance.shared import log_ratio, older, products, weight
 from experiments.claims.lab import Shape, lab
-from opd.method import importance
 
 SHAPE = Shape(vocab=2, depth=8, eos=None)
 DRIFT = 2.0  # of the recurrent student's parameters
@@ -54,12 +53,14 @@ def constant(gap: float, horizon: int) -> float:
 
     Sequences of as many ones have one weight: one of each kind is enough, at any length.
     """
-    ones = np.arange(horizon) < np.arange(horizon + 1)[:, None]
+    longest = max(LONG)
+    place, count = np.arange(longest), np.arange(longest + 1)
+    ones = place < count[:, None]
     logp = np.where(ones, -np.log1p(np.exp(-gap)), -np.log1p(np.exp(gap)))
-    old = np.full(ones.shape, -math.log(2))
-    log_rho = importance.log_ratio(logp, old, np.ones_like(ones), "trajectory")
-    chance = [math.comb(horizon, k) / 2**horizon for k in range(horizon + 1)]
-    return float(np.array(chance) @ weight(log_rho)[:, 0] ** 2)
+    mask = np.broadcast_to(place < horizon, ones.shape)
+    log_rho = products(logp, np.full(ones.shape, -math.log(2)), mask, "trajectory")
+    chance = np.array([math.comb(horizon, k) for k in count]) / 2.0**horizon
+    return float(chance @ weight(log_rho)[:, 0] ** 2)
 
 
 def misfit(x: np.ndarray, y: np.ndarray) -> float:

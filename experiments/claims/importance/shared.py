@@ -23,6 +23,14 @@ def older(lab: Lab, seed: int, drift: float) -> Problem:
     return lab.at(lab.theta + drift * step / np.linalg.norm(step))
 
 
+_log_ratio = jax.jit(importance.log_ratio, static_argnums=3)
+
+
+def products(logp: Array, logp_behavior: Array, mask: Array, kind: str) -> Array:
+    """The library's log-ratios of [N, T] log-probabilities."""
+    return np.asarray(_log_ratio(logp, logp_behavior, mask, kind))
+
+
 def log_ratio(problem: Problem, behavior: Problem, kind: str, horizon: int | None = None) -> Array:
     """The library's log-ratio of student and behavior on every sequence, [N, T] nats.
 
@@ -31,16 +39,13 @@ def log_ratio(problem: Problem, behavior: Problem, kind: str, horizon: int | Non
     tree = problem.tree
     logp, old = (exact.at_actions(tree, policy.logp) for policy in (problem, behavior))
     mask = tree.mask & (np.arange(tree.mask.shape[1]) < (horizon or tree.mask.shape[1]))
-    return np.asarray(_log_ratio(logp, old, mask, kind))
+    return products(logp, old, mask, kind)
 
 
 def weight(log_rho: Array, high: float | None = None) -> Array:
     """The library's weight: rho, or min(rho, high)."""
     rule = "none" if high is None else "truncate"
     return np.asarray(importance.weight(jnp.asarray(log_rho), None, rule, None, high))
-
-
-_log_ratio = jax.jit(importance.log_ratio, static_argnums=3)
 
 
 def variance(prob: Array, values: Array) -> float:

@@ -54,7 +54,7 @@ def drawn(numbers: Numbers) -> Figure:
     axes = figure.subplots()
     for kind, label in (
         ("light", "no heavy tails, mean"),
-        ("heavy", "heavy tails, worst row's total"),
+        ("heavy", "heavy tails, total of opd@gamma=1"),
     ):
         found = [numbers[f"{kind} {n}"] for n in GROUPS]
         value = np.array([one.value for one in found])
