@@ -124,7 +124,8 @@ def measure(effort: Effort) -> Finding:
     numbers["half"] = spread(
         "squared error over a fresh batch's at ESS / N of 0.4 to 0.6, all rows", half
     )
-    where = "; ".join(map(str, SHAPES)) + f"; {DRIFTS} random drifts a tree, {ROLLOUTS} rollouts"
+    where = "; ".join(map(str, SHAPES)) + f"; soft (1) and sharp ({SHARP:g}) parameters, "
+    where += f"{DRIFTS} random drifts a tree (sharp ones half as many), {ROLLOUTS} rollouts"
     return Finding(numbers, "sharp", where, effort.seeds, figure=drawn(found))
 
 

@@ -107,7 +107,7 @@ def between(here: Problem, behavior: Problem, bar: float) -> np.ndarray:
 
 
 def drawn(curves: np.ndarray) -> Figure:
-    """Median error over trees against the cap, of the trajectory's weight."""
+    """Each tree's error against the cap of the trajectory's weight, and the best cap."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
     for index, rollouts in enumerate(ROLLOUTS):

@@ -48,11 +48,6 @@ def weight(log_rho: Array, high: float | None = None) -> Array:
     return np.asarray(importance.weight(jnp.asarray(log_rho), None, rule, None, high))
 
 
-def variance(prob: Array, values: Array) -> float:
-    """Var of values [N] under a law [N]."""
-    return float(prob @ (values - prob @ values) ** 2)
-
-
 def sequence_kl(behavior: Problem, problem: Problem) -> float:
     """KL(behavior || student) of whole rollouts, nats."""
     log_rho = exact.at_actions(problem.tree, problem.logp - behavior.logp).sum(1)
