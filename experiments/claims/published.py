@@ -5,6 +5,8 @@ jax.grad for the rest. The library is run through its chunked vocabulary pass (c
 logits as hidden states and the identity as unembedding.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -539,14 +541,21 @@ TWO_RATIOS = {
 LOSSES |= TWO_RATIOS
 
 
-def library_cotangents(case: Case, names, one_pass: bool):
+def library_cotangents(case: Case, names, one_pass: bool = False):
     """The library's dJ/dlogits [K, B, T, V], through the vocabulary pass in chunks of 2."""
-    rollout, methods = case.rollout(), tuple(map(table.parse, names))
     eye = jnp.eye(V)
     student, teacher = Head(jnp.asarray(case.logits), eye), Head(jnp.asarray(case.teacher), eye)
-    how = Pass(chunk=2)
+    rollouts = {both: case.rollout(two_ratios=both) for both in (False, True)}
+    return _cotangents(
+        tuple(names), one_pass, rollouts, student, teacher, jnp.asarray(case.uniforms)
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _cotangents(names, one_pass, rollouts, student, teacher, uniforms):
+    methods, how, rollout = tuple(map(table.parse, names)), Pass(chunk=2), rollouts[False]
     known = tuple(
-        weights(method, case.rollout(name in TWO_RATIOS)) for name, method in zip(names, methods)
+        weights(method, rollouts[name in TWO_RATIOS]) for name, method in zip(names, methods)
     )
 
     def finish(stats, known):
@@ -560,7 +569,13 @@ def library_cotangents(case: Case, names, one_pass: bool):
         given = finish(vocab.stats(student, teacher, rollout.tokens, how), known)
         weigh = lambda stats, given: given  # noqa: E731
     rules = tuple(method.rules for method in methods)
-    cotangent, _ = vocab.pull(
-        student, teacher, rollout.tokens, rules, weigh, given, jnp.asarray(case.uniforms), how
-    )
+    cotangent, _ = vocab.pull(student, teacher, rollout.tokens, rules, weigh, given, uniforms, how)
     return cotangent.hidden
+
+
+def loss_cotangents(case: Case, names):
+    """Minus the gradients of the published losses, [K, B, T, V]."""
+    at = jnp.asarray(case.logits)
+    return np.stack(
+        [-jax.grad(lambda logits, loss=LOSSES[name]: loss(case, logits))(at) for name in names]
+    )
