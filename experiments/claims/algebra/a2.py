@@ -26,12 +26,16 @@ from opd.measure.exact import Problem
 Array = np.ndarray
 
 
-def with_and_without(problem: Problem, k: int) -> Array:
-    """The library's cotangents [2, N, T, V] on a top-k set, with and without the term's gauge.
+def with_and_without(problem: Problem) -> dict[int, Array]:
+    """The library's cotangents [2, N, T, V] on top-k sets, with and without the term, by k.
 
     `truncate` is autodiff of the truncated sum, which has the term; `drop` leaves it out.
     """
-    return cotangents(problem, [f"opd_topk@k={k},tail={tail}" for tail in ("truncate", "drop")])
+    size = problem.logits.shape[1]
+    sizes = (1, size - 1, size)
+    rows = [f"opd_topk@k={k},tail={tail}" for k in sizes for tail in ("truncate", "drop")]
+    found = cotangents(problem, rows)
+    return {k: found[2 * i : 2 * i + 2] for i, k in enumerate(sizes)}
 
 
 def minus_mass_slope(problem: Problem, k: int) -> Array:
@@ -44,27 +48,24 @@ def minus_mass_slope(problem: Problem, k: int) -> Array:
     return exact.at_states(problem.tree, -slope(mass, problem.logits))
 
 
-def at_agreement(problem: Problem, k: int) -> float:
-    """|E gradient| of the truncated sum for a student that is its teacher, over that for ours."""
-    twin = dataclasses.replace(problem, logp_teacher=problem.logp)
-    sizes = [
-        np.linalg.norm(here.joint @ gradients(here, with_and_without(here, k)[0]).sum(1))
-        for here in (twin, problem)
-    ]
-    return float(sizes[0] / sizes[1])
+def strength(problem: Problem, cotangent: Array) -> float:
+    """|E gradient| of a row's cotangents [N, T, V]."""
+    return float(np.linalg.norm(problem.joint @ gradients(problem, cotangent).sum(1)))
 
 
 def measure(effort: Effort) -> Finding:
     """Both forms of the library on all of V tokens and on k of them; their difference by name."""
     whole, subset, named, agreed = [], [], [], []
     for problem in problems(effort):
-        size = problem.logits.shape[1]
-        whole.append(relative(*with_and_without(problem, size)))
-        for k in (1, size - 1):
-            kept, dropped = with_and_without(problem, k)
+        twin = dataclasses.replace(problem, logp_teacher=problem.logp)
+        found, same = with_and_without(problem), with_and_without(twin)
+        *subsets, size = found
+        whole.append(relative(*found[size]))
+        for k in subsets:
+            kept, dropped = found[k]
             subset.append(relative(kept, dropped))
             named.append(relative(kept - dropped, minus_mass_slope(problem, k)))
-            agreed.append(at_agreement(problem, k))
+            agreed.append(strength(twin, same[k][0]) / strength(problem, kept))
     numbers = {
         "whole": worst("relative size of the term over all V tokens", whole),
         "subset": spread("relative size of the term on a top-k set", subset),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,7 +40,8 @@ CLOSE = 0.05  # within which a Monte Carlo estimate of 1 must lie, interval and 
 
 def drawn_by(problem: Problem, options: dict[str, float]) -> Problem:
     """The policy that the library's sampler draws from under some options."""
-    logits = sampling.truncated_logits(jnp.asarray(problem.logits), **options)
+    cut = jax.jit(partial(sampling.truncated_logits, **options))
+    logits = cut(jnp.asarray(problem.logits))
     return dataclasses.replace(problem, logits=np.asarray(logits))
 
 
@@ -62,7 +65,7 @@ def drawn(problem: Problem, count: int) -> Array:
     state, leaf = np.zeros(count, int), np.full(count, -1)
     for t in range(tree.mask.shape[1]):
         going = leaf < 0
-        token = np.asarray(sampling.draw(jnp.asarray(problem.logp[state]), uniforms[:, t])[0])
+        token = np.asarray(jax.jit(sampling.draw)(problem.logp[state], uniforms[:, t])[0])
         leaf = np.where(going, tree.leaf[state, token], leaf)
         state = np.where(leaf < 0, tree.child[state, token], state)
     return leaf

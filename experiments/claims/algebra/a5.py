@@ -42,6 +42,7 @@ STEPS = 60
 PPO = "baseline=value,returns=gae,lam=0.95,importance=token,ratio_rule=clip"
 NOW = ("kl_advantage", f"kl_advantage@{PPO}")  # gamma = 0: plain, and in PPO with a critic
 LATER, RLOO = "kl_advantage@gamma=1", "kl_advantage@gamma=1,baseline=leave_one_out"
+GRPO = "kl_advantage@gamma=1,baseline=group,normaliser=group_std"
 RIGHT = ("opd_sampled", f"opd_sampled@{PPO}", "opd_sampled@gamma=1")
 RIGHT_RLOO = "opd_sampled@gamma=1,baseline=leave_one_out"
 
@@ -77,10 +78,12 @@ def measure(effort: Effort) -> Finding:
         full = exact.target_gradient(here, "sequence")
         h = vectors(here, *NOW, LATER, *RIGHT, batch=rollout(here, value=critic(here)))
         found = {row: mean(here, h[row]) for row in h}
-        found |= {row: group_mean(here, g) for row, g in coupled(here, RLOO, RIGHT_RLOO).items()}
+        found |= {
+            row: group_mean(here, g) for row, g in coupled(here, RLOO, GRPO, RIGHT_RLOO).items()
+        }
         nothing += [np.linalg.norm(found[row]) / np.linalg.norm(myopic) for row in NOW]
         ahead += [relative(found[row], full - myopic) for row in (LATER, RLOO)]
-        along.append(cosine(found[LATER], full))
+        along += [cosine(found[row], full) for row in (LATER, GRPO)]
         repaired += [relative(found[row], myopic) for row in RIGHT[:2]]
         repaired += [relative(found[row], full) for row in (RIGHT[2], RIGHT_RLOO)]
     hit = search(stuck, point_size(SMALLEST), effort.starts, STEPS, seed=0)
@@ -100,7 +103,7 @@ def measure(effort: Effort) -> Finding:
         "hits": exactly("share of starts that end in an example", hit.share),
         "nothing": worst("|E gradient| over |grad KL| at gamma 0, plain and in PPO", nothing),
         "ahead": worst("relative error at gamma 1, plain and RLOO, against the future's", ahead),
-        "along": spread("cosine with the whole gradient at gamma 1", along),
+        "along": spread("cosine with the whole gradient at gamma 1, plain and GRPO", along),
         "repaired": worst("relative error with log p/pi(y_t) as the reward", repaired),
     }
     where = f"{WHERE}; {SMALLEST}, {effort.starts} starts of at most {STEPS} steps"
