@@ -5,12 +5,13 @@ jax.grad for the rest. The library is run through its chunked vocabulary pass (c
 logits as hidden states and the identity as unembedding.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims.lab import relative
 from opd.engine import vocab
 from opd.engine.vocab import Head, Pass
 from opd.method import table
@@ -571,6 +572,14 @@ def _cotangents(names, one_pass, rollouts, student, teacher, uniforms):
     rules = tuple(method.rules for method in methods)
     cotangent, _ = vocab.pull(student, teacher, rollout.tokens, rules, weigh, given, uniforms, how)
     return cotangent.hidden
+
+
+@lru_cache
+def published_errors(seed: int) -> dict[str, float]:
+    """Each row's |cotangents - minus autodiff of its loss| over the latter's size, by name."""
+    case, names = Case(seed), list(LOSSES)
+    found, wanted = np.asarray(library_cotangents(case, names)), loss_cotangents(case, names)
+    return {name: relative(*pair) for name, *pair in zip(names, found, wanted, strict=True)}
 
 
 def loss_cotangents(case: Case, names):

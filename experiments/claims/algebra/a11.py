@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from experiments.claims import rules
 from experiments.claims.algebra.shared import SHAPES, slope, through, turned
@@ -16,6 +20,7 @@ from experiments.claims.claim import (
     Finding,
     Judgement,
     Numbers,
+    exactly,
     spread,
     worst,
 )
@@ -29,25 +34,25 @@ from experiments.claims.lab import (
     rollout,
     vectors,
 )
-from experiments.claims.published import LOSSES, Case, library_cotangents, loss_cotangents
+from experiments.claims.published import published_errors
 from opd.measure import exact
 from opd.measure.exact import Problem
-from opd.method import table
+from opd.method import baselines, table
 
 Array = np.ndarray
 FAMILIES = ("sft", "reinforce", "rloo", "grpo", "dr_grpo", "ppo")
-NAMES = tuple(name for name in LOSSES if table.parse(name).row in FAMILIES)
 SIZE = 4  # rollouts a group: with 2 or 3, 0/1 rewards have one spread only
 CENTRED = "grpo@normaliser=none"
 LENGTH = "grpo@normaliser=none,reduction=sequence_mean"
+SIZES = (2, 4, 16, 64)
+HARD, LARGEST = 0.05, SIZES[-1]
 WHOLE, SHORT = (f"ppo@reduction=sum,lam={lam}" for lam in ("1", "0.5"))
 
 
-def published_errors(seed: int) -> list[float]:
-    """Of the rows' cotangents against autodiff of the losses of their papers."""
-    case = Case(seed)
-    found = np.asarray(library_cotangents(case, NAMES))
-    return [relative(*pair) for pair in zip(found, loss_cotangents(case, NAMES), strict=True)]
+def of_families(seed: int) -> list[float]:
+    """Errors of these families' rows against the losses of their papers."""
+    found = published_errors(seed)
+    return [error for name, error in found.items() if table.parse(name).row in FAMILIES]
 
 
 def sequence_forward_kl(here: Problem) -> Array:
@@ -98,15 +103,53 @@ def with_critics(here: Problem, wanted: Array) -> tuple[list[float], float]:
     return exactly_right, first[SHORT]
 
 
+def prompt_weight(solved: float, size: int) -> float:
+    """What GRPO weighs a prompt's gradient by, its 0/1 reward 1 in a share `solved` of rollouts.
+
+    With k successes in a group the advantages are one number for these and one for the rest; the
+    gradient is E k a(k) / G times the difference of their mean scores, without a normaliser
+    solved (1 - solved) times it.
+    """
+    count = np.arange(size + 1)
+    reward = jnp.asarray((np.arange(size) < count[:, None]).astype(float))[..., None]  # [k, G, 1]
+    group, mask = jnp.zeros(size, int), jnp.ones((size, 1), bool)
+
+    def normalised(total: jax.Array) -> jax.Array:
+        advantage = total - baselines.baseline(total, mask, group, "group")
+        return baselines.normalise(advantage, total, mask, group, "group_std")
+
+    first = np.asarray(jax.vmap(normalised)(reward))[:, 0, 0]  # a success, where there is one
+    chance = np.array([math.comb(size, k) for k in count]) * solved**count
+    chance = chance * (1 - solved) ** (size - count)
+    return float((chance * count * first).sum() / size / (solved * (1 - solved)))
+
+
+def draw() -> Figure:
+    """The weight of a prompt against the share of its rollouts that succeed."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    solved = np.linspace(0.01, 0.99, 49)
+    for size in SIZES:
+        weight = np.array([prompt_weight(p, size) for p in solved])
+        axes.plot(solved, weight / prompt_weight(0.5, size), label=f"groups of {size}")
+    axes.plot(solved, 0.5 / np.sqrt(solved * (1 - solved)), "k--", label="1 / std of the reward")
+    axes.set_ylim(0, 6)
+    axes.set_xlabel("share of the prompt's rollouts that succeed")
+    axes.set_ylabel("weight of the prompt (1 at a half)")
+    axes.legend()
+    return figure
+
+
 def measure(effort: Effort) -> Finding:
     """Against the papers' losses, and expectations against grad E R by enumeration of groups."""
     published, sft, right, critic = [], [], [], []
-    binary, std, length = [], [], []
+    binary, prompts, graded_, length = [], [], [], []
     for seed in effort.seeds:
-        published += published_errors(seed)
+        published += of_families(seed)
         one, two = (lab(shape, seed) for shape in SHAPES)
         sft += [sft_error(one), sft_error(two)]
-        for here in (one.problem, two.problem, graded(one.problem, seed)):
+        values = graded(one.problem, seed)
+        for here, kind in ((one.problem, binary), (two.problem, prompts), (values, graded_)):
             wanted = exact.target_gradient(here, "reward")
             exactly_right, wrong_critic = with_critics(here, wanted)
             right += exactly_right
@@ -115,30 +158,34 @@ def measure(effort: Effort) -> Finding:
             found = {row: group_mean(here, group) for row, group in groups.items()}
             right.append(relative(found["rloo"], wanted))
             right.append(relative(found[CENTRED], (1 - 1 / SIZE) * wanted))
-            kind = binary if here is one.problem else std
             kind.append(turned(found["grpo"], wanted))
-            if here is not two.problem:
+            if here is not two.problem:  # whose rollouts have one length
                 length.append(turned(found[LENGTH], wanted))
     numbers = {
         "published": worst("relative error against autodiff of the published losses", published),
         "sft": worst("relative error of SFT against -grad KL(p(y) || pi(y))", sft),
         "right": worst("relative error of unbiased ones against grad E R", right),
         "std": spread(
-            "sine of the angle that GRPO's std turns grad E R by: two prompts, or graded", std
+            "sine of the angle that GRPO's std turns grad E R by: graded rewards", graded_
         ),
-        "binary": worst("the same with one prompt and rewards of 0 and 1", binary),
+        "prompts": spread("the same, two prompts and rewards of 0 and 1", prompts),
+        "binary": worst("the same, one prompt and rewards of 0 and 1", binary),
+        "hard": exactly(
+            f"weight of a prompt solved at {HARD} over one at 0.5, GRPO's std, groups of {LARGEST}",
+            prompt_weight(HARD, LARGEST) / prompt_weight(0.5, LARGEST),
+        ),
         "length": spread("sine of the angle that GRPO's 1/|y| turns it by", length),
         "critic": spread("relative error of GAE at lambda 0.5 with a wrong critic", critic),
     }
     where = f"{'; '.join(map(str, SHAPES))}; groups of {SIZE}; losses on 4 rollouts, V 7"
-    return Finding(numbers, "std", where, effort.seeds)
+    return Finding(numbers, "std", where, effort.seeds, figure=draw())
 
 
 def judge(numbers: Numbers) -> Judgement:
-    """Holds where all errors vanish; a caveat where GRPO's normalisers turn the gradient."""
+    """Holds where all errors vanish; a caveat by one tree where something turns the gradient."""
     errors = max(numbers[name].high for name in ("published", "sft", "right"))
     found = rules.settle(errors <= rules.EXACT, errors > rules.CLEAR)
-    turning = [name for name in ("std", "length", "critic") if numbers[name].low > rules.CLEAR]
+    turning = [name for name in ("std", "length", "critic") if numbers[name].high > rules.CLEAR]
     if found == HOLDS and turning:
         says = {
             "std": "GRPO without its division by the group's spread",
@@ -160,6 +207,6 @@ CLAIM = Claim(
     "of 0 and 1 on one prompt show none: the spread depends on the number of successes alone, "
     "which weighs prompts and not rollouts; two prompts, or graded rewards, show it.",
     advice="Keep the group's mean (or leave one out) and drop the division by its spread and by "
-    "|y|, or know what they do: the spread favours prompts that nearly always or hardly ever "
-    "succeed, 1/|y| short right and long wrong answers.",
+    "|y|, or know what they do: in large groups the spread favours prompts that nearly always or "
+    "hardly ever succeed, and 1/|y| favours short right answers and long wrong ones.",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +38,15 @@ CUT = ({"top_p": 0.8}, {"top_k": 2})
 CLOSE = 0.05  # within which a Monte Carlo estimate of 1 must lie, interval and all
 
 
+@lru_cache
+def law(**options: float):
+    """The sampler's cut of logits, compiled once for each options."""
+    return jax.jit(partial(sampling.truncated_logits, **options))
+
+
 def drawn_by(problem: Problem, options: dict[str, float]) -> Problem:
     """The policy that the library's sampler draws from under some options."""
-    cut = jax.jit(partial(sampling.truncated_logits, **options))
-    logits = cut(jnp.asarray(problem.logits))
-    return dataclasses.replace(problem, logits=np.asarray(logits))
+    return dataclasses.replace(problem, logits=np.asarray(law(**options)(problem.logits)))
 
 
 def errors(problem: Problem, options: dict[str, float]) -> tuple[float, float]:

@@ -16,17 +16,10 @@ from experiments.claims.claim import (
     spread,
     worst,
 )
-from experiments.claims.lab import relative
-from experiments.claims.published import LOSSES, B, Case, T, V, library_cotangents, loss_cotangents
+from experiments.claims.published import LOSSES, B, Case, T, V, published_errors
 from opd.method import table
 
 Array = np.ndarray
-
-
-def errors(case: Case, names: list[str]) -> list[float]:
-    """Relative error of each row's cotangents against minus autodiff of its loss."""
-    found = np.asarray(library_cotangents(case, names))
-    return [relative(*pair) for pair in zip(found, loss_cotangents(case, names), strict=True)]
 
 
 def off_score(cotangent: Array) -> float:
@@ -43,9 +36,8 @@ def measure(effort: Effort) -> Finding:
     """All rows and settings that have a published loss, at each seed."""
     names, found, outside = list(LOSSES), [], []
     for seed in effort.seeds:
-        case = Case(seed)
-        found += errors(case, names)
-        outside.append(off_score(logit_mse(case)))
+        found += published_errors(seed).values()
+        outside.append(off_score(logit_mse(Case(seed))))
     rows = {table.parse(name).row for name in names}
     signals = [{term.signal for term in table.ROWS[row].terms} for row in rows]
     numbers = {

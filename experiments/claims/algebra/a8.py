@@ -34,16 +34,25 @@ K3, K1 = "reinforce@reference.coef=1", "reinforce@reference.coef=1,reference.pen
 NEAR = np.geomspace(1e-3, 1e-1, 5)  # student minus teacher, as a share of where the ray starts
 
 
-def by_autodiff(here: Problem, name: str, role: str) -> Array:
-    """E over tokens of pi of -grad k (`loss`), or of -k grad log pi with k fixed (`reward`)."""
-    weight = jnp.asarray(here.reach[:, None] * here.probs)
+@jax.jit
+def slopes(logits: jax.Array, logp_teacher: jax.Array, weight: jax.Array):
+    """By k, d/dlogits of -k under the weight, and of -k log pi with k held fixed, [S, V] each."""
 
-    def surrogate(logits: jax.Array) -> jax.Array:
+    def surrogate(logits: jax.Array, k, paid: bool) -> jax.Array:
         logp = jax.nn.log_softmax(logits)
-        k = KS[name](logp - here.logp_teacher)
-        return -jnp.sum(weight * (k if role == "loss" else jax.lax.stop_gradient(k) * logp))
+        value = k(logp - logp_teacher)
+        return -jnp.sum(weight * (jax.lax.stop_gradient(value) * logp if paid else value))
 
-    return through(here, np.asarray(jax.grad(surrogate)(jnp.asarray(here.logits))))
+    return [
+        {name: jax.grad(surrogate)(logits, k, paid) for name, k in KS.items()}
+        for paid in (False, True)
+    ]
+
+
+def by_autodiff(here: Problem) -> list[dict[str, Array]]:
+    """E over tokens of pi of each k's gradient as a loss, and as a reward; [M] by name."""
+    found = slopes(here.logits, here.logp_teacher, here.reach[:, None] * here.probs)
+    return [{k: through(here, np.asarray(x)) for k, x in role.items()} for role in found]
 
 
 def by_library(here: Problem) -> dict[str, Array]:
@@ -62,9 +71,8 @@ def value_error(here: Problem) -> float:
     """Of E k3 against the KL, summed over states."""
     k3 = np.asarray(KS["k3"](here.logp - here.logp_teacher))
     found = here.reach @ (here.probs * k3).sum(-1)
-    return abs(
-        found / (here.reach @ exact.divergence(("reverse_kl",), here.logits, here.logp_teacher)) - 1
-    )
+    wanted = here.reach @ exact.divergence(exact.REVERSE, here.logits, here.logp_teacher)
+    return abs(found / wanted - 1)
 
 
 def along_a_ray(effort: Effort) -> Array:
@@ -100,8 +108,7 @@ def measure(effort: Effort) -> Finding:
     for here in problems(effort):
         reverse = exact.target_gradient(here, "myopic")
         forward = exact.target_gradient(here, "myopic", ("forward_kl",))
-        loss = {k: by_autodiff(here, k, "loss") for k in KS}
-        paid = {k: by_autodiff(here, k, "reward") for k in KS}
+        loss, paid = by_autodiff(here)
         library, size = by_library(here), np.linalg.norm(reverse)
         k1.append(np.linalg.norm(library["k1 loss"]) / size)
         k3.append(relative(library["k3 loss"], reverse))
