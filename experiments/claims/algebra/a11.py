@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,20 @@ def with_critics(here: Problem, wanted: Array) -> tuple[list[float], float]:
     return exactly_right, first[SHORT]
 
 
+@lru_cache
+def advantage(size: int) -> Array:
+    """The library's advantage of a success, where k of a group's rollouts succeed: [size + 1]."""
+    reward = np.arange(size) < np.arange(size + 1)[:, None]
+    group, mask = jnp.zeros(size, int), jnp.ones((size, 1), bool)
+
+    def normalised(total: jax.Array) -> jax.Array:
+        centred = total - baselines.baseline(total, mask, group, "group")
+        return baselines.normalise(centred, total, mask, group, "group_std")
+
+    found = jax.vmap(normalised)(jnp.asarray(reward[..., None].astype(float)))
+    return np.asarray(found)[:, 0, 0]
+
+
 def prompt_weight(solved: float, size: int) -> float:
     """What GRPO weighs a prompt's gradient by, its 0/1 reward 1 in a share `solved` of rollouts.
 
@@ -111,17 +126,9 @@ def prompt_weight(solved: float, size: int) -> float:
     solved (1 - solved) times it.
     """
     count = np.arange(size + 1)
-    reward = jnp.asarray((np.arange(size) < count[:, None]).astype(float))[..., None]  # [k, G, 1]
-    group, mask = jnp.zeros(size, int), jnp.ones((size, 1), bool)
-
-    def normalised(total: jax.Array) -> jax.Array:
-        advantage = total - baselines.baseline(total, mask, group, "group")
-        return baselines.normalise(advantage, total, mask, group, "group_std")
-
-    first = np.asarray(jax.vmap(normalised)(reward))[:, 0, 0]  # a success, where there is one
     chance = np.array([math.comb(size, k) for k in count]) * solved**count
     chance = chance * (1 - solved) ** (size - count)
-    return float((chance * count * first).sum() / size / (solved * (1 - solved)))
+    return float((chance * count * advantage(size)).sum() / size / (solved * (1 - solved)))
 
 
 def draw() -> Figure:

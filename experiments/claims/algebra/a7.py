@@ -81,9 +81,11 @@ def climbs(shape: Shape, loss: Loss):
     summand = exact.DIVERGENCES[loss[0]]
 
     def value(point: Array) -> float:
-        here = problem(shape, *at_point(shape, point))
-        f = summand(here.probs, np.exp(here.logp_teacher), *loss[1:]) / here.probs
-        found, wanted = detached(here, f), exact.target_gradient(here, "myopic", loss)
+        theta, logp_teacher = at_point(shape, point)  # one state: the parameters are its logits
+        probs = np.exp(exact.log_softmax(theta))
+        reward = -summand(probs, np.exp(logp_teacher[0]), *loss[1:]) / probs
+        found = probs * (reward - probs @ reward)
+        wanted = -exact.divergence_gradient(loss, theta[None], logp_teacher)[0]
         sizes = np.linalg.norm(found), np.linalg.norm(wanted)
         return -found @ wanted / np.prod(sizes) - 0.05 if min(sizes) > 0.01 else -np.inf
 
