@@ -150,13 +150,14 @@ def draw() -> Figure:
 def measure(effort: Effort) -> Finding:
     """Against the papers' losses, and expectations against grad E R by enumeration of groups."""
     published, sft, right, critic = [], [], [], []
-    binary, prompts, graded_, length = [], [], [], []
+    length: list[float] = []
+    std: dict[str, list[float]] = {"binary": [], "prompts": [], "graded": []}
     for seed in effort.seeds:
         published += of_families(seed)
         one, two = (lab(shape, seed) for shape in SHAPES)
         sft += [sft_error(one), sft_error(two)]
-        values = graded(one.problem, seed)
-        for here, kind in ((one.problem, binary), (two.problem, prompts), (values, graded_)):
+        tried = one.problem, two.problem, graded(one.problem, seed)
+        for kind, here in zip(std, tried, strict=True):
             wanted = exact.target_gradient(here, "reward")
             exactly_right, wrong_critic = with_critics(here, wanted)
             right += exactly_right
@@ -165,18 +166,18 @@ def measure(effort: Effort) -> Finding:
             found = {row: group_mean(here, group) for row, group in groups.items()}
             right.append(relative(found["rloo"], wanted))
             right.append(relative(found[CENTRED], (1 - 1 / SIZE) * wanted))
-            kind.append(turned(found["grpo"], wanted))
-            if here is not two.problem:  # whose rollouts have one length
+            std[kind].append(turned(found["grpo"], wanted))
+            if kind != "prompts":  # whose rollouts have one length
                 length.append(turned(found[LENGTH], wanted))
     numbers = {
         "published": worst("relative error against autodiff of the published losses", published),
         "sft": worst("relative error of SFT against -grad KL(p(y) || pi(y))", sft),
         "right": worst("relative error of unbiased ones against grad E R", right),
         "std": spread(
-            "sine of the angle that GRPO's std turns grad E R by: graded rewards", graded_
+            "sine of the angle that GRPO's std turns grad E R by: graded rewards", std["graded"]
         ),
-        "prompts": spread("the same, two prompts and rewards of 0 and 1", prompts),
-        "binary": worst("the same, one prompt and rewards of 0 and 1", binary),
+        "prompts": spread("the same, two prompts and rewards of 0 and 1", std["prompts"]),
+        "binary": worst("the same, one prompt and rewards of 0 and 1", std["binary"]),
         "hard": exactly(
             f"weight of a prompt solved at {HARD} over one at 0.5, GRPO's std, groups of {LARGEST}",
             prompt_weight(HARD, LARGEST) / prompt_weight(0.5, LARGEST),
@@ -212,7 +213,8 @@ CLAIM = Claim(
     judge,
     wrong="An angle is taken after the best rescaling, so that a mere factor is no bias. Rewards "
     "of 0 and 1 on one prompt show none: the spread depends on the number of successes alone, "
-    "which weighs prompts and not rollouts; two prompts, or graded rewards, show it.",
+    "which weighs prompts and not rollouts; two prompts, or graded rewards, show it. PPO's clip "
+    "does nothing on-policy: it is tried off-policy, against its loss.",
     advice="Keep the group's mean (or leave one out) and drop the division by its spread and by "
     "|y|, or know what they do: in large groups the spread favours prompts that nearly always or "
     "hardly ever succeed, and 1/|y| favours short right answers and long wrong ones.",

@@ -7,6 +7,8 @@ import numpy as np
 
 from experiments.claims import rules
 from experiments.claims.claim import (
+    FAILS,
+    HOLDS,
     Claim,
     Effort,
     Finding,
@@ -57,7 +59,7 @@ def measure(effort: Effort) -> Finding:
 def judge(numbers: Numbers) -> Judgement:
     """An identity for every row; nothing is settled while a row has no published loss."""
     found, missing = rules.identity(numbers["error"]), numbers["missing"].value
-    return Judgement(rules.settle(found == "holds" and not missing, found == "fails"))
+    return Judgement(rules.settle(found == HOLDS and not missing, found == FAILS))
 
 
 CLAIM = Claim(

@@ -130,7 +130,7 @@ CLAIM = Claim(
     "the gradient, in groups too, and a critic changes nothing.",
     advice="NEVER feed a detached, enumerated -KL_t to PPO or GRPO: it is a number of the state, "
     "hence a baseline, and its expected gradient at gamma 0 is ZERO however far the teacher is; "
-    "at gamma 1 only what the token does to later states is learned, and the last token learns "
-    "nothing. Use the log ratio of the sampled token as the reward (opd_sampled), or "
-    "differentiate the KL (opd).",
+    "at gamma 1 only what the token does to later states is learned, which may point away from the "
+    "whole gradient, and the last token learns nothing. Use the log ratio of the sampled token as "
+    "the reward (opd_sampled), or differentiate the KL (opd).",
 )

@@ -31,7 +31,7 @@ KS = {
     "k3": lambda x: jnp.exp(-x) - 1 + x,
 }
 K3, K1 = "reinforce@reference.coef=1", "reinforce@reference.coef=1,reference.penalty=k1"
-NEAR = np.geomspace(1e-3, 1e-1, 5)  # student minus teacher, as a share of where the ray starts
+NEAR = np.geomspace(1e-4, 1e-2, 5)  # student minus teacher, as a share of where the ray starts
 
 
 @jax.jit
