@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.claims import rules
-from experiments.claims.algebra.shared import SHAPES, problems, through
+from experiments.claims.algebra.shared import SHAPES, problems, through, where
 from experiments.claims.claim import Claim, Effort, Finding, Judgement, Numbers, worst
 from experiments.claims.lab import Shape, mean, relative, vectors
 from opd.measure import exact
@@ -23,7 +23,7 @@ def measure(effort: Effort) -> Finding:
         "error": worst("relative error of E w grad log pi against -grad KL", errors["opd_sampled"]),
         "sum": worst("the same of sum_v pi w grad log pi", errors["opd"]),
     }
-    return Finding(numbers, "error", "; ".join(map(str, ALL)), effort.seeds)
+    return Finding(numbers, "error", where(*ALL), effort.seeds)
 
 
 def judge(numbers: Numbers) -> Judgement:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.claims import fits, rules
-from experiments.claims.algebra.shared import problems
+from experiments.claims.algebra.shared import problems, where
 from experiments.claims.claim import (
     Claim,
     Effort,
@@ -119,8 +119,8 @@ def measure(effort: Effort) -> Finding:
         ),
         "two": worst("relative error of the library's token mean at B = 2", two),
     }
-    where = f"{'; '.join(map(str, SHAPES))}; B {BATCHES[0]} to {BATCHES[-1]}"
-    return Finding(numbers, "length", where, effort.seeds, figure=draw(lines))
+    sizes = f"{where(*SHAPES)}; B {BATCHES[0]} to {BATCHES[-1]}"
+    return Finding(numbers, "length", sizes, effort.seeds, figure=draw(lines))
 
 
 def judge(numbers: Numbers) -> Judgement:

@@ -79,10 +79,10 @@ CLAIM = Claim(
     "distillation's moves the whole vocabulary.",
     measure,
     judge,
-    repaired="It is true of the weight a(v), which is one-hot for a sampled token; the logits move "
-    "by a - (sum a) pi, all of them, and half of it in absolute terms elsewhere.",
+    repaired="It is true of the weight a(v), which is one-hot for a sampled token and not for the "
+    "enumerated row; the logits all move, by a - (sum a) pi.",
     wrong="With two tokens every push is one-hot: all trees have three or four. The weight is not "
     "read from the code but sought in the cotangent, up to the multiple of pi that it is free in.",
-    advice="Don't take sparsity for granted: each sampled token moves the whole row of logits, and "
-    "through shared parameters other states too.",
+    advice="Don't take sparsity for granted: each sampled token moves the whole row of logits, "
+    "half of the push lies on other tokens, and shared parameters carry it to other states.",
 )

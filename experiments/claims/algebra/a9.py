@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.claims import rules
-from experiments.claims.algebra.shared import SHAPES, problems
+from experiments.claims.algebra.shared import SHAPES, problems, where
 from experiments.claims.claim import Claim, Effort, Finding, Judgement, Numbers, spread, worst
 from experiments.claims.lab import Shape, heads, rollout
 from opd.engine import vocab
@@ -54,7 +54,7 @@ def measure(effort: Effort) -> Finding:
         "error": worst("relative error of E sum KL_t and E sum log pi/p", errors),
         "short": spread("the same where the EOS action is not graded", short),
     }
-    return Finding(numbers, "error", "; ".join(map(str, ALL)), effort.seeds)
+    return Finding(numbers, "error", where(*ALL), effort.seeds)
 
 
 def judge(numbers: Numbers) -> Judgement:

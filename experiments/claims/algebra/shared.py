@@ -15,8 +15,16 @@ Array = np.ndarray
 
 # Rollouts that end early, and two prompts with rollouts of one length.
 SHAPES = (Shape(), Shape(vocab=4, depth=2, eos=None, prompts=2, width=2))
-WHERE = "; ".join(map(str, SHAPES)) + "; by turns a sharp student, and a teacher outside its family"
 STEP = 1e-30  # of a complex step
+
+
+def where(*shapes: Shape) -> str:
+    """What `labs` makes of shapes, in words."""
+    named = "; ".join(map(str, shapes))
+    return f"{named}; by turns a sharp student, and a teacher outside its family"
+
+
+WHERE = where(*SHAPES)
 
 
 def labs(effort: Effort, shapes: tuple[Shape, ...] = SHAPES) -> Iterator[Lab]:
