@@ -1,5 +1,5 @@
 """E: learning."""
 
-from experiments.claims.claim import Claim
+from experiments.claims.learning import e1, e5, e7, e10
 
-CLAIMS: tuple[Claim, ...] = ()
+CLAIMS = (e1.CLAIM, e5.CLAIM, e7.CLAIM, e10.CLAIM)
