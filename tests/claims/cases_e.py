@@ -42,6 +42,16 @@ def e10(**changes):
     return usual | changes
 
 
+def e12(**changes):
+    usual = {
+        "swapped": n(1e-14),
+        "clipped": n(1e-15),
+        "turn": n(0.1, 0.05, 0.2),
+        "scaled": n(0.0, -0.1, 0.1),
+    }
+    return usual | changes
+
+
 CASES = {
     "E1": [
         Case(e1(), "holds with caveat"),
@@ -70,5 +80,12 @@ CASES = {
         Case(e10(refresh_reach=n(0.8, 0.7, 0.9)), "fails"),
         Case(e10(backup_limited=n(1.9, 1.8, 2.0)), "fails"),
         Case(e10(refresh_limited=n(1.2, 0.9, 1.6)), "not settled"),
+    ],
+    "E12": [
+        Case(e12(), "holds with caveat", "holds"),
+        Case(e12(turn=n(1e-12), scaled=n(1.0, 0.9, 1.1)), "holds", "holds"),
+        Case(e12(swapped=n(0.1)), "fails", "fails"),
+        Case(e12(clipped=n(0.1)), "fails", "holds"),
+        Case(e12(clipped=n(1e-5)), "not settled", "holds"),
     ],
 }
