@@ -22,8 +22,9 @@ from experiments.claims.discount.shared import (
     RATE,
     STEPS,
     TRAINED,
+    VISITATION,
+    along,
     costs,
-    ratios,
     runs,
 )
 from opd.measure.intervals import mean_interval
@@ -31,6 +32,13 @@ from opd.measure.intervals import mean_interval
 EVERY = 10  # steps between two readings of the ratio
 # V 10 % higher is a harm worth a second look; trees differ by far more.
 HARM = float(np.log(1.1))
+
+
+def ratios(start, path: np.ndarray) -> np.ndarray:
+    """|visitation| / |myopic| at every tenth student of a training by the myopic row."""
+    kept = np.diff(path, axis=0)[::EVERY] / RATE
+    dropped = along(start, VISITATION, path[:-1:EVERY])
+    return np.linalg.norm(dropped, axis=-1) / np.linalg.norm(kept, axis=-1)
 
 
 def last_costs(done) -> np.ndarray:
@@ -45,7 +53,7 @@ def measure(effort: Effort) -> Finding:
     for shape in TRAINED:
         both = zip(runs(shape, MYOPIC, trees), runs(shape, FULL, trees), strict=True)
         for kind, (myopic, full) in enumerate(both):
-            lines = np.array([ratios(start, path[::EVERY]) for start, path in myopic])
+            lines = np.array([ratios(start, path) for start, path in myopic])
             curves.append((shape.student, kind, lines))
             largest[kind].extend(lines.max(1))
             worse[kind].extend(np.log(last_costs(myopic) / last_costs(full)))
@@ -70,7 +78,7 @@ def measure(effort: Effort) -> Finding:
 def figure(curves) -> Figure:
     drawn = Figure((5, 3), layout="constrained")
     axes = drawn.subplots()
-    steps = EVERY * np.arange(STEPS // EVERY + 1)
+    steps = EVERY * np.arange(STEPS // EVERY)
     for name, kind, lines in curves:
         middle, low, high = np.quantile(lines, (0.5, 0.1, 0.9), axis=0)
         style = "C0" if name == "recurrent" else "C1"

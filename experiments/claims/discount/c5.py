@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.claims import rules, trees
 from experiments.claims.claim import Claim, Effort, Finding, Judgement, Numbers, exactly, worst
-from experiments.claims.discount.shared import FULL, MYOPIC, RATE, STEPS, along, costs, train
+from experiments.claims.discount.shared import FULL, MYOPIC, RATE, STEPS, costs, train
 from experiments.claims.lab import Lab, Shape, lab, mean, problem, vectors
 from experiments.claims.search import Found, search, simplify
 from opd.measure import exact
@@ -69,24 +69,24 @@ def table(point: np.ndarray) -> Lab:
 def rise(point: np.ndarray) -> float:
     """The most that V comes to over V at the start, along the myopic row, less what is wanted."""
     start = table(point)
-    found = costs(start, train([start], MYOPIC, WATCHED, RATE)[0])
+    found = costs(start, train([start], MYOPIC)[0, :WATCHED])
     return found.max() / found[0] - WANTED if found[0] > 0.1 else -np.inf
 
 
 def near_the_teacher(effort: Effort) -> tuple[list[float], list[float], list[float]]:
     """At pi = p: both fields' norms. From close by: the last V and the largest, over the first."""
-    labs = [lab(NEAR, seed) for seed in range(8 * effort.trees)]
-    norms = [
-        np.linalg.norm(along(each, row, each.teacher[None]))
-        for each in labs
-        for row in (MYOPIC, FULL)
-    ]
+    labs = [lab(NEAR, seed) for seed in range(16 * effort.trees)]
+    norms = []
+    for each in labs[: effort.trees]:
+        here = each.at(each.teacher)
+        norms += [np.linalg.norm(mean(here, h)) for h in vectors(here, MYOPIC, FULL).values()]
     starts = [0.9 * each.teacher + 0.1 * each.theta for each in labs]
-    back = []
-    for each, path in zip(labs, train(labs, MYOPIC, STEPS, RATE, starts=starts), strict=True):
+    last, most = [], []
+    for each, path in zip(labs, train(labs, MYOPIC, starts), strict=True):
         found = costs(each, path)
-        back.append((found[-1] / found[0], found[1:].max() / found[0]))
-    return norms, *map(list, zip(*back, strict=True))
+        last.append(found[-1] / found[0])
+        most.append(found[1:].max() / found[0])
+    return norms, last, most
 
 
 def cosine(start: Lab) -> float:
@@ -108,7 +108,7 @@ def measure(effort: Effort) -> Finding:
     fixed, away = shared(point), table(other)
     h = vectors(fixed.problem, MYOPIC, FULL)
     norms, last, most = near_the_teacher(effort)
-    paths = {row: costs(away, train([away], row, STEPS, RATE)[0]) for row in (MYOPIC, FULL)}
+    paths = {row: costs(away, train([away], row)[0]) for row in (MYOPIC, FULL)}
     numbers = {
         "gap": exactly("V at the myopic fixed point / least V, the example", gap(point) + WANTED),
         "myopic": exactly("|E opd| there", np.linalg.norm(mean(fixed.problem, h[MYOPIC]))),

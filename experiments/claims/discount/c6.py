@@ -10,12 +10,21 @@ import numpy as np
 
 from experiments.claims import rules
 from experiments.claims.claim import Claim, Effort, Finding, Judgement, Numbers, spread, worst
-from experiments.claims.discount.shared import FULL, MYOPIC, RATE, costs, train, twins
+from experiments.claims.discount.shared import (
+    ENDLESS,
+    FULL,
+    MYOPIC,
+    RATE,
+    TRAINED,
+    costs,
+    train,
+    twins,
+)
 from experiments.claims.lab import STUDENTS, Shape, lab, mean, relative, rollout, vectors
 
 SHAPES = (Shape(depth=4, width=2), Shape(vocab=2, depth=4, eos=None, width=2))
-REFRESHED = (Shape(student="by_depth"), Shape(depth=4, student="constant"))
-REFRESH, UPDATES = 50, 3000
+REFRESHED = (TRAINED[1], ENDLESS)
+REFRESH, UPDATES = 50, 10_000
 REACHED = 1e-2  # of V at the start: a hundredth is as good as the teacher here
 
 
@@ -54,14 +63,12 @@ def measure(effort: Effort) -> Finding:
     for shape in REFRESHED:
         matched, unmatched = twins(shape, effort.trees)
         labs = matched + unmatched
-        paths = train(labs, MYOPIC, UPDATES, RATE, REFRESH)
-        more = train(labs, FULL, UPDATES, RATE, starts=list(paths[:, -1]))
-        for i, (start, path) in enumerate(zip(labs, paths, strict=True)):
-            first, last = costs(start, path[[0, -1]])
-            if i < len(matched):
-                left.append(last / first)
-            else:
-                gained.append(1 - costs(start, more[i, -1:])[0] / last)
+        myopic = train(labs, MYOPIC, steps=UPDATES, refresh=REFRESH)[:, -1]
+        full = train(labs, FULL, list(myopic), steps=UPDATES)[:, -1]
+        paths = np.stack([[each.theta for each in labs], myopic, full], 1)
+        first, last, more = np.array([costs(*pair) for pair in zip(labs, paths, strict=True)]).T
+        left += list((last / first)[: len(matched)])
+        gained += list((1 - more / last)[len(matched) :])
     numbers = {
         "fresh": worst("relative error against the surrogate's gradient, at the refresh", fresh),
         "stale": worst("the same, after updates on the same rollouts", stale),
@@ -69,8 +76,8 @@ def measure(effort: Effort) -> Finding:
         "gained": spread("what gamma = 1 then takes off V, a teacher out of reach", gained),
     }
     where = (
-        f"{'; '.join(map(str, SHAPES))}; refreshed: {'; '.join(map(str, REFRESHED))}, {UPDATES} "
-        f"steps of plain ascent at rate {RATE}, rollouts refreshed every {REFRESH}"
+        f"{'; '.join(map(str, SHAPES))}; refreshed: {'; '.join(map(str, REFRESHED))}, "
+        f"{UPDATES} steps of plain ascent at rate {RATE}, rollouts refreshed every {REFRESH}"
     )
     return Finding(numbers, "gained", where, effort.seeds)
 

@@ -24,7 +24,7 @@ def earlier(start: Lab) -> float:
 
 def gains(labs: list[Lab], row: str) -> list[float]:
     """E R at the end of exact training less E R at the start."""
-    found = zip(labs, train(labs, row, STEPS, RATE), strict=True)
+    found = zip(labs, train(labs, row), strict=True)
     paid = [average(start, path[[0, -1]], start.problem.reward) for start, path in found]
     return [last - first for first, last in paid]
 
@@ -37,7 +37,7 @@ def measure(effort: Effort) -> Finding:
     none = [rewarded(each, np.ones(len(FREE.tree.tokens))) for each in free]
     stopped = [
         np.diff(lengths(start, path[[0, -1]]))[0]
-        for start, path in zip(none, train(none, SHORT, STEPS, RATE), strict=True)
+        for start, path in zip(none, train(none, SHORT), strict=True)
     ]
     numbers = {
         "earlier": worst(

@@ -17,6 +17,7 @@ from experiments.claims.claim import (
     worst,
 )
 from experiments.claims.discount.shared import (
+    ENDLESS,
     FULL,
     MYOPIC,
     RATE,
@@ -28,14 +29,13 @@ from experiments.claims.discount.shared import (
     path_logits,
     runs,
 )
-from experiments.claims.lab import Shape, lab, vectors
+from experiments.claims.lab import lab, vectors
 from opd.measure import exact
 from opd.measure.intervals import Interval, mean_interval
 
 SWEPT = TRAINED[1]
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-ENDLESS = Shape(student="by_depth", eos=None)  # no short way; the first token has its own logits
-STILL = 0.01  # a change of length that is none: 1 %
+STILL = 0.01  # a change of length that is none: half of what is seen out of reach
 
 
 def row(gamma: float) -> str:
@@ -144,10 +144,10 @@ def judge(numbers: Numbers) -> Judgement:
     """Short: rollouts shrink. Easy: the first token is given up while V falls."""
     short = rules.below(numbers["shorter"], 0) and rules.below(numbers["recurrent"], 0)
     easy = rules.above(numbers["first"], 0) and rules.below(numbers["easy"], 0)
-    neither = rules.above(numbers["shorter"], -STILL) or rules.below(numbers["first"], 0)
+    other = rules.above(numbers["shorter"], 0) or rules.below(numbers["first"], 0)
     if short and easy and rules.near(numbers["within"], 0, STILL):
         return Judgement("holds with caveat", CAVEAT)
-    return Judgement(rules.settle(short and easy, neither and not (short and easy)))
+    return Judgement(rules.settle(short and easy, other))
 
 
 CAVEAT = (

@@ -30,7 +30,11 @@ MYOPIC, FULL = "opd", "opd@gamma=1"
 VISITATION = "kl_advantage@gamma=1"
 # Of exact trainings, unless a claim says otherwise: fewer parameters than states have logits.
 TRAINED = (Shape(depth=4, width=2), Shape(student="by_depth"))
+# No short way; the first token's logits have no other use.
+ENDLESS = Shape(student="by_depth", eos=None)
 STEPS, RATE = 300, 0.1
+# Of programs that are run a few times: half the seconds to compile.
+FEW_RUNS = {"xla_backend_optimization_level": 0}
 
 
 # ----------------------------------------------------------------------------------- the field
@@ -82,44 +86,44 @@ def expected(
     return slope
 
 
-@partial(jax.jit, static_argnums=(0, 1, 5, 6, 7))
-def _train(shape, row, theta, logp_teacher, reward, steps, rate, refresh):
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _train(shape, row, steps, theta, logp_teacher, reward, rate, refresh):
+    many = jax.vmap(partial(expected, shape, row))
+
     def step(state, index):
         theta, old = state
         old = jnp.where(index % refresh == 0, theta, old)
-        theta = theta + rate * expected(shape, row, theta, logp_teacher, reward, old)
+        theta = theta + rate * many(theta, logp_teacher, reward, old)
         return (theta, old), theta
 
     _, path = jax.lax.scan(step, (theta, theta), jnp.arange(steps))
-    return jnp.concatenate([theta[None], path])
+    return jnp.concatenate([theta[None], path]).swapaxes(0, 1)
 
 
 def train(
     labs: Sequence[Lab],
     row: str,
-    steps: int,
-    rate: float,
-    refresh: int = 1,
     starts: Sequence[Array] | None = None,
+    steps: int = STEPS,
+    refresh: int = 1,
 ) -> Array:
     """Exact training: plain ascent along a row's expectation, [labs, steps + 1, M] parameters.
 
     Args:
         labs: of one shape, each with its own teacher and reward.
         row: whose expectation is followed.
-        steps: how many.
-        rate: step size.
-        refresh: steps between two draws of the rollouts.
         starts: parameters [M] of each, else those of the labs.
+        steps: how many, at RATE.
+        refresh: steps between two draws of the rollouts.
     """
     starts = [each.theta for each in labs] if starts is None else starts
-    many = jax.vmap(lambda *each: _train(labs[0].shape, row, *each, steps, rate, refresh))
     teacher = np.stack([each.problem.logp_teacher for each in labs])
     reward = np.stack([each.problem.reward for each in labs])
-    return np.asarray(many(np.stack(starts), teacher, reward))
+    given = labs[0].shape, row, steps, np.stack(starts), teacher, reward, RATE, refresh
+    return np.asarray(_train(*given))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=FEW_RUNS)
 def _along(shape, row, path, logp_teacher, reward):
     return jax.vmap(lambda theta: expected(shape, row, theta, logp_teacher, reward))(path)
 
@@ -140,7 +144,8 @@ def twins(shape: Shape, trees: int) -> tuple[list[Lab], list[Lab]]:
 def runs(shape: Shape, row: str, trees: int) -> tuple[list[tuple[Lab, Array]], ...]:
     """Exact trainings of `twins` by a row: labs with their paths [STEPS + 1, M], of either kind."""
     matched, unmatched = twins(shape, trees)
-    done = list(zip(matched + unmatched, train(matched + unmatched, row, STEPS, RATE), strict=True))
+    labs = matched + unmatched
+    done = list(zip(labs, train(labs, row), strict=True))
     return done[:trees], done[trees:]
 
 
@@ -176,11 +181,3 @@ def lengths(start: Lab, path: Array) -> Array:
 def rewarded(start: Lab, reward: Array) -> Lab:
     """The same lab with another reward [N]."""
     return dataclasses.replace(start, problem=dataclasses.replace(start.problem, reward=reward))
-
-
-def ratios(start: Lab, path: Array) -> Array:
-    """|visitation| / |myopic| along a path [K, M]."""
-    dropped, kept = (
-        np.linalg.norm(along(start, row, path), axis=-1) for row in (VISITATION, MYOPIC)
-    )
-    return dropped / kept
