@@ -11,13 +11,15 @@ from experiments.claims.discount.shared import FULL, MYOPIC, RATE, STEPS, costs,
 from experiments.claims.lab import Lab, Shape, lab, mean, problem, vectors
 from experiments.claims.search import Found, search, simplify
 from opd.measure import exact
+from opd.measure.exact import Problem
 
 SHARED = Shape(vocab=2, depth=2, eos=0, student="constant")  # one row of logits at both states
 TABLE = Shape(vocab=2, depth=2, eos=0, student="tabular")  # it can match any teacher
 NEAR = Shape(depth=4, width=2)
 WANTED, TRIES = 1.05, 60  # 5 % is more than a rounding error; steps of a start
-WATCHED = 100  # updates after which V may have risen
-REACHED = 0.5  # of V at the start: on the way back to the teacher
+WATCHED = 200  # updates after which V may have risen
+CLOSE = 0.05  # of the way from teacher to student
+DEAR = 0.05  # nats: a V worth a comparison
 
 
 # ------------------------------------------------------------- a stationary point, in closed form
@@ -45,8 +47,10 @@ def stationary(point: np.ndarray) -> float:
 
 def gap(point: np.ndarray) -> float:
     """V at the myopic field's stationary point over the least V of a grid, less what is wanted."""
-    least = value(np.linspace(-12, 12, 2401), point).min()
-    return value(stationary(point), point) / least - WANTED
+    here = value(stationary(point), point)
+    if here < DEAR:
+        return -np.inf
+    return here / value(np.linspace(-12, 12, 2401), point).min() - WANTED
 
 
 def shared(point: np.ndarray) -> Lab:
@@ -70,23 +74,30 @@ def rise(point: np.ndarray) -> float:
     """The most that V comes to over V at the start, along the myopic row, less what is wanted."""
     start = table(point)
     found = costs(start, train([start], MYOPIC)[0, :WATCHED])
-    return found.max() / found[0] - WANTED if found[0] > 0.1 else -np.inf
+    return found.max() / found[0] - WANTED if found[0] > DEAR else -np.inf
 
 
-def near_the_teacher(effort: Effort) -> tuple[list[float], list[float], list[float]]:
+def curvature(here: Problem) -> float:
+    """The largest eigenvalue of the Fisher matrix, which is V's second derivative at pi = p."""
+    fisher = np.einsum("s,sv,svm,svn->mn", here.reach, here.probs, here.score, here.score)
+    return float(np.linalg.eigvalsh(fisher)[-1])
+
+
+def near_the_teacher(effort: Effort) -> dict[str, list[float]]:
     """At pi = p: both fields' norms. From close by: the last V and the largest, over the first."""
     labs = [lab(NEAR, seed) for seed in range(16 * effort.trees)]
-    norms = []
-    for each in labs[: effort.trees]:
-        here = each.at(each.teacher)
-        norms += [np.linalg.norm(mean(here, h)) for h in vectors(here, MYOPIC, FULL).values()]
-    starts = [0.9 * each.teacher + 0.1 * each.theta for each in labs]
-    last, most = [], []
-    for each, path in zip(labs, train(labs, MYOPIC, starts), strict=True):
-        found = costs(each, path)
-        last.append(found[-1] / found[0])
-        most.append(found[1:].max() / found[0])
-    return norms, last, most
+    matched = [each.at(each.teacher) for each in labs]
+    found = {"vanish": [], "last": [], "most": []}
+    for here in matched[: effort.trees]:
+        h = vectors(here, MYOPIC, FULL)
+        found["vanish"] += [np.linalg.norm(mean(here, h[row])) for row in h]
+    starts = [(1 - CLOSE) * each.teacher + CLOSE * each.theta for each in labs]
+    rate = [min(RATE, 0.5 / curvature(here)) for here in matched]  # so that nothing overshoots
+    for each, path in zip(labs, train(labs, MYOPIC, starts, rate=rate), strict=True):
+        values = costs(each, path)
+        found["last"].append(values[-1] / values[0])
+        found["most"].append(values[1:].max() / values[0])
+    return found
 
 
 def cosine(start: Lab) -> float:
@@ -107,7 +118,8 @@ def measure(effort: Effort) -> Finding:
     point, other = rounded(gap, gaps), rounded(rise, rises)
     fixed, away = shared(point), table(other)
     h = vectors(fixed.problem, MYOPIC, FULL)
-    norms, last, most = near_the_teacher(effort)
+    near = near_the_teacher(effort)
+    seeds = range(len(near["last"]))
     paths = {row: costs(away, train([away], row)[0]) for row in (MYOPIC, FULL)}
     numbers = {
         "gap": exactly("V at the myopic fixed point / least V, the example", gap(point) + WANTED),
@@ -121,9 +133,11 @@ def measure(effort: Effort) -> Finding:
             f"V after {STEPS} updates / first V there", paths[MYOPIC][-1] / paths[MYOPIC][0]
         ),
         "found": exactly("share of starts on which V rises by 5 %", rises.share),
-        "vanish": worst("|E opd| and |E opd@gamma=1| at pi = p", norms),
-        "last": worst(f"V after {STEPS} updates / first V, from close to the teacher", last),
-        "most": worst("largest later V / first V there", most),
+        "vanish": worst("|E opd| and |E opd@gamma=1| at pi = p", near["vanish"]),
+        "last": worst(
+            f"V after {STEPS} updates / first V, from close to the teacher", near["last"]
+        ),
+        "most": worst("largest later V / first V there", near["most"]),
     }
     example = (
         f"A fixed point of gamma = 0 ({SHARED}); V there is {gap(point) + WANTED:.3f} times the "
@@ -131,10 +145,9 @@ def measure(effort: Effort) -> Finding:
         f"{rise(other) + WANTED:.3f}-fold before it falls ({TABLE}):\n\n{trees.table(away.problem)}"
     )
     where = (
-        f"{SHARED}; {TABLE}; {NEAR}, {len(last)} trees; {effort.starts} starts of at most {TRIES} "
+        f"{SHARED}; {TABLE}; {NEAR}, {len(seeds)} trees; {effort.starts} starts of at most {TRIES} "
         f"steps each; plain ascent at rate {RATE}"
     )
-    seeds = range(len(last))
     return Finding(numbers, "gap", where, seeds, example, figure(paths))
 
 
@@ -154,7 +167,7 @@ def judge(numbers: Numbers) -> Judgement:
     apart = fixed and rules.above(numbers["gap"], 1 + rules.CLEAR)
     rises = rules.above(numbers["rise"], 1 + rules.CLEAR) and rules.below(numbers["cosine"], 0)
     verdict = rules.settle(False, apart or rises)
-    stays = rules.below(numbers["most"], 1) and rules.below(numbers["last"], REACHED)
+    stays = rules.below(numbers["most"], 1)
     common = numbers["vanish"].high <= rules.EXACT
     leaves = numbers["vanish"].high > rules.CLEAR or numbers["most"].high > 1 + rules.CLEAR
     return Judgement(verdict, repaired=rules.settle(common and stays, leaves))
@@ -168,7 +181,7 @@ CLAIM = Claim(
     measure,
     judge,
     repaired="Where the student can match the teacher, pi = p is stationary for both, and from "
-    "close by the myopic gradient goes back to it without V ever rising above where it began.",
+    "close by the myopic gradient lowers V, and never lifts it above where it began.",
     wrong="A fixed point that is the closed form's alone, or a step so large that V rises by "
     "overshooting: the library's rows are measured at the point, and where V rises the two fields' "
     "cosine is negative, so that the smallest step raises it.",

@@ -14,7 +14,6 @@ from experiments.claims.claim import (
     Numbers,
     estimated,
     spread,
-    worst,
 )
 from experiments.claims.discount.shared import (
     ENDLESS,
@@ -87,7 +86,6 @@ def measure(effort: Effort) -> Finding:
     (other_in, other), (full_other_in, other_off) = (
         runs(TRAINED[0], name, trees) for name in (MYOPIC, FULL)
     )
-    stuck = 1 - np.exp(change(full_other_in, other_in, lengths))
     _, endless = runs(ENDLESS, MYOPIC, trees)
     _, endless_full = runs(ENDLESS, FULL, trees)
 
@@ -104,10 +102,12 @@ def measure(effort: Effort) -> Finding:
         "shorter": estimated("log length, gamma = 1 less gamma = 0, out of reach", shorter[-1]),
         "half": estimated("the same, gamma = 0.5", shorter[2]),
         "recurrent": estimated("the same, gamma = 1, recurrent", of(other_off, other, lengths)),
+        "fading": estimated(
+            "the same, recurrent, a teacher in reach", of(full_other_in, other_in, lengths)
+        ),
         "within": estimated(
             "the same, gamma = 1, a teacher in reach", of(full_in, in_reach, lengths)
         ),
-        "stuck": worst("shrinkage 1 - length / length at gamma = 0, recurrent, in reach", stuck),
         "cost": estimated("log V, gamma = 1 less gamma = 0, out of reach", cheaper[-1]),
         "token": estimated("log of KL a token, likewise", of(full, off, per_token)),
         "first": estimated(
@@ -163,8 +163,8 @@ CLAIM = Claim(
     judge,
     wrong="Shorter rollouts could just be the better match. So there are trees without an EOS, and "
     "a first token whose logits serve nothing else: gamma = 1 gives up its match, which gamma = 0 "
-    "has for free, for an easier future. Unfinished training differs too: in reach of the "
-    "teacher the linear student is done; a recurrent one may stay short for long (printed).",
+    "has for free, for an easier future. Steps that overshoot shorten rollouts too, with students "
+    "that could match the teacher; at a tenth of the rate the lengths out of reach are the same.",
     advice="Use gamma = 0 unless V itself is the goal; with gamma > 0 watch the length and the KL "
     "a token, not V alone.",
     needs="a transformer on a task with long completions: experiments/gamma saw no length move at "
