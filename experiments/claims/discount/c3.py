@@ -106,6 +106,6 @@ CLAIM = Claim(
     wrong="A range too far from the limit, or a residual of a special kind: the range is two and a "
     "half decades, the rays are random, and a second family has residuals that no parameter "
     "reduces: a table of the teacher's that is orthogonal to the student's Jacobian.",
-    advice="Watch |visitation| / |myopic| (the rows kl_advantage@gamma=1 and opd in one probe): "
-    "where it doesn't fall as V does, the student can't match the teacher.",
+    advice="It is a limit, so measure the ratio (the rows kl_advantage@gamma=1 and opd in one "
+    "probe). Training leaves residuals in flat directions, where it can stay near 1 for long (C4).",
 )
