@@ -41,7 +41,7 @@ def measure(effort: Effort) -> Finding:
     ]
     numbers = {
         "earlier": worst(
-            "largest |h_t| before the last token / at it", map_all(earlier, fixed, free)
+            "largest |h_t| before the last token / at it", [earlier(each) for each in fixed + free]
         ),
         "first": worst("|gain in E R|, the first token decides", np.abs(gains(first, SHORT))),
         "long": spread("the same at gamma = 1", gains(first, LONG)),
@@ -51,10 +51,6 @@ def measure(effort: Effort) -> Finding:
     }
     where = f"{FIXED}; {FREE}; {STEPS} steps of plain ascent at rate {RATE}, exact expectations"
     return Finding(numbers, "first", where, effort.seeds)
-
-
-def map_all(function, *groups: list[Lab]) -> list[float]:
-    return [function(each) for group in groups for each in group]
 
 
 def judge(numbers: Numbers) -> Judgement:
