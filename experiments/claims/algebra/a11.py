@@ -35,7 +35,7 @@ from experiments.claims.lab import (
     rollout,
     vectors,
 )
-from experiments.claims.published import published_errors
+from experiments.claims.published import LOSSES, published_errors
 from opd.measure import exact
 from opd.measure.exact import Problem
 from opd.method import baselines, table
@@ -52,8 +52,8 @@ WHOLE, SHORT = (f"ppo@reduction=sum,lam={lam}" for lam in ("1", "0.5"))
 
 def of_families(seed: int) -> list[float]:
     """Errors of these families' rows against the losses of their papers."""
-    found = published_errors(seed)
-    return [error for name, error in found.items() if table.parse(name).row in FAMILIES]
+    rows = [name for name in LOSSES if table.parse(name).row in FAMILIES]
+    return list(published_errors(seed, rows).values())
 
 
 def sequence_forward_kl(here: Problem) -> Array:

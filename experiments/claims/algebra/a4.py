@@ -38,7 +38,7 @@ def measure(effort: Effort) -> Finding:
     """All rows and settings that have a published loss, at each seed."""
     names, found, outside = list(LOSSES), [], []
     for seed in effort.seeds:
-        found += published_errors(seed).values()
+        found += published_errors(seed, list(LOSSES)).values()
         outside.append(off_score(logit_mse(Case(seed))))
     rows = {table.parse(name).row for name in names}
     signals = [{term.signal for term in table.ROWS[row].terms} for row in rows]

@@ -95,10 +95,12 @@ def measure(effort: Effort) -> Finding:
         "value": worst(
             "|E R + alpha H - (const - alpha KL)|, the soft-optimal teacher", of("value")
         ),
-        "other": spread("sine of the angle between the two, another teacher", of("other")),
+        "other": spread(
+            "sine of the angle of grad -KL and grad (E R + alpha H), another teacher", of("other")
+        ),
         "regret": spread("E R + alpha H lost by matching another teacher", of("regret")),
         "shaped": worst("relative change of grad E R by a potential's differences", of("shaped")),
-        "moved": spread("the same by -KL as a reward", of("moved")),
+        "moved": spread("relative change of grad E R by -KL as a reward", of("moved")),
         "short": spread("best R less E R of the soft-optimal teacher's match", of("short")),
     }
     where = f"{'; '.join(map(str, SHAPES))}; alpha {ALPHA}; R of 0 and 1; other teachers random"

@@ -84,10 +84,11 @@ def measure(effort: Effort) -> Finding:
     ended = np.array(still) < rules.CLEAR  # as many updates again leave V where it is
     numbers = {
         "fresh": worst("relative error against the surrogate's gradient, at the refresh", fresh),
-        "stale": worst("the same, after updates on the same rollouts", stale),
+        "stale": worst("relative error against it after updates on the same rollouts", stale),
         "left": worst("V at the end / V at the start, a teacher in reach", left),
         "gained": spread(
-            "what gamma = 1 then takes off V, a teacher out of reach", np.array(gained)[ended]
+            "share of V that gamma = 1 takes off after gamma = 0 has ended, teacher out of reach",
+            np.array(gained)[ended],
         ),
         "ended": exactly("share of those trainings that had ended", ended.mean()),
     }

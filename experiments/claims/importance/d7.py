@@ -109,7 +109,7 @@ def measure(effort: Effort) -> Finding:
             [rank_correlation(spread, reverse) for spread, reverse, _ in each],
         ),
         "other": spread(
-            "the same with KL(p || pi)",
+            "rank correlation of Var(rho) and KL(p || pi) over a tree's states",
             [rank_correlation(spread, forward) for spread, _, forward in each],
         ),
         "calm": spread(
@@ -120,7 +120,10 @@ def measure(effort: Effort) -> Finding:
             "relative error of enumerated x 1 against reverse KL on the teacher's states",
             [one["enumerated"] for one in errors],
         ),
-        "turned": spread("the same against forward KL there", [one["turned"] for one in errors]),
+        "turned": spread(
+            "relative error of enumerated x 1 against forward KL on the teacher's states",
+            [one["turned"] for one in errors],
+        ),
         "nll": worst(
             "relative error of the likelihood of the teacher's tokens against forward KL there",
             [one["nll"] for one in errors],
@@ -130,7 +133,8 @@ def measure(effort: Effort) -> Finding:
             [one["corrected"] for one in errors],
         ),
         "states": spread(
-            "relative error of enumerated x 1 against the same", [one["states"] for one in errors]
+            "relative error of enumerated x 1 against reverse KL on the student's states",
+            [one["states"] for one in errors],
         ),
     }
     where = "; ".join(map(str, SHAPES)) + f"; teachers {APART} away, inside and outside the family"

@@ -93,7 +93,9 @@ def measure(effort: Effort) -> Finding:
             f"least count at V {WORDS}, rank {WIDTH}, {TOKENS} tokens", TOKENS * WIDTH * PRECISION
         ),
         "gain": spread("SNR of enumerated / SNR of REINFORCE, a rollout", gain),
-        "worth": spread("that gain / the count", gain / count),
+        "worth": spread(
+            "gain in SNR of a rollout / ratio of bits, teacher over reward", gain / count
+        ),
     }
     where = "; ".join(map(str, SHAPES)) + "; random 0/1 rewards; teacher of the student's family"
     return Finding(numbers, "worth", where, effort.seeds, figure=drawn(found))

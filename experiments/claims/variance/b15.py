@@ -116,11 +116,11 @@ def measure(effort: Effort) -> Finding:
         "variance": spread(
             "tr Var / REINFORCE's, one continuation an action", [x.variance[0] for x in every]
         ),
-        "floor": spread("the same, expectations known", [x.floor for x in every]),
+        "floor": spread("tr Var / REINFORCE's, expectations known", [x.floor for x in every]),
         "small": spread(f"tr Var x rollouts / REINFORCE's, {SMALL}", small),
-        "wide": spread(f"the same, {WIDE}", wide),
-        "long": spread(f"the same, {LONG}", long),
-        "deep": spread(f"the same, {DEEP}", deep),
+        "wide": spread(f"tr Var x rollouts / REINFORCE's, {WIDE}", wide),
+        "long": spread(f"tr Var x rollouts / REINFORCE's, {LONG}", long),
+        "deep": spread(f"tr Var x rollouts / REINFORCE's, {DEEP}", deep),
         "error": worst("relative error of the means", [x.error for x in every]),
     }
     where = "; ".join(map(str, SHAPES)) + f"; {BRANCHES} continuations an action, the best of them"
