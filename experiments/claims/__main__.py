@@ -43,14 +43,14 @@ def chosen(ids: str | None) -> list[str]:
 
 
 def differences(outcomes: Sequence[Outcome], expected: dict[str, dict[str, str]]) -> list[str]:
-    """Where verdicts differ from what is expected, a line each."""
+    """Where verdicts differ from what is expected, a line each; what must be trained has none."""
     found = []
-    for outcome in outcomes:
-        said = page.verdicts(outcome)
-        for which, verdict in said.items():
-            wanted = expected.get(outcome.id, {}).get(which)
-            if verdict != wanted:
-                found.append(f"{outcome.id}: {which} is {verdict!r}, expected {wanted!r}")
+    for one in outcomes:
+        said, wanted = page.verdicts(one) if one.finding else {}, expected.get(one.id, {})
+        for which in dict.fromkeys((*said, *wanted)):
+            if said.get(which) != wanted.get(which):
+                now, then = said.get(which, "not there"), wanted.get(which, "none")
+                found.append(f"{one.id}: {which} is {now!r}, expected {then!r}")
     return found
 
 

@@ -124,5 +124,6 @@ def _templates() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     found.filters["written"] = written
+    found.filters["sentence"] = lambda text: text[:1].upper() + text[1:].rstrip(".") + "."
     found.filters["cell"] = lambda text: text.replace("|", "\\|")
     return found

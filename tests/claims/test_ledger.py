@@ -107,6 +107,9 @@ def test_a_difference_is_said_and_a_missing_claim_is_one():
     assert "B3" in said and OPEN in said and FAILS in said
     assert len(command.differences([outcome(repaired=FAILS)], expected)) == 1
     assert len(command.differences([outcome()], {})) == 2
+    trained = Outcome(Claim("B3", "", "", needs="x"), None, Judgement(OPEN), 0.0)
+    assert command.differences([trained], {}) == []
+    assert len(command.differences([trained], expected)) == 2
 
 
 @pytest.mark.parametrize(
