@@ -105,8 +105,10 @@ class Coefficients:
 class Model(Protocol):
     """A policy as pure functions of its parameters; instances are static and hashable."""
 
-    vocab: int
+    vocab: int  # V, rows of the unembedding
+    tokens: int  # ids that exist; those above are padding
     width: int
+    logit_cap: float | None  # logits x become cap tanh(x / cap)
 
     def init(self, key: Array) -> Params: ...
 

@@ -45,7 +45,7 @@ def _head(head: Head | None, mesh: Mesh) -> Head | None:
     if head is None:
         return None
     matrix = sharding.constrain(head.unembedding, ("vocab", "embed"), mesh)
-    return Head(_batch(head.hidden, mesh), matrix)
+    return dataclasses.replace(head, hidden=_batch(head.hidden, mesh), unembedding=matrix)
 
 
 def _stack(tree: Params, model: Model, mesh: Mesh) -> Params:
@@ -296,7 +296,7 @@ def probe(
         return sharding.constrain(leaf, names, mesh)
 
     hidden = None if teacher is None else split(teacher.hidden)
-    side = None if teacher is None else Head(hidden, teacher.unembedding)
+    side = None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
     rollout, given, uniforms = jax.tree.map(split, (rollout, given, uniforms))
     total, gram, sketched = steps.probe_step(
         model, params, rollout, side, methods, given, uniforms, total, how, sketch

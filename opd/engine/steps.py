@@ -70,7 +70,12 @@ def head(model: Model, params: Params, rollout: Rollout) -> Head:
     Row P - 1 + t of the sequence predicts token t; the last token predicts nothing.
     """
     hidden = model.hidden(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
-    return Head(hidden[:, rollout.prompt.shape[1] - 1 :], model.unembedding(params))
+    return head_of(model, params, hidden[:, rollout.prompt.shape[1] - 1 :])
+
+
+def head_of(model: Model, params: Params, hidden: Array) -> Head:
+    """A model's side of the vocabulary, of hidden states that are there."""
+    return Head(hidden, model.unembedding(params), model.logit_cap, model.tokens)
 
 
 def fresh_uniforms(

@@ -28,9 +28,13 @@ class Chain:
     vocab: int
     calls: list | None = dataclasses.field(default=None, compare=False)
 
+    logit_cap = None
+
     @property
     def width(self):
         return self.vocab
+
+    tokens = width
 
     def unembedding(self, params):
         return params.T
