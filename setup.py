@@ -35,6 +35,7 @@ setup(
         "orbax-checkpoint>=0.11.28",
         "markdown-it-py>=3.0",
         "rich>=13.7",
+        "safetensors>=0.5",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.20",
@@ -42,7 +43,7 @@ setup(
     extras_require={
         "test": TEST,
         "dev": [*TEST, "mypy>=1.15", "pre-commit>=4.0"],
-        "hub": ["huggingface_hub>=0.30", "safetensors>=0.5"],
+        "hub": ["huggingface_hub>=0.30"],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

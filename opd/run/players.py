@@ -327,14 +327,10 @@ def _identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]
 
 def save(folder: Path, model: Decoder, params: Params, identity: Any, task: Task) -> None:
     """Writes a player's folder, complete, and only then gives it its name."""
-    staging = folder.with_name(f".incomplete-{folder.name}")
-    for stale in (staging, folder):
-        shutil.rmtree(stale, ignore_errors=True)
-    staging.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(staging.resolve() / "params", params)
-    describe(staging, model, identity, task)
-    staging.rename(folder)
+    with writers.staged(folder) as staging:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(staging.resolve() / "params", params)
+        describe(staging, model, identity, task)
 
 
 def describe(folder: Path, model: Decoder, identity: Any, task: Task) -> None:

@@ -76,9 +76,29 @@ class Family:
     write: Callable[[DecoderConfig], dict[str, Any]]  # and back, without what all families have
     tensors: Mapping[Path, Tensor]
 
+    def config_json(self, config: DecoderConfig) -> dict[str, Any]:
+        """A whole config.json, without token ids and versions.
+
+        Raises:
+            ValueError: the decoder has something that the family doesn't.
+        """
+        found = {"architectures": [self.architecture], "model_type": self.model_type}
+        found |= written_sizes(config) | self.write(config)
+        kept = {name: getattr(config, name) for name in ("dtype", "param_dtype", "tokens")}
+        again = DecoderConfig(**self.read(found), **kept)
+        if again != config:
+            fields = [f.name for f in dataclasses.fields(config)]
+            lost = [n for n in fields if getattr(again, n) != getattr(config, n)]
+            raise ValueError(
+                f"{self.architecture} can't have {lost[0]} = {getattr(config, lost[0])!r}: "
+                f"allowed is {getattr(again, lost[0])!r}"
+            )
+        return found
+
 
 # ---------------------------------------------------------------------------------- config.json
 
+# What every decoder has: our name of a field, and config.json's.
 SIZES = MappingProxyType(
     {
         "vocab": "vocab_size",
@@ -110,6 +130,17 @@ def sizes(hf: Json, tied: bool = False) -> dict[str, Any]:
         "tied": hf.get("tie_word_embeddings", tied),
         "max_length": hf.get("max_position_embeddings", 2048),
         "activation": activation(hf),
+    }
+
+
+def written_sizes(config: DecoderConfig) -> dict[str, Any]:
+    """The fields that all families have, as config.json has them."""
+    return {theirs: getattr(config, ours) for ours, theirs in SIZES.items()} | {
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+        "max_position_embeddings": config.max_length,
     }
 
 

@@ -1,0 +1,309 @@
+"""Checkpoints as Hugging Face folders have them: read into shards, written for others to load.
+
+A folder holds config.json and safetensors, whole or sharded with an index. Parameters are read
+slice by slice, each device's own, so that no second copy of the model is ever in memory. Nothing
+pickled is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax.sharding import Mesh
+
+from opd.engine import sharding
+from opd.model.decoder import Decoder, DecoderConfig
+from opd.model.families import FAMILIES
+from opd.model.families.family import Family, Tensor
+from opd.run import writers
+from opd.types import Params
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 4 * 2**30
+# safetensors' names of the dtypes that a decoder can have.
+DTYPES = {"BF16": "bfloat16", "F32": "float32", "F64": "float64", "F16": "float16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A checkpoint that has been looked at: what it is, and which file has which tensor."""
+
+    path: Path
+    family: Family
+    json: Mapping[str, Any]  # config.json
+    config: DecoderConfig
+    files: Mapping[str, Path]  # by tensor
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder has a checkpoint in this form."""
+    return (path / "config.json").is_file()
+
+
+def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Folder:
+    """Reads what describes a checkpoint, and checks every tensor's place, shape and length.
+
+    Args:
+        path: the folder.
+        dtype: of parameters and computation; None: the checkpoint's.
+        tokens: ids that exist, where the vocabulary is padded; None: all.
+
+    Raises:
+        ValueError: what is missing, cut off, or of another shape or family; one line.
+    """
+    hf = read_json(path / "config.json")
+    names = hf.get("architectures") or ["none"]
+    if names[0] not in FAMILIES:
+        raise ValueError(f"{path}: architecture {names[0]}: {', '.join(FAMILIES)} are allowed")
+    family, files = FAMILIES[names[0]], _files(path)
+    try:
+        fields = family.read(hf)
+        stored = _stored_dtype(path, files)
+        if hf.get("quantization_config"):
+            raise ValueError("config.json has quantization_config: allowed are plain weights")
+        tied = {"tied": bool(fields["tied"]), "tokens": tokens}
+        wanted = dtype or ("float32" if stored == "float16" else stored)
+        config = DecoderConfig(**fields | tied, dtype=wanted, param_dtype=wanted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    found = Folder(path, family, hf, config, files)
+    _check(found)
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a folder.
+
+    Raises:
+        ValueError: it can't be read, or is something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected an object, found {type(found).__name__}")
+    return found
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """Which file has which tensor."""
+    index = path / INDEX
+    if index.is_file():
+        placed = read_json(index).get("weight_map")
+        if not isinstance(placed, dict):
+            raise ValueError(f"{index}: has no weight_map")
+        for name in sorted(set(placed.values())):
+            if not (path / name).is_file():
+                raise ValueError(f"{path}: shard {name} is missing")
+        return {tensor: path / name for tensor, name in placed.items()}
+    whole = path / WHOLE
+    if not whole.is_file():
+        raise ValueError(f"{path}: has neither {WHOLE} nor {INDEX}")
+    with opened(whole) as file:
+        return dict.fromkeys(file.keys(), whole)
+
+
+def opened(path: Path) -> Any:
+    """A safetensors file; its length is checked against its header.
+
+    Raises:
+        ValueError: it is cut off, or no safetensors.
+    """
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cut off, or no safetensors ({error})") from None
+
+
+def _stored_dtype(path: Path, files: Mapping[str, Path]) -> str:
+    name = next(iter(files), None)
+    if name is None:
+        raise ValueError(f"{path}: has no tensors")
+    with opened(files[name]) as file:
+        given = file.get_slice(name).get_dtype()
+    if given not in DTYPES:
+        raise ValueError(f"{files[name]}: dtype {given}: {', '.join(DTYPES)} are allowed")
+    return DTYPES[given]
+
+
+def _places(folder: Folder) -> Iterator[tuple[tuple[str, ...], jax.ShapeDtypeStruct, Tensor]]:
+    """Every parameter of the decoder: its path, shape and place in the checkpoint."""
+    shapes = jax.eval_shape(Decoder(folder.config).init, jax.random.key(0))
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        path = tuple(key.key for key in keys)
+        yield path, leaf, folder.family.tensors[path]
+
+
+def _check(folder: Folder) -> None:
+    """Refuses a checkpoint that lacks a tensor of the decoder, or has it in another shape."""
+    wanted: dict[Path, dict[str, tuple[int, ...]]] = {}
+    for path, leaf, place in _places(folder):
+        stacked = path[0] == "layers"
+        for layer in range(folder.config.layers if stacked else 1):
+            name = place.name.format(layer=layer)
+            if name not in folder.files:
+                raise ValueError(f"{folder.path}: has no tensor {name}")
+            shape = place.shape(leaf.shape[1:] if stacked else leaf.shape)
+            wanted.setdefault(folder.files[name], {})[name] = shape
+    for file, shapes in wanted.items():
+        with opened(file) as there:
+            known = set(there.keys())
+            for name, shape in shapes.items():
+                if name not in known:
+                    raise ValueError(f"{file}: has no tensor {name}, where the index has it")
+                given = tuple(there.get_slice(name).get_shape())
+                if given != shape:
+                    raise ValueError(f"{file}: {name} is {given}, config.json makes it {shape}")
+
+
+def load(folder: Folder, mesh: Mesh) -> Params:
+    """The parameters, each device's part read from the files straight into place."""
+    model = Decoder(folder.config)
+    shardings = sharding.param_shardings(model, mesh)
+    found: dict[tuple[str, ...], jax.Array] = {}
+    for path, leaf, place in _places(folder):
+        where = shardings
+        for key in path:
+            where = where[key]
+        read = _reader(folder, place, leaf, path[0] == "layers")
+        found[path] = jax.make_array_from_callback(leaf.shape, where, read)
+    return _nested(found)
+
+
+def _nested(found: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in found.items():
+        at = tree
+        for key in path[:-1]:
+            at = at.setdefault(key, {})
+        at[path[-1]] = value
+    return tree
+
+
+def _reader(
+    folder: Folder, place: Tensor, leaf: jax.ShapeDtypeStruct, stacked: bool
+) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """From an index into a parameter to that part of it."""
+
+    def part(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+        cut = tuple(len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True))
+        # Opened for each tensor: pages that a mapping has touched count as memory until it closes.
+        with opened(folder.files[name]) as file:
+            return place.ours(file.get_slice(name)[place.where(index, shape)], cut)
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        if not stacked:
+            return part(place.name, index, leaf.shape).astype(leaf.dtype)
+        layers = range(*index[0].indices(leaf.shape[0]))
+        sizes = (len(range(*s.indices(n))) for s, n in zip(index, leaf.shape, strict=True))
+        out = np.empty(tuple(sizes), leaf.dtype)
+        for at, layer in enumerate(layers):
+            out[at] = part(place.name.format(layer=layer), index[1:], leaf.shape[1:])
+        return out
+
+    return read
+
+
+def family_of(config: DecoderConfig) -> Family:
+    """The family that a decoder made here is written as.
+
+    Raises:
+        ValueError: none has all that the decoder has.
+    """
+    said = []
+    for family in FAMILIES.values():
+        try:
+            family.config_json(config)
+        except ValueError as error:
+            said.append(str(error))
+        else:
+            return family
+    raise ValueError(f"no family can have this decoder: {said[0]}")
+
+
+def save(
+    path: Path,
+    config: DecoderConfig,
+    params: Params,
+    family: Family | None = None,
+    base: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes config.json and safetensors, in shards of at most so many bytes.
+
+    `base` is the config.json that the parameters came with: what it says beside the decoder is
+    kept. The folder is written beside its place and gets its name when it is whole.
+
+    Raises:
+        ValueError: no family has this decoder, or something is there already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path}: is there already; give a new folder")
+    family = family or family_of(config)
+    described = dict(base or family.config_json(config))
+    described |= {"architectures": [family.architecture], "model_type": family.model_type}
+    for key in ("torch_dtype", "dtype"):  # older and newer transformers
+        described[key] = config.param_dtype
+    with writers.staged(path) as staging:
+        writers.dump_json(described, staging / "config.json")
+        _write(staging, list(_tensors(family, config, params)), shard_bytes)
+
+
+def _tensors(
+    family: Family, config: DecoderConfig, params: Params
+) -> Iterator[tuple[str, Callable[[], np.ndarray], int]]:
+    """Every tensor of the checkpoint: its name, how to get it, its bytes."""
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        path = tuple(key.key for key in keys)
+        place = family.tensors[path]
+        if path[0] != "layers":
+            yield place.name, lambda leaf=leaf, place=place: place.theirs(np.asarray(leaf)), leaf.nbytes
+            continue
+        for layer in range(config.layers):
+            name = place.name.format(layer=layer)
+
+            def one(leaf=leaf, place=place, layer=layer) -> np.ndarray:
+                return place.theirs(np.asarray(leaf[layer]))
+
+            yield name, one, leaf.nbytes // config.layers
+
+
+def _write(folder: Path, tensors: list, shard_bytes: int) -> None:
+    """Tensors in layer order, into as few files as may be."""
+    shards: list[list] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor[2] > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor[2]
+    total = sum(tensor[2] for tensor in tensors)
+    placed: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = WHOLE
+        if len(shards) > 1:
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        whole = {tensor: get() for tensor, get, _ in shard}
+        safetensors.numpy.save_file(whole, folder / name, metadata={"format": "pt"})
+        placed |= dict.fromkeys(whole, name)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": placed}
+        writers.dump_json(index, folder / INDEX)
+
+
+def cast(params: Params, dtype: str) -> Params:
+    """Parameters in another dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
