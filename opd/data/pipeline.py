@@ -19,8 +19,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from opd.data import arithmetic, gsm8k, jsonl
+from opd.data import arithmetic, gsm8k, hub_tokenizer, jsonl
 from opd.data.builder import Example, ExampleBuilder, Splits, hold_out, read, write
+from opd.data.chat import PLAIN, ChatConfig
 from opd.data.tokenizers import (
     BYTE_VOCAB,
     BPETokenizer,
@@ -68,7 +69,8 @@ class DataConfig:
     digits: int = 2
     reverse: bool = False
     annotations: bool = False  # gsm8k: keep the <<...>> of the worked answers
-    tokenizer: str = "byte"
+    tokenizer: str | None = None  # byte, char, bpe, or a Hugging Face folder; None: a player's
+    chat: ChatConfig = PLAIN  # how a folder's tokenizer writes prompts
     alphabet: str | None = None  # char; arithmetic has a default
     bpe_size: int = 2048
     max_prompt: int | None = None  # P, tokens
@@ -82,7 +84,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _choice("task", self.task, TASKS)
-        _choice("tokenizer", self.tokenizer, TOKENIZERS)
+        if self.tokenizer not in (None, *TOKENIZERS) and not os.path.isdir(self.tokenizer):
+            raise ValueError(
+                f"data.tokenizer = {self.tokenizer!r}: allowed are {', '.join(TOKENIZERS)}, or a "
+                "folder with tokenizer.json"
+            )
+        if self.tokenizer in TOKENIZERS and self.chat != PLAIN:
+            raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
         _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
         _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
         for name, least in _LEAST.items():
@@ -106,6 +114,12 @@ class DataConfig:
             _arithmetic(self)
         if self.tokenizer == "char" and self.kind != "arithmetic" and not self.alphabet:
             raise ValueError("data.tokenizer = 'char' needs data.alphabet, or choose byte or bpe")
+
+    @property
+    def from_folder(self) -> Path | None:
+        """The folder whose tokenizer it is, if it is one's."""
+        made = self.tokenizer in (None, *TOKENIZERS)
+        return None if made else Path(self.tokenizer)
 
     @property
     def kind(self) -> str:
@@ -266,7 +280,9 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
 
 def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
     """The configured tokenizer; a BPE sees the training split alone."""
-    if config.tokenizer == "byte":
+    if config.from_folder is not None:
+        return hub_tokenizer.load(config.from_folder, config.chat)
+    if config.tokenizer in (None, "byte"):
         return ByteTokenizer()
     if config.tokenizer == "char":
         return CharTokenizer(config.alphabet or arithmetic.ALPHABET)
@@ -284,7 +300,10 @@ def _identity(config: DataConfig) -> dict[str, Any]:
     own = dataclasses.asdict(source.config(config))
     own.pop("path", None)
     own.pop("prompts", None)
-    tokenizer = {"tokenizer": config.tokenizer}
+    tokenizer: dict[str, Any] = {"tokenizer": config.tokenizer or "byte"}
+    if config.from_folder is not None:
+        found = hub_tokenizer.load(config.from_folder, config.chat)
+        tokenizer = {"tokenizer": found.fingerprint(), "chat": dataclasses.asdict(config.chat)}
     if config.tokenizer == "bpe":
         tokenizer["bpe_size"] = config.bpe_size
     files = {}
@@ -359,7 +378,9 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
 
 
 def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
-    lengths = {n: [len(tokenizer.encode(e.prompt)) for e in split] for n, split in splits.items()}
+    lengths = {
+        n: [len(tokenizer.encode_prompt(e.prompt)) for e in split] for n, split in splits.items()
+    }
     max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
     kept, skipped = {}, {}
     for name, split in splits.items():
@@ -432,7 +453,7 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
     prompt = np.full((count, width), task.tokenizer.pad_id, np.int32)
     mask = np.zeros((count, width), bool)
     for row, example in enumerate(examples):
-        ids = task.tokenizer.encode(example.prompt)
+        ids = task.tokenizer.encode_prompt(example.prompt)
         if not 0 < len(ids) <= width:
             raise ValueError(
                 f"prompt {row} has {len(ids)} tokens ({example.prompt[:40]!r}): allowed are 1 to "
@@ -559,7 +580,7 @@ def verify(task: Task, tokens: np.ndarray, mask: np.ndarray, answers: Sequence[s
         raise ValueError(f"{task.config.prompts}: not every line has an answer, nothing to verify")
     tokens, mask = np.asarray(tokens), np.asarray(mask)
     assert tokens.shape == mask.shape and len(tokens) == len(answers), (tokens.shape, mask.shape)
-    ended = np.any(mask & (tokens == task.tokenizer.eos_id), axis=1)
+    ended = np.any(mask & np.isin(tokens, task.tokenizer.eos_ids), axis=1)
     rewards = [
         task.verifier(decode_completion(task, row, graded), answer) if end else 0.0
         for row, graded, end, answer in zip(tokens, mask, ended, answers, strict=True)

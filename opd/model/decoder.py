@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -102,6 +103,14 @@ class DecoderConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: {', '.join(DTYPES)} are allowed"
                 )
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> DecoderConfig:
+        """The config that `dataclasses.asdict` and JSON made `fields` of."""
+        found = dict(fields)
+        if found.get("rope_scaling") is not None:
+            found["rope_scaling"] = RopeScaling(**found["rope_scaling"])
+        return cls(**found | {"sliding": tuple(found.get("sliding", ()))})
 
 
 @pytree

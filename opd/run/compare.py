@@ -51,7 +51,7 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     if done is not None:
         return done
     workdir.mkdir(parents=True, exist_ok=True)
-    world = dataclasses.replace(world, task=pipeline.load(config.data, workdir))
+    world = dataclasses.replace(world, task=pipeline.load(config.tokenized, workdir))
 
     stage = writers.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]

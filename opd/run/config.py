@@ -12,10 +12,12 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from opd.data import hub_tokenizer
 from opd.data.pipeline import DataConfig
 from opd.method import facts, table
 from opd.method.table import Method
@@ -64,7 +66,8 @@ class PlayerConfig:
 
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
-    path: str | None = None  # a `models/NAME` folder of another run
+    path: str | None = None  # a `models/NAME` folder of another run, or a Hugging Face one
+    dtype: str | None = None  # of a Hugging Face folder's parameters; None: as they are stored
     from_: str | None = None  # key `from`: WORKDIR, WORKDIR@STEP, WORKDIR@best
 
 
@@ -332,6 +335,15 @@ class Config:
             except ValueError as error:
                 raise ValueError(f"config.compare.arms: {error}") from None
         _methods("method", (self.method.spelled,))
+
+    @property
+    def tokenized(self) -> DataConfig:
+        """The data in the student's folder's tokens, or the teacher's, unless it says which."""
+        if self.data.tokenizer is None:
+            for path in (self.student.path, self.teacher.path):
+                if path is not None and hub_tokenizer.has_tokenizer(Path(path)):
+                    return dataclasses.replace(self.data, tokenizer=path)
+        return self.data
 
     @property
     def probe_methods(self) -> tuple[Method, ...]:

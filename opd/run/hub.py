@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
+from opd.data import hub_tokenizer
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.families import FAMILIES
-from opd.model.families.family import Family, Tensor
+from opd.model.families.family import Family, Json, Tensor
 from opd.run import writers
 from opd.types import Params
 
+# Where a player's folder keeps what its parameters came with, weights aside.
+KEPT = "hub"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 * 2**30
 # safetensors' names of the dtypes that a decoder can have.
@@ -39,7 +42,7 @@ class Folder:
 
     path: Path
     family: Family
-    json: Mapping[str, Any]  # config.json
+    json: Json  # config.json
     config: DecoderConfig
     files: Mapping[str, Path]  # by tensor
 
@@ -61,10 +64,7 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
         ValueError: what is missing, cut off, or of another shape or family; one line.
     """
     hf = read_json(path / "config.json")
-    names = hf.get("architectures") or ["none"]
-    if names[0] not in FAMILIES:
-        raise ValueError(f"{path}: architecture {names[0]}: {', '.join(FAMILIES)} are allowed")
-    family, files = FAMILIES[names[0]], _files(path)
+    family, files = _family(hf, path), _files(path)
     try:
         fields = family.read(hf)
         stored = _stored_dtype(path, files)
@@ -72,12 +72,22 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
             raise ValueError("config.json has quantization_config: allowed are plain weights")
         tied = {"tied": bool(fields["tied"]), "tokens": tokens}
         wanted = dtype or ("float32" if stored == "float16" else stored)
+        if tokens is not None and tokens > fields["vocab"]:
+            allowed = f"allowed are vocab_size = {fields['vocab']} at most"
+            raise ValueError(f"the tokenizer has {tokens} ids, {allowed}")
         config = DecoderConfig(**fields | tied, dtype=wanted, param_dtype=wanted)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     found = Folder(path, family, hf, config, files)
     _check(found)
     return found
+
+
+def _family(hf: Json, path: Path) -> Family:
+    names = hf.get("architectures") or ["none"]
+    if names[0] not in FAMILIES:
+        raise ValueError(f"{path}: architecture {names[0]}: {', '.join(FAMILIES)} are allowed")
+    return FAMILIES[names[0]]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -168,6 +178,15 @@ def _check(folder: Folder) -> None:
                     raise ValueError(f"{file}: {name} is {given}, config.json makes it {shape}")
 
 
+def keep(source: Path, player: Path) -> None:
+    """Keeps what a checkpoint has beside its weights in a player's folder: an export needs it."""
+    kept = player / KEPT
+    if not kept.is_dir():
+        with writers.staged(kept) as staging:
+            shutil.copyfile(source / "config.json", staging / "config.json")
+            hub_tokenizer.copy(source, staging)
+
+
 def load(folder: Folder, mesh: Mesh) -> Params:
     """The parameters, each device's part read from the files straight into place."""
     model = Decoder(folder.config)
@@ -237,28 +256,34 @@ def save(
     path: Path,
     config: DecoderConfig,
     params: Params,
-    family: Family | None = None,
-    base: Mapping[str, Any] | None = None,
+    described: Json,
+    beside: Callable[[Path], None],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes config.json and safetensors, in shards of at most so many bytes.
 
-    `base` is the config.json that the parameters came with: what it says beside the decoder is
-    kept. The folder is written beside its place and gets its name when it is whole.
+    The folder is written beside its place and gets its name when it is whole.
+
+    Args:
+        path: the folder, new or empty.
+        config: the decoder's.
+        params: its parameters.
+        described: config.json, but for the dtype; it names the family.
+        beside: writes what else belongs into the folder.
+        shard_bytes: of one file, at most.
 
     Raises:
-        ValueError: no family has this decoder, or something is there already.
+        ValueError: something is there already.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: is there already; give a new folder")
-    family = family or family_of(config)
-    described = dict(base or family.config_json(config))
-    described |= {"architectures": [family.architecture], "model_type": family.model_type}
-    for key in ("torch_dtype", "dtype"):  # older and newer transformers
-        described[key] = config.param_dtype
+    family = _family(described, path)
+    # Older transformers read one name of the dtype, newer ones the other.
+    dtypes = dict.fromkeys(("torch_dtype", "dtype"), config.param_dtype)
     with writers.staged(path) as staging:
-        writers.dump_json(described, staging / "config.json")
+        writers.dump_json({**described, **dtypes}, staging / "config.json")
         _write(staging, list(_tensors(family, config, params)), shard_bytes)
+        beside(staging)
 
 
 def _tensors(
@@ -269,15 +294,18 @@ def _tensors(
         path = tuple(key.key for key in keys)
         place = family.tensors[path]
         if path[0] != "layers":
-            yield place.name, lambda leaf=leaf, place=place: place.theirs(np.asarray(leaf)), leaf.nbytes
+
+            def whole(leaf=leaf, place=place) -> np.ndarray:
+                return place.theirs(np.asarray(leaf))
+
+            yield place.name, whole, leaf.nbytes
             continue
         for layer in range(config.layers):
-            name = place.name.format(layer=layer)
 
             def one(leaf=leaf, place=place, layer=layer) -> np.ndarray:
                 return place.theirs(np.asarray(leaf[layer]))
 
-            yield name, one, leaf.nbytes // config.layers
+            yield place.name.format(layer=layer), one, leaf.nbytes // config.layers
 
 
 def _write(folder: Path, tensors: list, shard_bytes: int) -> None:
@@ -302,8 +330,3 @@ def _write(folder: Path, tensors: list, shard_bytes: int) -> None:
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": placed}
         writers.dump_json(index, folder / INDEX)
-
-
-def cast(params: Params, dtype: str) -> Params:
-    """Parameters in another dtype."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)

@@ -124,7 +124,8 @@ class Policy:
         memory["uses"] = int(memory["uses"]) + 1
         teacher = None
         if flight.teacher is not None:
-            teacher = steps.head_of(*self.teacher, flight.teacher)
+            model, params = self.teacher
+            teacher = steps.head_of(model, params, flight.teacher)
         state, metrics = programs.update(
             self.world.mesh, self.student, self.step, state, flight.rollout, teacher, self.method,
             self.source.seed, self.world.how, self.config.optimizer.microbatches, self.critic,

@@ -197,7 +197,7 @@ def _train(
 
 def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     """Data, players and what judges them: made in the workdir, or found there."""
-    world = dataclasses.replace(plan.world, task=pipeline.load(config.data, workdir))
+    world = dataclasses.replace(plan.world, task=pipeline.load(config.tokenized, workdir))
     student, start = players.make("student", config.student, world, workdir, config.models)
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, (student, start))
