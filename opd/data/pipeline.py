@@ -31,7 +31,7 @@ from opd.data.tokenizers import (
     check,
     train_bpe,
 )
-from opd.data.verifiers import VERIFIERS, Verifier
+from opd.data.verifiers import Verifier, named
 
 __all__ = [
     "DataConfig",
@@ -76,6 +76,7 @@ class DataConfig:
     max_prompt: int | None = None  # P, tokens
     max_completion: int | None = None  # T, tokens, EOS included
     long_prompts: str = "error"
+    verifier: str | None = None  # exact, final_answer, math, regex:PATTERN, MODULE:NAME
     train: int | None = None  # examples (arithmetic: operand pairs, both orders of each)
     validation: int | None = None
     test: int | None = None
@@ -99,6 +100,8 @@ class DataConfig:
                 _integer(f"data.{name}", value, least)
         for name in ("reverse", "annotations"):
             _choice(name, getattr(self, name), (False, True))
+        if self.verifier is not None:
+            named(self.verifier)
         if self.seed >= 2**32:
             raise ValueError(f"data.seed = {self.seed}: allowed are 0 to 2^32 - 1")
         if self.prompts and self.path:
@@ -408,7 +411,7 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
     return Task(
         config=config,
         tokenizer=tokenizer,
-        verifier=VERIFIERS[SOURCES[config.kind].verifier] if graded else None,
+        verifier=named(config.verifier or SOURCES[config.kind].verifier) if graded else None,
         splits=MappingProxyType(kept),
         max_prompt=max_prompt,
         max_completion=config.max_completion or longest,

@@ -8,19 +8,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
+from opd import draws
 from opd.data import hub_tokenizer, pipeline
 from opd.data.chat import PLAIN, ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.tokenizers import Tokenizer
-from opd.engine import sharding, steps, vocab
+from opd.engine import programs, sharding, steps, vocab
+from opd.engine.steps import Sampling
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.run import checkpoint, hub, players
 from opd.run import config as configs
@@ -84,6 +87,45 @@ def logits(policy: Policy, tokens: Array, mask: Array | None = None) -> Array:
 def _logits(model: Decoder, params: Params, tokens: Array, mask: Array) -> Array:
     hidden = model.hidden(params, tokens, mask)
     return vocab.logits(steps.head_of(model, params, hidden))
+
+
+def complete(
+    policy: Policy,
+    prompts: Sequence[str],
+    length: int,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> list[str]:
+    """A completion of at most `length` tokens for each prompt; temperature 0 is the arg max.
+
+    Raises:
+        ValueError: no tokenizer, a prompt without tokens, or more than the model reads.
+    """
+    tokenizer = policy.tokenizer
+    if tokenizer is None:
+        raise ValueError("the model's folder has no tokenizer.json: nothing can be written")
+    ids = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    width = max(map(len, ids))
+    if not min(map(len, ids)):
+        raise ValueError("a prompt has no tokens: allowed is one or more")
+    if width + length > policy.config.max_length:
+        raise ValueError(
+            f"a prompt of {width} tokens and a completion of {length}: the model reads "
+            f"{policy.config.max_length}"
+        )
+    prompt = np.full((len(ids), width), tokenizer.pad_id, np.int32)
+    mask = np.zeros(prompt.shape, bool)
+    for row, own in enumerate(ids):
+        prompt[row, width - len(own) :], mask[row, width - len(own) :] = own, True
+    how = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
+    mesh = sharding.make_mesh()
+    rows = programs.batch_rows(prompt, mask, 1)
+    key = draws.key(seed, 0, "action")
+    drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, how=how)
+    tokens, graded = np.asarray(drawn.tokens), np.asarray(drawn.mask)
+    return [tokenizer.decode(row[kept].tolist()) for row, kept in zip(tokens, graded, strict=True)]
 
 
 def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
