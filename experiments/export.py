@@ -1,6 +1,6 @@
 """Write a trained student as a Hugging Face folder, for transformers, vLLM and the rest.
 
-python -m experiments.export --workdir=RUN [--step=N|best] --path=DIR
+python -m experiments.export --workdir=RUN [--step=N|best] --path=DIR [--adapter]
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run import launch, models, players
+from opd.run import hub, launch, models, players
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
 _STEP = flags.DEFINE_string("step", None, "an update that has a checkpoint, or best; the last one")
 _PATH = flags.DEFINE_string("path", None, "the folder to write, which is new or empty")
+
+_ADAPTER = flags.DEFINE_bool("adapter", False, "the adapter alone, in PEFT's form")
 
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None]:
@@ -29,16 +31,18 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
         if not value:
             raise ValueError(f"--{name} is missing")
     given = _WORKDIR.value + (f"@{_STEP.value}" if _STEP.value else "")
-    players.trained(given)
+    workdir, *_ = players.trained(given)
+    if _ADAPTER.value and players.described(workdir / "models" / "student").lora is None:
+        raise ValueError(f"--adapter: the student of {workdir} has none")
     path = Path(_PATH.value)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--path={path}: is there already; give a new folder")
+    hub.refuse_taken(path)
     return lambda: job(given, path)
 
 
 def job(given: str, path: Path) -> None:
     """The export, and where it is."""
-    models.save_model(models.from_run(given), path)
+    save = models.save_adapter if _ADAPTER.value else models.save_model
+    save(models.from_run(given), path)
     print(path)
 
 

@@ -115,6 +115,12 @@ class Model(Protocol):
     def axes(self) -> Any:
         """The parameters' logical axis names: a tree like `params` whose leaves are tuples."""
 
+    def trained(self, tree: Any) -> Any:
+        """The part that training moves, of a tree laid out like the parameters."""
+
+    def with_trained(self, tree: Any, part: Any) -> Any:
+        """The tree with that part replaced."""
+
     def hidden(self, params: Params, tokens: Array, mask: Array) -> Array:
         """Hidden states [B, S, D] of tokens [B, S]; `mask` is false on padding."""
 

@@ -19,7 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from opd.model import rotary
+from opd.model import lora, rotary
+from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
 from opd.types import Array, Params, pytree
 
@@ -57,6 +58,7 @@ class DecoderConfig:
     window: int | None = None  # tokens that a sliding layer sees, itself among them
     sliding: tuple[bool, ...] = ()  # which layers slide; (): none
     sliding_rope_base: float | None = None  # of theirs, which isn't scaled; None: as the others
+    lora: Lora | None = None  # adapters, which alone are trained
     tied: bool = True  # the unembedding is the embedding
     tokens: int | None = None  # ids that exist; the rows of V above are padding. None: all
     dtype: str = "float32"  # of the computation
@@ -110,6 +112,9 @@ class DecoderConfig:
         found = dict(fields)
         if found.get("rope_scaling") is not None:
             found["rope_scaling"] = RopeScaling(**found["rope_scaling"])
+        if found.get("lora") is not None:
+            targets = tuple(found["lora"]["targets"])
+            found["lora"] = Lora(**{**found["lora"], "targets": targets})
         return cls(**found | {"sliding": tuple(found.get("sliding", ()))})
 
 
@@ -216,6 +221,22 @@ class Block(nn.Module):
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
         return self.param(name, init, shape, jnp.dtype(c.param_dtype)).astype(c.dtype)
 
+    def project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
+        """x [B, S, inputs...] times a matrix [inputs..., outputs...], and its adapter's share."""
+        c, inputs = self.config, INPUTS[name]
+        found = jnp.tensordot(x, self.matrix(name, shape, axes, inputs), inputs)
+        if c.lora is None or name not in c.lora.targets:
+            return found
+        rank = c.lora.rank
+        first = self.matrix(
+            A.format(name), (*shape[:inputs], rank), (*axes[:inputs], "rank"), inputs
+        )
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *axes[inputs:]))
+        place = (rank, *shape[inputs:])
+        second = self.param(B.format(name), init, place, jnp.dtype(c.param_dtype)).astype(c.dtype)
+        low = jnp.tensordot(x, first, inputs)
+        return found + jnp.tensordot(low, second, 1) * jnp.asarray(c.lora.scale, x.dtype)
+
     def bias(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array | float:
         """What is added to a projection, 0 at the start; nothing where the family has none."""
         c = self.config
@@ -236,11 +257,9 @@ class Block(nn.Module):
         y = Norm(c, "norm", name="attention_norm")(x)
         shape, axes = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
         kv_shape, kv_axes = (c.width, c.kv_heads, c.head_dim), ("embed", "kv_heads", "head_dim")
-        query = jnp.einsum("bsd,dhk->bshk", y, self.matrix("q", shape, axes, 1))
-        key = jnp.einsum("bsd,dnk->bsnk", y, self.matrix("k", kv_shape, kv_axes, 1))
-        value = jnp.einsum("bsd,dnk->bsnk", y, self.matrix("v", kv_shape, kv_axes, 1))
-        query = query + self.bias("q", shape[1:], axes[1:])
-        key = key + self.bias("k", kv_shape[1:], kv_axes[1:])
+        query = self.project(y, "q", shape, axes) + self.bias("q", shape[1:], axes[1:])
+        key = self.project(y, "k", kv_shape, kv_axes) + self.bias("k", kv_shape[1:], kv_axes[1:])
+        value = self.project(y, "v", kv_shape, kv_axes)
         value = value + self.bias("v", kv_shape[1:], kv_axes[1:])
         if c.qk_norm:
             query = Norm(c, "head_dim", name="q_norm")(query)
@@ -255,14 +274,14 @@ class Block(nn.Module):
             value = jax.lax.dynamic_index_in_dim(values, layer, keepdims=False)
         out = attend(query, key, value, sight.allowed, c.query_scale, c.attention_cap)
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
-        out = jnp.einsum("bshk,hkd->bsd", out, self.matrix("o", shape, axes, 2))
+        out = self.project(out, "o", shape, axes)
         x = x + (Norm(c, "norm", name="attention_post_norm")(out) if c.post_norm else out)
 
         y = Norm(c, "norm", name="mlp_norm")(x)
-        gate = y @ self.matrix("gate", (c.width, c.mlp), ("embed", "mlp"), 1)
-        up = y @ self.matrix("up", (c.width, c.mlp), ("embed", "mlp"), 1)
-        down = self.matrix("down", (c.mlp, c.width), ("mlp", "embed"), 1)
-        out = (ACTIVATIONS[c.activation](gate) * up) @ down
+        gate = self.project(y, "gate", (c.width, c.mlp), ("embed", "mlp"))
+        up = self.project(y, "up", (c.width, c.mlp), ("embed", "mlp"))
+        out = ACTIVATIONS[c.activation](gate) * up
+        out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
         x = x + (Norm(c, "norm", name="mlp_post_norm")(out) if c.post_norm else out)
         return (x, keys, values), None
 
@@ -364,6 +383,19 @@ class Decoder:
         """The tree of logical axis names, one tuple for each parameter."""
         boxed = jax.eval_shape(self._boxed, jax.random.key(0))
         return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=_is_box)
+
+    def trained(self, tree: Any) -> Any:
+        """The part of the parameters that training moves, of a tree laid out like them."""
+        return tree if self.config.lora is None else lora.trained(tree, self.config.lora)
+
+    def with_trained(self, tree: Any, part: Any) -> Any:
+        """The tree with that part replaced."""
+        return part if self.config.lora is None else lora.joined(tree, part)
+
+    def adapted(self, params: Params, key: Array) -> Params:
+        """The parameters of a plain decoder, with an adapter that changes nothing yet."""
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        return lora.joined(params, lora.fresh(shapes, self.config.lora, key))
 
     def hidden(self, params: Params, tokens: Array, mask: Array) -> Array:
         """Hidden states after the final norm, [B, S, D], of tokens [B, S] int32, mask [B, S] bool.

@@ -22,6 +22,7 @@ from opd.data.pipeline import DataConfig
 from opd.method import facts, table
 from opd.method.table import Method
 from opd.model.decoder import DecoderConfig
+from opd.model.lora import INPUTS, Lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,25 @@ class FitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter, which alone is trained."""
+
+    rank: int = 0  # 0: none, all parameters are trained
+    alpha: float | None = None  # of the factor alpha / rank; None: twice the rank
+    targets: tuple[str, ...] = tuple(INPUTS)  # matrices of a layer
+
+    def adapter(self) -> Lora | None:
+        """The adapter, if there is one.
+
+        Raises:
+            ValueError: what `Lora` refuses.
+        """
+        if not self.rank:
+            return None
+        return Lora(self.rank, 2.0 * self.rank if self.alpha is None else self.alpha, self.targets)
+
+
+@dataclasses.dataclass(frozen=True)
 class PlayerConfig:
     """Teacher or student: its model and how it is made, or the folder that has it."""
 
@@ -68,6 +88,7 @@ class PlayerConfig:
     fit: FitConfig = FitConfig()
     path: str | None = None  # a `models/NAME` folder of another run, or a Hugging Face one
     dtype: str | None = None  # of a Hugging Face folder's parameters; None: as they are stored
+    lora: LoraConfig = LoraConfig()  # of a student that has a path
     from_: str | None = None  # key `from`: WORKDIR, WORKDIR@STEP, WORKDIR@best
 
 
@@ -384,6 +405,7 @@ _LEAST = {
     "seeds": 1,
     "group_size": 2,
     "chunk": 1,
+    "lora.rank": 0,
     "fit.steps": 0,
     "fit.batch": 1,
     "fit.check_every": 1,

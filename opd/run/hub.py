@@ -25,6 +25,7 @@ from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.families import FAMILIES
 from opd.model.families.family import Family, Json, Tensor
+from opd.model.lora import A, B
 from opd.run import writers
 from opd.types import Params
 
@@ -275,8 +276,7 @@ def save(
     Raises:
         ValueError: something is there already.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path}: is there already; give a new folder")
+    refuse_taken(path)
     family = _family(described, path)
     # Older transformers read one name of the dtype, newer ones the other.
     dtypes = dict.fromkeys(("torch_dtype", "dtype"), config.param_dtype)
@@ -284,6 +284,52 @@ def save(
         writers.dump_json({**described, **dtypes}, staging / "config.json")
         _write(staging, list(_tensors(family, config, params)), shard_bytes)
         beside(staging)
+
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def save_adapter(path: Path, config: DecoderConfig, params: Params, described: Json) -> None:
+    """Writes an adapter in PEFT's form: adapter_config.json and its matrices, A [r, inputs]..."""
+    refuse_taken(path)
+    family = _family(described, path) if described else family_of(_plain(config))
+    adapter, found = config.lora, {}
+    for target in adapter.targets:
+        place = family.tensors["layers", target]
+        for form, theirs in ((A, "lora_A"), (B, "lora_B")):
+            stacked = np.asarray(params["layers"][form.format(target)])
+            for layer, ours in enumerate(stacked):
+                name = place.name.format(layer=layer).removesuffix(".weight")
+                rows = (
+                    ours.reshape(-1, adapter.rank) if form == A else ours.reshape(adapter.rank, -1)
+                )
+                key = f"base_model.model.{name}.{theirs}.weight"
+                found[key] = np.ascontiguousarray(rows.T)
+    names = {family.tensors["layers", target].name.split(".")[-2] for target in adapter.targets}
+    said = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": described.get("_name_or_path"),
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(names),
+        "inference_mode": True,
+    }
+    with writers.staged(path) as staging:
+        writers.dump_json(said, staging / "adapter_config.json")
+        safetensors.numpy.save_file(found, staging / ADAPTER, metadata={"format": "pt"})
+
+
+def _plain(config: DecoderConfig) -> DecoderConfig:
+    return dataclasses.replace(config, lora=None)
+
+
+def refuse_taken(path: Path) -> None:
+    """Refuses a folder that has something in it."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path}: is there already; give a new folder")
 
 
 def _tensors(

@@ -24,6 +24,7 @@ from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.tokenizers import Tokenizer
 from opd.engine import programs, sharding, steps, vocab
 from opd.engine.steps import Sampling
+from opd.model import lora
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.run import checkpoint, hub, players
 from opd.run import config as configs
@@ -43,6 +44,15 @@ class Policy:
     def model(self) -> Decoder:
         """The decoder as pure functions of parameters."""
         return Decoder(self.config)
+
+    @property
+    def merged(self) -> Policy:
+        """The same without an adapter: what it adds is in the matrices."""
+        if self.config.lora is None:
+            return self
+        plain = dataclasses.replace(self.config, lora=None)
+        whole = lora.merged(self.params, self.config.lora)
+        return dataclasses.replace(self, config=plain, params=whole)
 
 
 def load_model(
@@ -131,10 +141,13 @@ def complete(
 def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
     """Writes a folder that transformers and vLLM load as it is, tokenizer included.
 
+    An adapter goes into the matrices.
+
     Raises:
         ValueError: no family has such a decoder, or the folder is there already.
     """
     tokenizer, base = policy.tokenizer, policy.json
+    policy = policy.merged
     if base is None:
         base = hub.family_of(policy.config).config_json(policy.config)
         if tokenizer is not None:
@@ -147,6 +160,17 @@ def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
             hub_tokenizer.write(tokenizer, folder)
 
     hub.save(Path(path), policy.config, policy.params, base, beside)
+
+
+def save_adapter(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Writes a student's adapter alone, as PEFT loads it on top of the model it was trained on.
+
+    Raises:
+        ValueError: it has none, or the folder is there already.
+    """
+    if policy.config.lora is None:
+        raise ValueError("the model has no adapter: it was trained as a whole")
+    hub.save_adapter(Path(path), policy.config, policy.params, policy.json or {})
 
 
 def from_run(given: str, mesh: Mesh | None = None) -> Policy:

@@ -52,18 +52,24 @@ def decoder(config: PlayerConfig, task: Task) -> Decoder:
             tokenizer than the task's.
     """
     length = task.max_prompt + task.max_completion
+    if config.path is not None:
+        plain = _from_path(config, task)
+        return Decoder(dataclasses.replace(plain.config, lora=config.lora.adapter()))
     if config.from_ is not None:
         workdir, *_ = trained(config.from_)
         return decoder_of(workdir / "models" / "student", task)
-    if config.path is not None:
-        folder = Path(config.path)
-        if hub.is_folder(folder):
-            return Decoder(looked_at(config, task).config)
-        if config.dtype is not None:
-            raise ValueError(f"dtype = {config.dtype!r}: allowed for a Hugging Face folder only")
-        _refuse_damage(folder, _described(folder)["files"])
-        return decoder_of(folder, task)
     return Decoder(config.model.decoder(task.tokenizer.vocab, length))
+
+
+def _from_path(config: PlayerConfig, task: Task) -> Decoder:
+    """The model of a player's folder, without an adapter."""
+    folder = Path(config.path)
+    if hub.is_folder(folder):
+        return Decoder(looked_at(config, task).config)
+    if config.dtype is not None:
+        raise ValueError(f"dtype = {config.dtype!r}: allowed for a Hugging Face folder only")
+    _refuse_damage(folder, _described(folder)["files"])
+    return decoder_of(folder, task)
 
 
 def looked_at(config: PlayerConfig, task: Task) -> hub.Folder:
@@ -188,6 +194,14 @@ def check(name: str, config: PlayerConfig, task: Task) -> None:
         raise ValueError(
             f"config.{name}.path and config.{name}.from are both given: allowed is one of them"
         )
+    if config.lora.rank and (name != "student" or config.path is None):
+        raise ValueError(
+            f"config.{name}.lora.rank = {config.lora.rank}: allowed for a student that has a path"
+        )
+    try:
+        config.lora.adapter()
+    except ValueError as error:
+        raise ValueError(f"config.{name}.lora: {error}") from None
     if config.path is not None or config.from_ is not None:
         return
     if any(example.solution is None for example in task.split("train")):
@@ -264,8 +278,13 @@ def make(
         describe(folder, model, {"path": config.path}, world.task)
         if hub.is_folder(Path(config.path)):
             hub.keep(Path(config.path), folder)
-            return model, hub.load(looked_at(config, world.task), world.mesh)
-        return model, load(model, Path(config.path), world)
+            params = hub.load(looked_at(config, world.task), world.mesh)
+        else:
+            params = load(_from_path(config, world.task), Path(config.path), world)
+        if model.config.lora is not None:
+            key = jax.random.key(_seed(f"{name}'s adapter", world.seed))
+            params = programs.adapt(world.mesh, model, params, key)
+        return model, params
     identity = _identity(model, config.fit, world)
     if models is None:
         return model, _kept(name, model, config.fit, identity, world, folder)

@@ -89,7 +89,7 @@ class Policy:
 
     def params(self, state: State) -> Params:
         """The average where one is kept, else the parameters."""
-        return optimizer.evaluated(state.params, state.optimizer)
+        return optimizer.evaluated(self.student, state.params, state.optimizer)
 
     def judge(self, state: State, samples: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`evaluate.evaluate` of the student."""

@@ -65,7 +65,7 @@ class Preferences:
 
     def params(self, state: State) -> Params:
         """What evaluation, digest and export take."""
-        return optimizer.evaluated(state.params, state.optimizer)
+        return optimizer.evaluated(self.model, state.params, state.optimizer)
 
     def judge(self, state: State, samples: int) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Loss (nats), accuracy and margin on held-out pairs, and some of these.

@@ -36,6 +36,12 @@ class States:
     width: int = D
     logit_cap: float | None = None
 
+    def trained(self, tree):
+        return tree
+
+    def with_trained(self, tree, part):
+        return part
+
     def hidden(self, params, tokens, mask):
         return params["hidden"][:, : tokens.shape[1]]
 
