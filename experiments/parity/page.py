@@ -12,9 +12,17 @@ Json = Mapping[str, Any]
 BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
 
 
-def holds(value: float | int | bool, limit: float | int | bool) -> bool:
-    """Whether a measured value is as it must be: at most a float, just so otherwise."""
-    return value <= limit if isinstance(limit, float) else value == limit
+Value = float | int | bool | None
+
+
+def holds(value: Value, limit: float | int | bool) -> bool:
+    """Whether a measured value is as it must be: at most a float, just so otherwise.
+
+    None is a number that wasn't finite.
+    """
+    if isinstance(limit, float):
+        return value is not None and value <= limit
+    return value == limit
 
 
 def fits(one: Json) -> bool:
@@ -31,14 +39,18 @@ def green(results: Json) -> bool:
     return all(cells) and all(map(fits, results["memory"].values()))
 
 
-def worst(values: Sequence[float | int | bool], limit: float | int | bool) -> float | int | bool:
+def worst(values: Sequence[Value], limit: float | int | bool) -> Value:
     """The value of several that is least as it must be."""
+    if None in values:
+        return None
     return max(values) if isinstance(limit, float) else min(values)
 
 
-def cell(value: float | int | bool, limit: float | int | bool) -> str:
+def cell(value: Value, limit: float | int | bool) -> str:
     """A measured value; bold where it isn't as it must be."""
-    if isinstance(limit, bool):
+    if value is None:
+        said = "nothing"
+    elif isinstance(limit, bool):
         said = "same" if value else "differs"
     elif isinstance(limit, int):
         said = f"{value} of {limit}"
@@ -136,9 +148,10 @@ def page(results: Json) -> str:
     load = (
         "Random checkpoints of several shards, each loaded in a process of its own on one device. "
         "The peak is the most resident memory above what the process had after its imports; "
-        f"allowed is {memory.LIMIT:g} times the files' bytes. Seconds are for files dropped from "
-        "the system's cache, those of `cat` are of `cat FILES > /dev/null`. On a machine busy with "
-        "other work the seconds of CPU say more."
+        f"allowed is {memory.LIMIT:g} times the files' bytes. Seconds are the least of three, for "
+        "files dropped from the system's cache, config and shapes looked at first; those of `cat` "
+        "are of `cat FILES > /dev/null`. On a machine busy with other work the seconds of CPU, of "
+        "all threads, say more."
     )
     parts = (
         ["# Do imported models compute what transformers computes?"],

@@ -227,6 +227,19 @@ def written_rope(base: float, stretched: RopeScaling | None) -> dict[str, Any]:
     return found
 
 
+def written_ropes(config: DecoderConfig) -> dict[str, Any]:
+    """Rotary base and scaling, under the names of newer configs and of older ones."""
+    entry = written_rope(config.rope_base, config.rope_scaling)
+    return {"rope_parameters": entry} | older_rope(config)
+
+
+def older_rope(config: DecoderConfig) -> dict[str, Any]:
+    """The names that readers have who don't know `rope_parameters`, and would take defaults."""
+    entry = written_rope(config.rope_base, config.rope_scaling)
+    found = {"rope_theta": entry.pop("rope_theta")}
+    return found if config.rope_scaling is None else found | {"rope_scaling": entry}
+
+
 def layer_types(config: DecoderConfig) -> list[str]:
     """Which layers slide, as configs have it."""
     slides = config.sliding or (False,) * config.layers
