@@ -287,18 +287,19 @@ SIDES = {
 }
 
 
-def sides(name):
-    """A case in float64, shaped as a row of SIDES says; tokens are ids that there are."""
+def sides(name, dtype=np.float64):
+    """A case shaped as a row of SIDES says; tokens are ids that there are."""
     student, teacher, rows = SIDES[name]
     given, rng = case(scale=1.5), np.random.default_rng(7)
-    wide = jax.tree.map(np.float64, (given.student, given.teacher))
-    matrix = np.concatenate([wide[1].unembedding, 3 * rng.normal(size=(3, D + 2))])[: V + rows]
+    wide = jax.tree.map(dtype, (given.student, given.teacher))
+    more = 3 * rng.normal(size=(3, D + 2)).astype(dtype)
+    matrix = np.concatenate([wide[1].unembedding, more])[: V + rows]
     return dataclasses.replace(
         given,
         student=dataclasses.replace(wide[0], **student),
         teacher=dataclasses.replace(wide[1], unembedding=matrix, **teacher),
         rollout=dataclasses.replace(given.rollout, tokens=given.rollout.tokens % KNOWN),
-        uniforms=np.float64(given.uniforms),
+        uniforms=dtype(given.uniforms),
     )
 
 
@@ -352,9 +353,9 @@ def test_caps_and_padding_are_autodiff_of_the_full_logits(name, x64):
 
 
 @pytest.mark.parametrize("name", ["everything", "teacher has the ids alone"])
-def test_no_row_pushes_padding(name, x64):
-    """Rows that draw or take the likeliest as well: nothing reaches a padded id."""
-    cotangents, stats = numpy(jax.jit(lambda: pull(sides(name)))())
+def test_no_row_pushes_padding(name):
+    """Rows that draw or take the likeliest as well, in float32: its NEVER squared is infinite."""
+    cotangents, stats = numpy(jax.jit(lambda: pull(sides(name, np.float32)))())
     assert np.all(cotangents.unembedding[:, KNOWN:] == 0)
     assert np.abs(cotangents.unembedding).max(axis=(1, 2)).min() > 1e-3
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((cotangents, stats)))
