@@ -149,8 +149,8 @@ def page(results: Json) -> str:
         "Random checkpoints of several shards, each loaded in a process of its own on one device. "
         "The peak is the most resident memory above what the process had after its imports; "
         f"allowed is {memory.LIMIT:g} times the files' bytes. Seconds are the least of three, for "
-        "files dropped from the system's cache, a look at config and shapes included; those of `cat` "
-        "are of `cat FILES > /dev/null`. On a machine busy with other work the seconds of CPU, of "
+        "files dropped from the system's cache, a look at config and shapes included; those of "
+        "`cat` are of `cat FILES > /dev/null`. On a machine busy with other work the seconds of CPU, of "
         "all threads, say more."
     )
     parts = (
