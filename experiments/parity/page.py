@@ -150,8 +150,8 @@ def page(results: Json) -> str:
         "The peak is the most resident memory above what the process had after its imports; "
         f"allowed is {memory.LIMIT:g} times the files' bytes. Seconds are the least of three, for "
         "files dropped from the system's cache, a look at config and shapes included; those of "
-        "`cat` are of `cat FILES > /dev/null`. On a machine busy with other work the seconds of CPU, "
-        "of all threads, say more."
+        "`cat` are of `cat FILES > /dev/null`. On a machine busy with other work the seconds of "
+        "CPU, of all threads, say more."
     )
     parts = (
         ["# Do imported models compute what transformers computes?"],
