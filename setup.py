@@ -45,7 +45,7 @@ setup(
         "dev": [*TEST, "mypy>=1.15", "pre-commit>=4.0"],
         "hub": ["huggingface_hub>=0.30"],
         "math": ["math-verify[antlr4_13_2]>=0.7"],
-        "oracles": ["torch>=2.6", "transformers>=4.56"],
+        "oracles": ["torch==2.13.0", "transformers>=5.0"],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

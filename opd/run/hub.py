@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -67,10 +71,10 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
     hf = read_json(path / "config.json")
     family, files = _family(hf, path), _files(path)
     try:
-        fields = family.read(hf)
-        stored = _stored_dtype(path, files)
         if hf.get("quantization_config"):
             raise ValueError("config.json has quantization_config: allowed are plain weights")
+        fields = family.read(hf)
+        stored = _stored_dtype(path, files)
         tied = {"tied": bool(fields["tied"]), "tokens": tokens}
         wanted = dtype or ("float32" if stored == "float16" else stored)
         if tokens is not None and tokens > fields["vocab"]:
@@ -139,10 +143,13 @@ def opened(path: Path) -> Any:
 
 
 def _stored_dtype(path: Path, files: Mapping[str, Path]) -> str:
+    """The dtype of the first tensor, by which the others go."""
     name = next(iter(files), None)
     if name is None:
         raise ValueError(f"{path}: has no tensors")
     with opened(files[name]) as file:
+        if name not in file.keys():
+            raise ValueError(f"{files[name]}: has no tensor {name}, where the index has it")
         given = file.get_slice(name).get_dtype()
     if given not in DTYPES:
         raise ValueError(f"{files[name]}: dtype {given}: {', '.join(DTYPES)} are allowed")
@@ -174,9 +181,14 @@ def _check(folder: Folder) -> None:
             for name, shape in shapes.items():
                 if name not in known:
                     raise ValueError(f"{file}: has no tensor {name}, where the index has it")
-                given = tuple(there.get_slice(name).get_shape())
+                tensor = there.get_slice(name)
+                given, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
                 if given != shape:
                     raise ValueError(f"{file}: {name} is {given}, config.json makes it {shape}")
+                if dtype not in DTYPES:
+                    raise ValueError(
+                        f"{file}: {name} has dtype {dtype}: {', '.join(DTYPES)} are allowed"
+                    )
 
 
 def keep(source: Path, player: Path) -> None:
@@ -192,13 +204,17 @@ def load(folder: Folder, mesh: Mesh) -> Params:
     """The parameters, each device's part read from the files straight into place."""
     model = Decoder(folder.config)
     shardings = sharding.param_shardings(model, mesh)
+    stored: dict[str, Stored] = {}
+    for file in sorted(set(folder.files.values())):
+        stored |= _header(file)
     found: dict[tuple[str, ...], jax.Array] = {}
-    for path, leaf, place in _places(folder):
-        where = shardings
-        for key in path:
-            where = where[key]
-        read = _reader(folder, place, leaf, path[0] == "layers")
-        found[path] = jax.make_array_from_callback(leaf.shape, where, read)
+    with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, leaf, place in _places(folder):
+            where = shardings
+            for key in path:
+                where = where[key]
+            read = _reader(stored, place, leaf, path[0] == "layers", pool)
+            found[path] = jax.make_array_from_callback(leaf.shape, where, read)
     return _nested(found)
 
 
@@ -212,25 +228,90 @@ def _nested(found: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     return tree
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in its file."""
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, int]  # rows and columns; of one axis, one row
+    start: int  # byte
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    """Where a safetensors file has its tensors: 8 bytes of length, JSON, then the numbers."""
+    with open(file, "rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] in DTYPES:
+            shape = (1, 1, *entry["shape"])[-max(2, len(entry["shape"])) :]
+            start = 8 + size + entry["data_offsets"][0]
+            found[name] = Stored(file, jnp.dtype(DTYPES[entry["dtype"]]), shape, start)
+    return found
+
+
+# Rows that are read, and turned, at once: a whole matrix would be in memory twice, and turning it
+# row by column touches a line of cache for each number.
+ROWS = 16
+
+
+def _fill(out: np.ndarray, stored: Stored, where: Sequence[slice]) -> None:
+    """Reads a part of a tensor into an array of its shape, which may be a view of another.
+
+    Raises:
+        ValueError: the file has become shorter.
+    """
+    out = np.atleast_2d(out)
+    rows, columns = ((slice(None),) * 2 + tuple(where))[-2:]
+    first, last, _ = rows.indices(stored.shape[0])
+    block = np.empty((ROWS, stored.shape[1]), stored.dtype)
+    if out.dtype == block.dtype:  # NumPy copies bfloat16 one by one, and integers by the line
+        out = out.view(f"u{out.itemsize}")
+    with open(stored.file, "rb") as file:
+        file.seek(stored.start + first * block[0].nbytes)
+        for row in range(first, last, ROWS):
+            part = block[: min(ROWS, last - row)]
+            if file.readinto(part.view(np.uint8)) != part.nbytes:
+                raise ValueError(f"{stored.file}: cut off while it was read")
+            part = part.view(out.dtype) if out.dtype.kind == "u" else part
+            out[row - first : row - first + len(part)] = part[:, columns]
+
+
+PAGE = 4096
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Memory to fill, from a page's start: JAX on the CPU keeps such arrays, and copies others."""
+    size = math.prod(shape) * jnp.dtype(dtype).itemsize
+    memory = np.empty(size + PAGE, np.uint8)
+    start = -memory.ctypes.data % PAGE
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
 def _reader(
-    folder: Folder, place: Tensor, leaf: jax.ShapeDtypeStruct, stacked: bool
+    stored: Mapping[str, Stored],
+    place: Tensor,
+    leaf: jax.ShapeDtypeStruct,
+    stacked: bool,
+    pool: futures.Executor,
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
     """From an index into a parameter to that part of it."""
 
-    def part(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-        cut = tuple(len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True))
-        # Opened for each tensor: pages that a mapping has touched count as memory until it closes.
-        with opened(folder.files[name]) as file:
-            return place.ours(file.get_slice(name)[place.where(index, shape)], cut)
-
     def read(index: tuple[slice, ...]) -> np.ndarray:
+        sizes = zip(index, leaf.shape, strict=True)
+        out = _empty(tuple(len(range(*part.indices(size))) for part, size in sizes), leaf.dtype)
         if not stacked:
-            return part(place.name, index, leaf.shape).astype(leaf.dtype)
-        layers = range(*index[0].indices(leaf.shape[0]))
-        sizes = (len(range(*s.indices(n))) for s, n in zip(index, leaf.shape, strict=True))
-        out = np.empty(tuple(sizes), leaf.dtype)
-        for at, layer in enumerate(layers):
-            out[at] = part(place.name.format(layer=layer), index[1:], leaf.shape[1:])
+            _fill(place.theirs(out), stored[place.name], place.where(index, leaf.shape))
+            return out
+
+        def layer(at: int, number: int) -> None:
+            tensor = stored[place.name.format(layer=number)]
+            _fill(place.theirs(out[at]), tensor, place.where(index[1:], leaf.shape[1:]))
+
+        numbers = range(*index[0].indices(leaf.shape[0]))
+        list(pool.map(layer, range(len(numbers)), numbers))
         return out
 
     return read
@@ -342,14 +423,14 @@ def _tensors(
         if path[0] != "layers":
 
             def whole(leaf=leaf, place=place) -> np.ndarray:
-                return place.theirs(np.asarray(leaf))
+                return np.ascontiguousarray(place.theirs(np.asarray(leaf)))
 
             yield place.name, whole, leaf.nbytes
             continue
         for layer in range(config.layers):
 
             def one(leaf=leaf, place=place, layer=layer) -> np.ndarray:
-                return place.theirs(np.asarray(leaf[layer]))
+                return np.ascontiguousarray(place.theirs(np.asarray(leaf[layer])))
 
             yield place.name.format(layer=layer), one, leaf.nbytes // config.layers
 

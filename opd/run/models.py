@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from opd import draws
 from opd.data import hub_tokenizer, pipeline
@@ -130,12 +130,20 @@ def complete(
     for row, own in enumerate(ids):
         prompt[row, width - len(own) :], mask[row, width - len(own) :] = own, True
     how = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
-    mesh = sharding.make_mesh()
+    mesh = _mesh(policy.params)
     rows = programs.batch_rows(prompt, mask, 1)
     key = draws.key(seed, 0, "action")
     drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, how=how)
     tokens, graded = np.asarray(drawn.tokens), np.asarray(drawn.mask)
     return [tokenizer.decode(row[kept].tolist()) for row, kept in zip(tokens, graded, strict=True)]
+
+
+def _mesh(params: Params) -> Mesh:
+    """Where parameters lie; all devices, if on none."""
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    if isinstance(where, NamedSharding):
+        return where.mesh
+    return sharding.make_mesh(None if where is None else list(where.device_set))
 
 
 def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:

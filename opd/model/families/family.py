@@ -47,15 +47,11 @@ class Tensor:
             return tuple(_merged(index[side], ours[side]) for side in sides)
         return (_merged(index, ours),) if self.flat else tuple(index)
 
-    def ours(self, part: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """A part of the checkpoint's tensor, in the shape that it has with us."""
-        return (part.T if self.inputs else part).reshape(shape)
-
     def theirs(self, part: np.ndarray) -> np.ndarray:
-        """The inverse of `ours`, of a whole tensor."""
+        """A part of ours as the checkpoint has it; a view, where the part is contiguous."""
         if self.inputs:
-            part = part.reshape(math.prod(part.shape[: self.inputs]), -1).T
-        return np.ascontiguousarray(part.reshape(-1) if self.flat else part)
+            return part.reshape(math.prod(part.shape[: self.inputs]), -1).T
+        return part.reshape(-1) if self.flat else part
 
 
 def _merged(index: Sequence[slice], shape: Sequence[int]) -> slice:
@@ -170,9 +166,13 @@ def scaling(given: Json, hf: Json) -> RopeScaling | None:
     """What a config says of stretched frequencies; None where they are plain.
 
     Raises:
-        ValueError: a type that isn't known, or a number of it that is missing.
+        ValueError: a type that isn't known, a number of it that is missing, or a rotation of some
+            dimensions alone.
     """
     kind = given.get("rope_type", given.get("type", "default"))
+    part = given.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
+    if part not in (None, 1):
+        raise ValueError(f"config.json has partial_rotary_factor = {part}: allowed is 1")
     if kind == "default":
         return None
     if kind not in SCALINGS:
@@ -225,6 +225,19 @@ def written_rope(base: float, stretched: RopeScaling | None) -> dict[str, Any]:
             if getattr(stretched, ours) is not None:
                 found[theirs] = getattr(stretched, ours)
     return found
+
+
+def written_ropes(config: DecoderConfig) -> dict[str, Any]:
+    """Rotary base and scaling, under the names of newer configs and of older ones."""
+    entry = written_rope(config.rope_base, config.rope_scaling)
+    return {"rope_parameters": entry} | older_rope(config)
+
+
+def older_rope(config: DecoderConfig) -> dict[str, Any]:
+    """The names that readers have who don't know `rope_parameters`, and would take defaults."""
+    entry = written_rope(config.rope_base, config.rope_scaling)
+    found = {"rope_theta": entry.pop("rope_theta")}
+    return found if config.rope_scaling is None else found | {"rope_scaling": entry}
 
 
 def layer_types(config: DecoderConfig) -> list[str]:

@@ -18,7 +18,7 @@ from opd.model.families.family import (
     sizes,
     sliding,
     tensors,
-    written_rope,
+    written_ropes,
 )
 
 POST = MappingProxyType(
@@ -52,9 +52,7 @@ def shared(hf: Json) -> dict[str, Any]:
 
 def write(config: DecoderConfig) -> dict[str, Any]:
     """The decoder's fields as config.json has them."""
-    return written(config) | {
-        "rope_parameters": written_rope(config.rope_base, config.rope_scaling)
-    }
+    return written(config) | written_ropes(config)
 
 
 def written(config: DecoderConfig) -> dict[str, Any]:

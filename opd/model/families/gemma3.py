@@ -6,7 +6,15 @@ from typing import Any
 
 from opd.model.decoder import DecoderConfig
 from opd.model.families import gemma2
-from opd.model.families.family import Family, Json, scaling, sliding, tensors, written_rope
+from opd.model.families.family import (
+    Family,
+    Json,
+    older_rope,
+    scaling,
+    sliding,
+    tensors,
+    written_rope,
+)
 
 
 def read(hf: Json) -> dict[str, Any]:
@@ -44,12 +52,12 @@ def rope(hf: Json) -> dict[str, Any]:
 def write(config: DecoderConfig) -> dict[str, Any]:
     """The decoder's fields as config.json has them."""
     near = config.rope_base if config.sliding_rope_base is None else config.sliding_rope_base
-    return gemma2.written(config) | {
-        "rope_parameters": {
-            "full_attention": written_rope(config.rope_base, config.rope_scaling),
-            "sliding_attention": written_rope(near, None),
-        }
+    entries = {
+        "full_attention": written_rope(config.rope_base, config.rope_scaling),
+        "sliding_attention": written_rope(near, None),
     }
+    older = older_rope(config) | {"rope_local_base_freq": near}
+    return gemma2.written(config) | {"rope_parameters": entries} | older
 
 
 FAMILY = Family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from opd.model.decoder import DecoderConfig
-from opd.model.families.family import Family, Json, rope, sizes, tensors, written_rope
+from opd.model.families.family import Family, Json, rope, sizes, tensors, written_ropes
 
 
 def read(hf: Json) -> dict[str, Any]:
@@ -19,8 +19,7 @@ def write(config: DecoderConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "rope_parameters": written_rope(config.rope_base, config.rope_scaling),
-    }
+    } | written_ropes(config)
 
 
 FAMILY = Family("LlamaForCausalLM", "llama", read, write, tensors())

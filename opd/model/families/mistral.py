@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from opd.model.decoder import DecoderConfig
-from opd.model.families.family import Family, Json, rope, sizes, sliding, tensors, written_rope
+from opd.model.families.family import Family, Json, rope, sizes, sliding, tensors, written_ropes
 
 
 def read(hf: Json) -> dict[str, Any]:
@@ -19,8 +19,7 @@ def write(config: DecoderConfig) -> dict[str, Any]:
     return {
         "hidden_act": "silu",
         "sliding_window": config.window,
-        "rope_parameters": written_rope(config.rope_base, config.rope_scaling),
-    }
+    } | written_ropes(config)
 
 
 FAMILY = Family("MistralForCausalLM", "mistral", read, write, tensors())

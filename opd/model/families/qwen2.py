@@ -13,7 +13,7 @@ from opd.model.families.family import (
     sizes,
     sliding,
     tensors,
-    written_rope,
+    written_ropes,
 )
 
 
@@ -38,8 +38,7 @@ def write(config: DecoderConfig) -> dict[str, Any]:
         "sliding_window": config.window,
         "max_window_layers": sum(not each for each in config.sliding) or config.layers,
         "layer_types": layer_types(config),
-        "rope_parameters": written_rope(config.rope_base, config.rope_scaling),
-    }
+    } | written_ropes(config)
 
 
 FAMILY = Family("Qwen2ForCausalLM", "qwen2", read, write, tensors(bias=True))
