@@ -13,6 +13,8 @@ import jinja2.ext
 import jinja2.sandbox
 
 Message = Mapping[str, str]  # role, content
+# A conversation that a prompt is, in place of a text: each message's role and content.
+Messages = tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class ChatConfig:
     """
 
     template: bool | None = None  # None: where the tokenizer's folder has one
-    system: str | None = None  # the message before the prompt
+    system: str | None = None  # the message before the prompt, where it doesn't bring its own
     arguments: str | None = None  # JSON object, such as {"enable_thinking": false}
 
     def __post_init__(self) -> None:
@@ -45,10 +47,12 @@ class ChatConfig:
             )
         return found
 
-    def messages(self, prompt: str) -> list[Message]:
+    def messages(self, prompt: str | Messages) -> list[Message]:
         """A prompt as a conversation that the model is to go on with."""
-        first = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*first, {"role": "user", "content": prompt}]
+        said = (("user", prompt),) if isinstance(prompt, str) else prompt
+        if self.system is not None and said[0][0] != "system":
+            said = (("system", self.system), *said)
+        return [{"role": role, "content": content} for role, content in said]
 
 
 PLAIN = ChatConfig()

@@ -11,8 +11,8 @@ from typing import Any
 
 import tokenizers as hf
 
-from opd.data.chat import PLAIN, ChatConfig, Template
-from opd.data.tokenizers import Token, Tokenizer, digest
+from opd.data.chat import PLAIN, ChatConfig, Messages, Template
+from opd.data.tokenizers import Token, Tokenizer, digest, text_of
 
 FILE = "tokenizer.json"
 # What a folder has beside config.json and weights, and an exported one takes along.
@@ -103,16 +103,16 @@ class HubTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids
 
-    def rendered(self, prompt: str) -> str:
+    def rendered(self, prompt: str | Messages) -> str:
         """The prompt as the model gets it."""
         if self._template is None:
-            return prompt
+            return text_of(prompt)
         return self._template.render(self.chat.messages(prompt), self.chat.given())
 
-    def encode_prompt(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: str | Messages) -> list[int]:
         """Ids of a prompt: through the template, or with what the folder puts before any text."""
         if self._template is None:
-            return self._plain.encode(prompt, add_special_tokens=True).ids
+            return self._plain.encode(text_of(prompt), add_special_tokens=True).ids
         return self._tokenizer.encode(self.rendered(prompt), add_special_tokens=False).ids
 
     def serialized(self) -> str:
