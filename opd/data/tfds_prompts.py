@@ -76,7 +76,8 @@ def files(dataset: str, split: str) -> list[Path]:
 def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> list[Example]:
     """A split's prompts in order, and their answers where the dataset has them.
 
-    The features are called `prompt` and `answer` where none is said. An answer is a text or an integer, and doubles as the solution to imitate; an empty one is none.
+    The features are called `prompt` and `answer` where none is said. An answer is a text or an
+    integer, and doubles as the solution to imitate; an empty one is none.
 
     Raises:
         ValueError: no such dataset, split or feature (lists those there are), a feature of another

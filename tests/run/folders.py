@@ -48,7 +48,7 @@ def write_tokenizer(folder: Path, swapped: bool = False, template: str | None = 
     described = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
-        "pad_token": {"content": PAD, "special": True},
+        "pad_token": {"__type": "AddedToken", "content": PAD, "special": True},
         "clean_up_tokenization_spaces": False,
     }
     if template is not None:
