@@ -80,6 +80,8 @@ class HubTokenizer:
         self.eos_id: int = own if own in self.eos_ids else self.eos_ids[0]
         pad = names.get(self._specials.get("pad_token", ""))
         self.pad_id: int = _padding(pad, self.eos_ids, self.vocab)
+        # A pad that only stands in for one is text where a model writes it.
+        self._dropped = {*self.eos_ids, *([pad] if pad == self.pad_id else [])}
         source = _template(folder, described)
         if source is None and chat.template:
             raise ValueError(f"{folder}: has no chat template, which data.chat.template asks for")
@@ -120,9 +122,8 @@ class HubTokenizer:
         return (self.folder / FILE).read_text(encoding="utf-8")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; pad and ends are dropped, other specials stay."""
-        dropped = {self.pad_id, *self.eos_ids}
-        kept = [int(i) for i in ids if int(i) not in dropped]
+        """The text; ends and the folder's own pad are dropped, other specials stay."""
+        kept = [int(i) for i in ids if int(i) not in self._dropped]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
 
