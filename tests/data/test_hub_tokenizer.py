@@ -1,11 +1,10 @@
 """A folder's tokenizer: the ids of transformers, every end, files that are missing or broken."""
 
-import json
-
 import pytest
 import tokenizers as hf
 from hypothesis import given
 from hypothesis import strategies as st
+from small import CORPUS, byte_level, write
 
 from opd.data import hub_tokenizer
 from opd.data.arithmetic import ALPHABET
@@ -13,7 +12,6 @@ from opd.data.chat import ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, check, same, train_bpe
 
-CORPUS = ["a hundred hens lay a hundred eggs", "37 + 45 = 82", "ça coûte 5 €\n"] * 4
 TEXTS = [
     "a hundred hens",
     "  12+7 = 19\n\n",
@@ -23,18 +21,6 @@ TEXTS = [
 ]
 UNICODE = st.text(st.characters(codec="utf-8"))
 TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}<|model|>"
-
-
-def byte_level() -> hf.Tokenizer:
-    """As GPT-2, Qwen and Llama 3 have it: merges of bytes, specials above them."""
-    made = hf.Tokenizer(hf.models.BPE())
-    made.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = hf.decoders.ByteLevel()
-    alphabet = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
-    trainer = hf.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator(CORPUS, trainer)
-    made.add_special_tokens(["<|end|>", "<|user|>", "<|model|>", "<|pad|>"])
-    return made
 
 
 def sentencepiece() -> hf.Tokenizer:
@@ -66,16 +52,6 @@ def sentencepiece() -> hf.Tokenizer:
 
 
 KINDS = {"byte-level": (byte_level, "<|end|>"), "sentencepiece": (sentencepiece, "</s>")}
-
-
-def write(folder, made, files=None, **described):
-    """A folder with this tokenizer, a tokenizer_config.json and further JSON files."""
-    folder.mkdir(exist_ok=True)
-    made.save(str(folder / "tokenizer.json"))
-    described = {"tokenizer_class": "PreTrainedTokenizerFast"} | described
-    for name, content in {"tokenizer_config.json": described, **(files or {})}.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture(scope="module", params=KINDS)
