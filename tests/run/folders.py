@@ -69,6 +69,7 @@ def write_model(
     width: int = 16,
     seed: int = 0,
     scale: float = 0.3,
+    length: int = 128,
 ) -> None:
     """config.json and model.safetensors of a random model of two layers, in float32."""
     heads, kv, head, mlp, layers = 4, 2, 8, 24, 2
@@ -83,7 +84,7 @@ def write_model(
         "num_key_value_heads": kv,
         "head_dim": head,
         "intermediate_size": mlp,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": length,
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
         "eos_token_id": 400,
