@@ -151,7 +151,7 @@ def imported(key: str, said: str) -> tuple[ModuleType, Callable]:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a user's module raises what it likes
-        line = " ".join(str(error).split()) or type(error).__name__
+        line = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{what}: {name} cannot be imported ({line})") from None
     if not hasattr(module, attribute):
         raise ValueError(f"{what}: {name} has no {attribute}")

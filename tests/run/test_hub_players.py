@@ -21,7 +21,7 @@ import opd
 from opd.data import pipeline
 from opd.data.hub_tokenizer import FILES
 from opd.engine.steps import State
-from opd.run import checkpoint, checks, hub, models, optimizer, players, train, writers
+from opd.run import checkpoint, checks, compare, hub, models, optimizer, players, train, writers
 from opd.run import config as configs
 from opd.run.checkpoint import Checkpoints
 from opd.run.config import Config, MeshConfig, ModelConfig, OptimizerConfig, PlayerConfig
@@ -262,3 +262,18 @@ def test_different_tokenizers_leave_with_code_2_and_nothing_written(module, file
     assert "tokenizers differ: id 300 is " in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_a_comparison_of_two_folders_runs_to_its_report(files, tmp_path, capsys):
+    config = asked(files["teacher"], files["student"], files["prompts"], updates=1)
+    probe = dataclasses.replace(config.probe, rows=("opd", "opd_topk@k=4"), groups=4, batch=4)
+    arms = dataclasses.replace(config.compare, arms=("opd",))
+    config = dataclasses.replace(config, probe=probe, compare=arms)
+    results = compare.compare(config, tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "first prompt: '<|turn|>user" in capsys.readouterr().err
+    assert results["inputs"]["student"] == players.inputs(config.student)
+    assert {entry["name"] for entry in results["estimators"]} >= {"opd", "opd_topk@k=4"}
+    assert all(np.isfinite(entry["flops"]) for entry in results["estimators"])
+    assert compare.compare(config, tmp_path / "run") == compare.finished(tmp_path / "run")
