@@ -267,13 +267,13 @@ def test_different_tokenizers_leave_with_code_2_and_nothing_written(module, file
 @pytest.mark.slow
 def test_a_comparison_of_two_folders_runs_to_its_report(files, tmp_path, capsys):
     config = asked(files["teacher"], files["student"], files["prompts"], updates=1)
-    probe = dataclasses.replace(config.probe, rows=("opd", "opd_topk@k=4"), groups=4, batch=4)
+    probe = dataclasses.replace(config.probe, rows=("opd",), groups=4, batch=4)
     arms = dataclasses.replace(config.compare, arms=("opd",))
     config = dataclasses.replace(config, probe=probe, compare=arms)
     results = compare.compare(config, tmp_path / "run")
     assert (tmp_path / "run" / "report.html").is_file()
     assert "first prompt: '<|turn|>user" in capsys.readouterr().err
     assert results["inputs"]["student"] == players.inputs(config.student)
-    assert {entry["name"] for entry in results["estimators"]} >= {"opd", "opd_topk@k=4"}
+    assert "opd" in {entry["name"] for entry in results["estimators"]}
     assert all(np.isfinite(entry["flops"]) for entry in results["estimators"])
     assert compare.compare(config, tmp_path / "run") == compare.finished(tmp_path / "run")
