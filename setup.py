@@ -29,7 +29,7 @@ setup(
         "array_record>=0.8.1",
         "gin-config>=0.5",
         "grain>=0.2.12",
-        "jinja2>=3.1",
+        "jinja2>=3.1.6",  # what chat templates could get out of before
         "matplotlib>=3.9",
         "ml_collections>=1.0",
         "orbax-checkpoint>=0.11.28",

@@ -10,9 +10,13 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
+import jinja2.utils
 
 Message = Mapping[str, str]  # role, content
+# A conversation that a prompt is, in place of a text: each message's role and content.
+Messages = tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class ChatConfig:
     """
 
     template: bool | None = None  # None: where the tokenizer's folder has one
-    system: str | None = None  # the message before the prompt
+    system: str | None = None  # the message before the prompt, where it doesn't bring its own
     arguments: str | None = None  # JSON object, such as {"enable_thinking": false}
 
     def __post_init__(self) -> None:
@@ -45,10 +49,12 @@ class ChatConfig:
             )
         return found
 
-    def messages(self, prompt: str) -> list[Message]:
+    def messages(self, prompt: str | Messages) -> list[Message]:
         """A prompt as a conversation that the model is to go on with."""
-        first = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*first, {"role": "user", "content": prompt}]
+        said = (("user", prompt),) if isinstance(prompt, str) else prompt
+        if self.system is not None and said[0][0] != "system":
+            said = (("system", self.system), *said)
+        return [{"role": role, "content": content} for role, content in said]
 
 
 PLAIN = ChatConfig()
@@ -74,7 +80,8 @@ class Template:
         Raises:
             ValueError: the template refuses or fails; one line.
         """
-        known = {"messages": list(messages), "add_generation_prompt": True, "tools": None}
+        known: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True}
+        known |= {"tools": None, "documents": None}  # defined, as templates find them elsewhere
         try:
             return self._template.render(**self._specials | known | dict(arguments))
         except Exception as error:  # whatever the template's own expressions raise
@@ -85,11 +92,43 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks what a trainer may grade; what is in it is text like any other."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """A namespace without names that Python itself asks objects for, such as `__html__`."""
+
+    def __init__(*args: Any, **names: Any):
+        self, *rest = args
+        given = dict(*rest, **names)
+        for name in given:
+            _public(name)
+        jinja2.utils.Namespace.__init__(self, given)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _public(name)
+        super().__setitem__(name, value)
+
+
+def _public(name: Any) -> None:
+    if str(name).startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace has no {name!r}")
+
+
 def _environment() -> jinja2.Environment:
-    """What published templates expect: block trimming, loop controls, three helpers."""
+    """What published templates expect: block trimming, two extensions, three helpers."""
     found = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
     )
+    found.globals["namespace"] = _Namespace
     found.filters["tojson"] = _tojson
     found.globals["raise_exception"] = _refuse
     found.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)

@@ -11,8 +11,8 @@ from typing import Any
 
 import tokenizers as hf
 
-from opd.data.chat import PLAIN, ChatConfig, Template
-from opd.data.tokenizers import Token, Tokenizer, digest
+from opd.data.chat import PLAIN, ChatConfig, Messages, Template
+from opd.data.tokenizers import Token, Tokenizer, digest, text_of
 
 FILE = "tokenizer.json"
 # What a folder has beside config.json and weights, and an exported one takes along.
@@ -80,6 +80,8 @@ class HubTokenizer:
         self.eos_id: int = own if own in self.eos_ids else self.eos_ids[0]
         pad = names.get(self._specials.get("pad_token", ""))
         self.pad_id: int = _padding(pad, self.eos_ids, self.vocab)
+        # A pad that only stands in for one is text where a model writes it.
+        self._dropped = {*self.eos_ids, *([pad] if pad == self.pad_id else [])}
         source = _template(folder, described)
         if source is None and chat.template:
             raise ValueError(f"{folder}: has no chat template, which data.chat.template asks for")
@@ -103,16 +105,16 @@ class HubTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids
 
-    def rendered(self, prompt: str) -> str:
+    def rendered(self, prompt: str | Messages) -> str:
         """The prompt as the model gets it."""
         if self._template is None:
-            return prompt
+            return text_of(prompt)
         return self._template.render(self.chat.messages(prompt), self.chat.given())
 
-    def encode_prompt(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: str | Messages) -> list[int]:
         """Ids of a prompt: through the template, or with what the folder puts before any text."""
         if self._template is None:
-            return self._plain.encode(prompt, add_special_tokens=True).ids
+            return self._plain.encode(text_of(prompt), add_special_tokens=True).ids
         return self._tokenizer.encode(self.rendered(prompt), add_special_tokens=False).ids
 
     def serialized(self) -> str:
@@ -120,9 +122,8 @@ class HubTokenizer:
         return (self.folder / FILE).read_text(encoding="utf-8")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; pad and ends are dropped, other specials stay."""
-        dropped = {self.pad_id, *self.eos_ids}
-        kept = [int(i) for i in ids if int(i) not in dropped]
+        """The text; ends and the folder's own pad are dropped, other specials stay."""
+        kept = [int(i) for i in ids if int(i) not in self._dropped]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
 

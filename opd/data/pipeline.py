@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from opd.data import arithmetic, gsm8k, hub_tokenizer, jsonl
+from opd.data import arithmetic, gsm8k, hub_tokenizer, jsonl, tfds_prompts
 from opd.data.builder import Example, ExampleBuilder, Splits, hold_out, read, write
 from opd.data.chat import PLAIN, ChatConfig
 from opd.data.tokenizers import (
@@ -46,7 +46,7 @@ __all__ = [
     "verify",
 ]
 
-TASKS = ("arithmetic", "gsm8k", "jsonl")
+TASKS = ("arithmetic", "gsm8k", "jsonl", "tfds")
 TOKENIZERS = ("byte", "char", "bpe")
 LONG_PROMPTS = ("error", "skip")
 
@@ -64,7 +64,9 @@ class DataConfig:
 
     task: str = "arithmetic"
     path: str | None = None  # gsm8k: the folder of train.jsonl and test.jsonl
-    prompts: str | None = None  # jsonl: the file; it makes the task jsonl
+    prompts: str | None = None  # FILE.jsonl, or tfds:NAME[:SPLIT]; it makes the task jsonl or tfds
+    prompt_feature: str | None = None  # tfds: which feature is the prompt; None: prompt
+    answer_feature: str | None = None  # tfds: which is the answer; None: answer, where there is one
     operation: str = "add"  # arithmetic, see ArithmeticConfig
     digits: int = 2
     reverse: bool = False
@@ -90,8 +92,6 @@ class DataConfig:
                 f"data.tokenizer = {self.tokenizer!r}: allowed are {', '.join(TOKENIZERS)}, or a "
                 "folder with tokenizer.json"
             )
-        if self.tokenizer in TOKENIZERS and self.chat != PLAIN:
-            raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
         _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
         _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
         for name, least in _LEAST.items():
@@ -108,6 +108,13 @@ class DataConfig:
             raise ValueError("data.path and data.prompts are both given: allowed is one of them")
         if self.kind == "jsonl" and not self.prompts:
             raise ValueError("data.task = 'jsonl' needs data.prompts = FILE.jsonl")
+        if self.kind == "tfds":
+            tfds_prompts.parse(self.prompts or "")
+        elif (self.prompt_feature, self.answer_feature) != (None, None):
+            raise ValueError(
+                "data.prompt_feature, data.answer_feature: allowed with data.prompts = tfds:NAME "
+                "only"
+            )
         if self.kind == "gsm8k" and not self.path:
             files = " and ".join(gsm8k.FILES)
             raise ValueError(f"data.task = 'gsm8k' needs data.path = a folder with {files}")
@@ -126,8 +133,10 @@ class DataConfig:
 
     @property
     def kind(self) -> str:
-        """The task, `jsonl` where a prompt file is given."""
-        return "jsonl" if self.prompts else self.task
+        """The task, `jsonl` or `tfds` where prompts are given."""
+        if not self.prompts:
+            return self.task
+        return "tfds" if self.prompts.startswith(tfds_prompts.PREFIX) else "jsonl"
 
 
 _OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
@@ -212,8 +221,8 @@ def _gsm8k(config: DataConfig) -> gsm8k.GSM8KConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class JSONLConfig:
-    """A prompt file.
+class PromptsConfig:
+    """Prompts that come as one list: a file, or a split of a dataset.
 
     None holds out a tenth of the distinct prompts, or two; of fewer than five prompts, one or none.
     """
@@ -225,14 +234,41 @@ class JSONLConfig:
     seed: int = 0
 
 
-def _jsonl(config: DataConfig) -> JSONLConfig:
+@dataclasses.dataclass(frozen=True)
+class TFDSConfig(PromptsConfig):
+    """A prepared TFDS dataset, and its features that are prompts and answers."""
+
+    dataset: str = ""
+    split: str = "train"
+    prompt_feature: str | None = None
+    answer_feature: str | None = None
+
+
+def _jsonl(config: DataConfig) -> PromptsConfig:
     sizes = _sizes(config, ("train", "validation", "test"))
-    return JSONLConfig(config.prompts or "", seed=config.seed, **sizes)
+    return PromptsConfig(config.prompts or "", seed=config.seed, **sizes)
 
 
-def _jsonl_splits(config: JSONLConfig) -> Splits:
+def _tfds(config: DataConfig) -> TFDSConfig:
+    dataset, split = tfds_prompts.parse(config.prompts or "")
+    features = {name: getattr(config, name) for name in ("prompt_feature", "answer_feature")}
+    sizes = _sizes(config, ("train", "validation", "test"))
+    return TFDSConfig(
+        config.prompts or "", seed=config.seed, dataset=dataset, split=split, **features, **sizes
+    )
+
+
+def _jsonl_splits(config: PromptsConfig) -> Splits:
+    return _held_out(config, jsonl.read_prompts(Path(config.prompts)))
+
+
+def _tfds_splits(config: TFDSConfig) -> Splits:
+    features = config.prompt_feature, config.answer_feature
+    return _held_out(config, tfds_prompts.read(config.dataset, config.split, *features))
+
+
+def _held_out(config: PromptsConfig, examples: Sequence[Example]) -> Splits:
     """Train, validation and test, no prompt in two of them."""
-    examples = jsonl.read_prompts(Path(config.prompts))
     distinct = {example.prompt for example in examples}
     default = min(max(2, len(distinct) // 10), (len(distinct) - 1) // 2)
     validation, test = (
@@ -277,6 +313,13 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             "final_answer",
         ),
         "jsonl": Source(_jsonl, _jsonl_splits, lambda c: [Path(c.prompts or "")], None, "exact"),
+        "tfds": Source(
+            _tfds,
+            _tfds_splits,
+            lambda c: tfds_prompts.files(*tfds_prompts.parse(c.prompts or "")),
+            None,
+            "exact",
+        ),
     }
 )
 
@@ -365,6 +408,8 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
     Raises:
         ValueError: a missing or malformed source (file and line), a prompt that is too long.
     """
+    if config.from_folder is None and config.chat != PLAIN:
+        raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
     identity = _identity(config)
     name = _name(identity)
     where = None if workdir is None else Path(workdir) / "data" / name
@@ -382,7 +427,7 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
 
 def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
     lengths = {
-        n: [len(tokenizer.encode_prompt(e.prompt)) for e in split] for n, split in splits.items()
+        n: [len(tokenizer.encode_prompt(e.asked)) for e in split] for n, split in splits.items()
     }
     max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
     kept, skipped = {}, {}
@@ -436,6 +481,13 @@ def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int 
     return longest
 
 
+def first_prompt(task: Task) -> str | None:
+    """What the model gets to read of the first training prompt, cut, where a folder writes it."""
+    if not isinstance(task.tokenizer, hub_tokenizer.HubTokenizer):
+        return None
+    return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:400]
+
+
 # --- batches ---------------------------------------------------------------------------------
 
 Batch = dict[str, Any]
@@ -456,7 +508,7 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
     prompt = np.full((count, width), task.tokenizer.pad_id, np.int32)
     mask = np.zeros((count, width), bool)
     for row, example in enumerate(examples):
-        ids = task.tokenizer.encode_prompt(example.prompt)
+        ids = task.tokenizer.encode_prompt(example.asked)
         if not 0 < len(ids) <= width:
             raise ValueError(
                 f"prompt {row} has {len(ids)} tokens ({example.prompt[:40]!r}): allowed are 1 to "

@@ -16,6 +16,8 @@ from typing import Protocol, runtime_checkable
 
 import tokenizers as hf
 
+from opd.data.chat import Messages
+
 PAD, EOS = "<pad>", "<eos>"
 SPECIALS = (PAD, EOS)
 
@@ -32,8 +34,8 @@ _BYTES: tuple[Token, ...] = (*SPECIALS, *(bytes([byte]) for byte in range(256)))
 class Tokenizer(Protocol):
     """Text to ids and back. `decode` drops pad and ends; `encode` never makes them.
 
-    A prompt may be written in more than its text: `rendered` is what `encode_prompt` encodes. Any
-    of `eos_ids` ends a completion; a solution ends in `eos_id`.
+    A prompt may be written in more than its text, or be a conversation: `rendered` is what
+    `encode_prompt` encodes. Any of `eos_ids` ends a completion; a solution ends in `eos_id`.
     """
 
     @property
@@ -50,9 +52,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def encode_prompt(self, prompt: str) -> list[int]: ...
+    def encode_prompt(self, prompt: str | Messages) -> list[int]: ...
 
-    def rendered(self, prompt: str) -> str: ...
+    def rendered(self, prompt: str | Messages) -> str: ...
 
     def serialized(self) -> str: ...
 
@@ -63,6 +65,20 @@ class Tokenizer(Protocol):
 
     def fingerprint(self) -> str:
         """SHA-256 of the table and the specials: two tokenizers are the same iff equal."""
+
+
+def text_of(prompt: str | Messages) -> str:
+    """A prompt that no chat template writes.
+
+    Raises:
+        ValueError: it is a conversation.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(
+            "prompts with 'messages' need the tokenizer of a Hugging Face folder that has a chat "
+            "template; allowed here is 'prompt'"
+        )
+    return prompt
 
 
 def digest(table: Sequence[Token], pad_id: int, eos_id: int) -> str:
@@ -138,11 +154,11 @@ class _Table:
     def encode(self, text: str) -> list[int]:
         raise NotImplementedError
 
-    def encode_prompt(self, prompt: str) -> list[int]:
-        return self.encode(prompt)
+    def encode_prompt(self, prompt: str | Messages) -> list[int]:
+        return self.encode(text_of(prompt))
 
-    def rendered(self, prompt: str) -> str:
-        return prompt
+    def rendered(self, prompt: str | Messages) -> str:
+        return text_of(prompt)
 
     def table(self) -> tuple[Token, ...]:
         raise NotImplementedError

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from types import ModuleType
 
+from opd.data import math_process
+
 Verifier = Callable[[str, str], float]
 
 MARKER = "####"
@@ -75,21 +77,16 @@ def final_answer(completion: str, answer: str) -> float:
     return float(final_number(completion) == wanted)
 
 
+_MATH = math_process.Process()
+
+
 def math(completion: str, answer: str) -> float:
     """1 where the completion's answer equals the answer as mathematics (math-verify).
 
     Raises:
         ValueError: the extra `math` isn't installed.
     """
-    try:
-        import math_verify
-    except ImportError:
-        raise ValueError("data.verifier = 'math' needs the extra: pip install opd[math]") from None
-    # Its own timeouts need the main thread.
-    wanted, found = (
-        math_verify.parse(text, parsing_timeout=None) for text in (f"${answer}$", completion)
-    )
-    return float(math_verify.verify(wanted, found, timeout_seconds=None))
+    return float(_MATH.equal(completion, answer))
 
 
 def regex(pattern: str) -> Verifier:
@@ -154,7 +151,7 @@ def imported(key: str, said: str) -> tuple[ModuleType, Callable]:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a user's module raises what it likes
-        line = " ".join(str(error).split()) or type(error).__name__
+        line = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{what}: {name} cannot be imported ({line})") from None
     if not hasattr(module, attribute):
         raise ValueError(f"{what}: {name} has no {attribute}")

@@ -52,6 +52,9 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
         return done
     workdir.mkdir(parents=True, exist_ok=True)
     world = dataclasses.replace(world, task=pipeline.load(config.tokenized, workdir))
+    shown = pipeline.first_prompt(world.task)
+    if shown is not None:
+        print(f"first prompt: {shown}", file=sys.stderr)
 
     stage = writers.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]

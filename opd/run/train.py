@@ -142,6 +142,9 @@ def _train(
     biased = plan.biased if config.trains == "policy" else None
     if biased is not None:
         print(f"{plan.method.name} is biased: {biased}", file=sys.stderr)
+    shown = pipeline.first_prompt(plan.world.task)
+    if shown is not None:
+        print(f"first prompt: {shown}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
