@@ -29,7 +29,7 @@ def get_config():
         updates=60,
         prompts=32,
         group_size=4,
-        data=DataConfig(task="arithmetic", tokenizer="byte"),
+        data=DataConfig(task="arithmetic"),
         teacher=PlayerConfig(
             model=ModelConfig(width=64, layers=2, heads=4),
             fit=FitConfig(steps=1500, batch=64, learning_rate=3e-3, stop_at=0.97),

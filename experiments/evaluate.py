@@ -1,6 +1,8 @@
-"""Score a checkpoint of a training run on held-out prompts.
+"""Score a checkpoint of a training run on held-out prompts, or a Hugging Face folder on a task.
 
 python -m experiments.evaluate --workdir=DIR [--step=N|best] [--split=NAME] [--prompts=N]
+python -m experiments.evaluate --path=DIR --task=FILE.jsonl|tfds:NAME|gsm8k:DIR|arithmetic
+    [--split=NAME] [--prompts=N] [--length=N] [--verifier=NAME] [--temperature=X] [--system=TEXT]
 """
 
 from __future__ import annotations
@@ -13,13 +15,36 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run import launch, train
+from opd.data.chat import ChatConfig
+from opd.run import launch, score, train
 from opd.run.config import Config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
 _STEP = flags.DEFINE_string("step", None, "an update that has a checkpoint, or best; the last one")
-_SPLIT = flags.DEFINE_string("split", None, "the split to score on; the run's own")
-_PROMPTS = flags.DEFINE_integer("prompts", None, "prompts at most; the run's own number")
+_SPLIT = flags.DEFINE_string("split", None, "the split to score on; the run's own, or the task's")
+_PROMPTS = flags.DEFINE_integer(
+    "prompts", None, "prompts at most; the run's own number, or all", lower_bound=1
+)
+_PATH = flags.DEFINE_string("path", None, "a Hugging Face folder, in place of --workdir")
+_TASK = flags.DEFINE_string(
+    "task", None, "of --path: FILE.jsonl, tfds:NAME[:SPLIT], gsm8k:DIR or arithmetic"
+)
+_LENGTH = flags.DEFINE_integer("length", 256, "of --path: tokens at most", lower_bound=1)
+_VERIFIER = flags.DEFINE_string(
+    "verifier", None, "of --path: exact, final_answer, math, regex:PATTERN or MODULE:NAME"
+)
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "of --path: of what is sampled")
+_SYSTEM = flags.DEFINE_string("system", None, "of --path: the chat's system message")
+_ARGUMENTS = flags.DEFINE_string("arguments", None, "of --path: the chat template's, a JSON object")
+_CHAT = flags.DEFINE_bool("chat", None, "of --path: write prompts as a chat; where it can be")
+_DTYPE = flags.DEFINE_string("dtype", None, "of --path: bfloat16 or float32; the checkpoint's")
+_SEED = flags.DEFINE_integer("seed", 0, "of --path: of the draws", lower_bound=0)
+_BATCH = flags.DEFINE_integer("batch", 64, "of --path: prompts at once", lower_bound=1)
+# What belongs to one of the two alone.
+_OF_WORKDIR = (_STEP,)
+_OF_PATH = (
+    _TASK, _LENGTH, _VERIFIER, _TEMPERATURE, _SYSTEM, _ARGUMENTS, _CHAT, _DTYPE, _SEED, _BATCH,
+)  # fmt: skip
 
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None]:
@@ -29,12 +54,48 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
     launch.parse(sys.argv if argv is None else argv, __doc__)
+    if _WORKDIR.value and _PATH.value:
+        raise ValueError("--workdir and --path are both given: allowed is one of them")
+    if _PATH.value:
+        _refuse("--path", _OF_WORKDIR)
+        plan = score.check(_asked())
+        return lambda: print(json.dumps(score.score(plan), indent=1))
     if not _WORKDIR.value:
-        raise ValueError("--workdir is missing; it is the folder of a training run")
+        raise ValueError(
+            "--workdir is missing; it is the folder of a training run (or give --path)"
+        )
+    _refuse("--workdir", _OF_PATH)
     workdir = Path(_WORKDIR.value)
     config = train.begun(workdir, _SPLIT.value, _PROMPTS.value)
     step = train.step_there(workdir, _STEP.value)
     return functools.partial(job, config, workdir, train.check(config, workdir), step)
+
+
+def _refuse(given: str, others: tuple[launch.Flag, ...]) -> None:
+    """Refuses flags that mean nothing beside the one that is given."""
+    for flag in others:
+        if flag.present:
+            raise ValueError(f"--{flag.name}: means nothing with {given}")
+
+
+def _asked() -> score.Asked:
+    if not _TASK.value:
+        raise ValueError(
+            "--task is missing; allowed are FILE.jsonl, tfds:NAME, gsm8k:DIR, arithmetic"
+        )
+    return score.Asked(
+        path=Path(_PATH.value),
+        task=_TASK.value,
+        split=_SPLIT.value,
+        prompts=_PROMPTS.value,
+        length=_LENGTH.value,
+        verifier=_VERIFIER.value,
+        temperature=_TEMPERATURE.value,
+        chat=ChatConfig(_CHAT.value, _SYSTEM.value, _ARGUMENTS.value),
+        dtype=_DTYPE.value,
+        seed=_SEED.value,
+        batch=_BATCH.value,
+    )
 
 
 def job(config: Config, workdir: Path, plan: train.Plan, step: int | str) -> None:

@@ -105,13 +105,21 @@ class Coefficients:
 class Model(Protocol):
     """A policy as pure functions of its parameters; instances are static and hashable."""
 
-    vocab: int
+    vocab: int  # V, rows of the unembedding
+    tokens: int  # ids that exist; those above are padding
     width: int
+    logit_cap: float | None  # logits x become cap tanh(x / cap)
 
     def init(self, key: Array) -> Params: ...
 
     def axes(self) -> Any:
         """The parameters' logical axis names: a tree like `params` whose leaves are tuples."""
+
+    def trained(self, tree: Any) -> Any:
+        """The part that training moves, of a tree laid out like the parameters."""
+
+    def with_trained(self, tree: Any, part: Any) -> Any:
+        """The tree with that part replaced."""
 
     def hidden(self, params: Params, tokens: Array, mask: Array) -> Array:
         """Hidden states [B, S, D] of tokens [B, S]; `mask` is false on padding."""

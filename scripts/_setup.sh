@@ -1,5 +1,5 @@
 # Shared by the commands that need the environment; sourced, not run.
-# `set_up [EXTRA]` makes .venv and installs the project into it, unless that is done already.
+# `set_up [EXTRAS]` makes .venv and installs the project into it, unless that is done already.
 # Afterwards $python is the environment's interpreter and $root the repository.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -42,6 +42,7 @@ set_up() {
   }
   # An extra brings the lesser ones with it.
   case $extra in
+    dev,oracles) set -- "" test dev dev,oracles ;;
     dev) set -- "" test dev ;;
     test) set -- "" test ;;
     *) set -- "" ;;

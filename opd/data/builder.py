@@ -15,19 +15,31 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
+from opd.data.chat import Messages
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One prompt; the text to imitate and the final answer, where there are any."""
+    """One prompt; the text to imitate and the final answer, where there are any.
+
+    Where the prompt is a conversation, `prompt` is that as JSON: what tells prompts apart, and is
+    shown.
+    """
 
     prompt: str
     solution: str | None = None
     answer: str | None = None
+    messages: Messages | None = None
+
+    @property
+    def asked(self) -> str | Messages:
+        """What a tokenizer encodes: the conversation where there is one, or the text."""
+        return self.prompt if self.messages is None else self.messages
 
 
 Splits = Mapping[str, tuple[Example, ...]]
 
-FEATURES = tuple(field.name for field in dataclasses.fields(Example))
+FEATURES = ("prompt", "solution", "answer")  # of what is prepared here
 
 
 class ExampleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -57,11 +69,12 @@ class ExampleBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {name: self._generate_examples(split) for name, split in self.examples().items()}
 
     def _generate_examples(self, examples: Iterable[Example]):
-        yield from enumerate(dataclasses.asdict(example) for example in examples)
+        for number, example in enumerate(examples):
+            yield number, {name: getattr(example, name) for name in FEATURES}
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """TFDS prints, logs and draws bars for what takes a second here."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)
@@ -77,14 +90,14 @@ def write(builder: ExampleBuilder) -> None:
     """Prepares the builder's data under its `data_dir`. Touches no network."""
     downloads = Path(builder.data_dir).parents[1] / "downloads"
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    with _quiet():
+    with quiet():
         builder.download_and_prepare(download_config=config, download_dir=downloads)
     shutil.rmtree(downloads, ignore_errors=True)  # TFDS makes an empty one
 
 
 def read(builder: ExampleBuilder) -> Splits:
     """What `write` wrote."""
-    with _quiet():
+    with quiet():
         sources = builder.as_data_source()
     return {name: tuple(map(_example, source)) for name, source in sources.items()}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opd.data.builder import Example
+from opd.data.chat import Messages
 
 
 def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -58,21 +59,47 @@ def text_field(where: str, line: dict[str, Any], name: str, empty: bool = False)
     return value
 
 
-def read_prompts(path: Path) -> list[Example]:
-    """Prompts, one object a line: `prompt`, and optionally `answer` (a string or an integer).
+def messages_field(where: str, line: dict[str, Any]) -> Messages:
+    """The conversation `line["messages"]`: a list of role and content, the last one a user's.
 
-    The answer doubles as the solution to imitate.
+    Raises:
+        ValueError: it is something else.
+    """
+    given = line["messages"]
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise ValueError(f"{where}: 'messages' must be a list of objects, found {given!r:.60}")
+    found = tuple(
+        (text_field(where, one, "role"), text_field(where, one, "content", empty=True))
+        for one in given
+    )
+    if not found or found[-1][0] != "user":
+        last = f"one of {found[-1][0]!r}" if found else "nothing"
+        raise ValueError(f"{where}: 'messages' ends with {last}: allowed is one of 'user'")
+    return found
+
+
+def read_prompts(path: Path) -> list[Example]:
+    """Prompts, one object a line: `prompt` or `messages`, and optionally `answer`.
+
+    An answer is a string or an integer, and doubles as the solution to imitate.
 
     Raises:
         ValueError: a malformed line, by file and number.
     """
     examples = []
     for where, line in read_objects(path):
-        prompt = text_field(where, line, "prompt")
+        messages = None
+        if "messages" in line:
+            if "prompt" in line:
+                raise ValueError(f"{where}: has 'prompt' and 'messages': allowed is one of them")
+            messages = messages_field(where, line)
+            prompt = json.dumps(line["messages"], ensure_ascii=False)
+        else:
+            prompt = text_field(where, line, "prompt")
         answer = line.get("answer")
         if isinstance(answer, int) and not isinstance(answer, bool):
             answer = str(answer)
         elif answer is not None:
             answer = text_field(where, line, "answer")
-        examples.append(Example(prompt, answer, answer))
+        examples.append(Example(prompt, answer, answer, messages))
     return examples

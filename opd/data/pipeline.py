@@ -19,8 +19,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from opd.data import arithmetic, gsm8k, jsonl
+from opd.data import arithmetic, gsm8k, hub_tokenizer, jsonl, tfds_prompts
 from opd.data.builder import Example, ExampleBuilder, Splits, hold_out, read, write
+from opd.data.chat import PLAIN, ChatConfig
 from opd.data.tokenizers import (
     BYTE_VOCAB,
     BPETokenizer,
@@ -30,7 +31,7 @@ from opd.data.tokenizers import (
     check,
     train_bpe,
 )
-from opd.data.verifiers import VERIFIERS, Verifier
+from opd.data.verifiers import Verifier, named
 
 __all__ = [
     "DataConfig",
@@ -45,7 +46,7 @@ __all__ = [
     "verify",
 ]
 
-TASKS = ("arithmetic", "gsm8k", "jsonl")
+TASKS = ("arithmetic", "gsm8k", "jsonl", "tfds")
 TOKENIZERS = ("byte", "char", "bpe")
 LONG_PROMPTS = ("error", "skip")
 
@@ -63,17 +64,21 @@ class DataConfig:
 
     task: str = "arithmetic"
     path: str | None = None  # gsm8k: the folder of train.jsonl and test.jsonl
-    prompts: str | None = None  # jsonl: the file; it makes the task jsonl
+    prompts: str | None = None  # FILE.jsonl, or tfds:NAME[:SPLIT]; it makes the task jsonl or tfds
+    prompt_feature: str | None = None  # tfds: which feature is the prompt; None: prompt
+    answer_feature: str | None = None  # tfds: which is the answer; None: answer, where there is one
     operation: str = "add"  # arithmetic, see ArithmeticConfig
     digits: int = 2
     reverse: bool = False
     annotations: bool = False  # gsm8k: keep the <<...>> of the worked answers
-    tokenizer: str = "byte"
+    tokenizer: str | None = None  # byte, char, bpe, or a Hugging Face folder; None: a player's
+    chat: ChatConfig = PLAIN  # how a folder's tokenizer writes prompts
     alphabet: str | None = None  # char; arithmetic has a default
     bpe_size: int = 2048
     max_prompt: int | None = None  # P, tokens
     max_completion: int | None = None  # T, tokens, EOS included
     long_prompts: str = "error"
+    verifier: str | None = None  # exact, final_answer, math, regex:PATTERN, MODULE:NAME
     train: int | None = None  # examples (arithmetic: operand pairs, both orders of each)
     validation: int | None = None
     test: int | None = None
@@ -82,7 +87,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _choice("task", self.task, TASKS)
-        _choice("tokenizer", self.tokenizer, TOKENIZERS)
+        if self.tokenizer not in (None, *TOKENIZERS) and not os.path.isdir(self.tokenizer):
+            raise ValueError(
+                f"data.tokenizer = {self.tokenizer!r}: allowed are {', '.join(TOKENIZERS)}, or a "
+                "folder with tokenizer.json"
+            )
         _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
         _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
         for name, least in _LEAST.items():
@@ -91,12 +100,21 @@ class DataConfig:
                 _integer(f"data.{name}", value, least)
         for name in ("reverse", "annotations"):
             _choice(name, getattr(self, name), (False, True))
+        if self.verifier is not None:
+            named(self.verifier)
         if self.seed >= 2**32:
             raise ValueError(f"data.seed = {self.seed}: allowed are 0 to 2^32 - 1")
         if self.prompts and self.path:
             raise ValueError("data.path and data.prompts are both given: allowed is one of them")
         if self.kind == "jsonl" and not self.prompts:
             raise ValueError("data.task = 'jsonl' needs data.prompts = FILE.jsonl")
+        if self.kind == "tfds":
+            tfds_prompts.parse(self.prompts or "")
+        elif (self.prompt_feature, self.answer_feature) != (None, None):
+            raise ValueError(
+                "data.prompt_feature, data.answer_feature: allowed with data.prompts = tfds:NAME "
+                "only"
+            )
         if self.kind == "gsm8k" and not self.path:
             files = " and ".join(gsm8k.FILES)
             raise ValueError(f"data.task = 'gsm8k' needs data.path = a folder with {files}")
@@ -108,9 +126,17 @@ class DataConfig:
             raise ValueError("data.tokenizer = 'char' needs data.alphabet, or choose byte or bpe")
 
     @property
+    def from_folder(self) -> Path | None:
+        """The folder whose tokenizer it is, if it is one's."""
+        made = self.tokenizer in (None, *TOKENIZERS)
+        return None if made else Path(self.tokenizer)
+
+    @property
     def kind(self) -> str:
-        """The task, `jsonl` where a prompt file is given."""
-        return "jsonl" if self.prompts else self.task
+        """The task, `jsonl` or `tfds` where prompts are given."""
+        if not self.prompts:
+            return self.task
+        return "tfds" if self.prompts.startswith(tfds_prompts.PREFIX) else "jsonl"
 
 
 _OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
@@ -195,8 +221,8 @@ def _gsm8k(config: DataConfig) -> gsm8k.GSM8KConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class JSONLConfig:
-    """A prompt file.
+class PromptsConfig:
+    """Prompts that come as one list: a file, or a split of a dataset.
 
     None holds out a tenth of the distinct prompts, or two; of fewer than five prompts, one or none.
     """
@@ -208,14 +234,41 @@ class JSONLConfig:
     seed: int = 0
 
 
-def _jsonl(config: DataConfig) -> JSONLConfig:
+@dataclasses.dataclass(frozen=True)
+class TFDSConfig(PromptsConfig):
+    """A prepared TFDS dataset, and its features that are prompts and answers."""
+
+    dataset: str = ""
+    split: str = "train"
+    prompt_feature: str | None = None
+    answer_feature: str | None = None
+
+
+def _jsonl(config: DataConfig) -> PromptsConfig:
     sizes = _sizes(config, ("train", "validation", "test"))
-    return JSONLConfig(config.prompts or "", seed=config.seed, **sizes)
+    return PromptsConfig(config.prompts or "", seed=config.seed, **sizes)
 
 
-def _jsonl_splits(config: JSONLConfig) -> Splits:
+def _tfds(config: DataConfig) -> TFDSConfig:
+    dataset, split = tfds_prompts.parse(config.prompts or "")
+    features = {name: getattr(config, name) for name in ("prompt_feature", "answer_feature")}
+    sizes = _sizes(config, ("train", "validation", "test"))
+    return TFDSConfig(
+        config.prompts or "", seed=config.seed, dataset=dataset, split=split, **features, **sizes
+    )
+
+
+def _jsonl_splits(config: PromptsConfig) -> Splits:
+    return _held_out(config, jsonl.read_prompts(Path(config.prompts)))
+
+
+def _tfds_splits(config: TFDSConfig) -> Splits:
+    features = config.prompt_feature, config.answer_feature
+    return _held_out(config, tfds_prompts.read(config.dataset, config.split, *features))
+
+
+def _held_out(config: PromptsConfig, examples: Sequence[Example]) -> Splits:
     """Train, validation and test, no prompt in two of them."""
-    examples = jsonl.read_prompts(Path(config.prompts))
     distinct = {example.prompt for example in examples}
     default = min(max(2, len(distinct) // 10), (len(distinct) - 1) // 2)
     validation, test = (
@@ -260,13 +313,22 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             "final_answer",
         ),
         "jsonl": Source(_jsonl, _jsonl_splits, lambda c: [Path(c.prompts or "")], None, "exact"),
+        "tfds": Source(
+            _tfds,
+            _tfds_splits,
+            lambda c: tfds_prompts.files(*tfds_prompts.parse(c.prompts or "")),
+            None,
+            "exact",
+        ),
     }
 )
 
 
 def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
     """The configured tokenizer; a BPE sees the training split alone."""
-    if config.tokenizer == "byte":
+    if config.from_folder is not None:
+        return hub_tokenizer.load(config.from_folder, config.chat)
+    if config.tokenizer in (None, "byte"):
         return ByteTokenizer()
     if config.tokenizer == "char":
         return CharTokenizer(config.alphabet or arithmetic.ALPHABET)
@@ -284,7 +346,10 @@ def _identity(config: DataConfig) -> dict[str, Any]:
     own = dataclasses.asdict(source.config(config))
     own.pop("path", None)
     own.pop("prompts", None)
-    tokenizer = {"tokenizer": config.tokenizer}
+    tokenizer: dict[str, Any] = {"tokenizer": config.tokenizer or "byte"}
+    if config.from_folder is not None:
+        found = hub_tokenizer.load(config.from_folder, config.chat)
+        tokenizer = {"tokenizer": found.fingerprint(), "chat": dataclasses.asdict(config.chat)}
     if config.tokenizer == "bpe":
         tokenizer["bpe_size"] = config.bpe_size
     files = {}
@@ -343,6 +408,8 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
     Raises:
         ValueError: a missing or malformed source (file and line), a prompt that is too long.
     """
+    if config.from_folder is None and config.chat != PLAIN:
+        raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
     identity = _identity(config)
     name = _name(identity)
     where = None if workdir is None else Path(workdir) / "data" / name
@@ -359,7 +426,9 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
 
 
 def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
-    lengths = {n: [len(tokenizer.encode(e.prompt)) for e in split] for n, split in splits.items()}
+    lengths = {
+        n: [len(tokenizer.encode_prompt(e.asked)) for e in split] for n, split in splits.items()
+    }
     max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
     kept, skipped = {}, {}
     for name, split in splits.items():
@@ -387,7 +456,7 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
     return Task(
         config=config,
         tokenizer=tokenizer,
-        verifier=VERIFIERS[SOURCES[config.kind].verifier] if graded else None,
+        verifier=named(config.verifier or SOURCES[config.kind].verifier) if graded else None,
         splits=MappingProxyType(kept),
         max_prompt=max_prompt,
         max_completion=config.max_completion or longest,
@@ -412,6 +481,13 @@ def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int 
     return longest
 
 
+def first_prompt(task: Task) -> str | None:
+    """What the model gets to read of the first training prompt, cut, where a folder writes it."""
+    if not isinstance(task.tokenizer, hub_tokenizer.HubTokenizer):
+        return None
+    return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:400]
+
+
 # --- batches ---------------------------------------------------------------------------------
 
 Batch = dict[str, Any]
@@ -432,7 +508,7 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
     prompt = np.full((count, width), task.tokenizer.pad_id, np.int32)
     mask = np.zeros((count, width), bool)
     for row, example in enumerate(examples):
-        ids = task.tokenizer.encode(example.prompt)
+        ids = task.tokenizer.encode_prompt(example.asked)
         if not 0 < len(ids) <= width:
             raise ValueError(
                 f"prompt {row} has {len(ids)} tokens ({example.prompt[:40]!r}): allowed are 1 to "
@@ -559,7 +635,7 @@ def verify(task: Task, tokens: np.ndarray, mask: np.ndarray, answers: Sequence[s
         raise ValueError(f"{task.config.prompts}: not every line has an answer, nothing to verify")
     tokens, mask = np.asarray(tokens), np.asarray(mask)
     assert tokens.shape == mask.shape and len(tokens) == len(answers), (tokens.shape, mask.shape)
-    ended = np.any(mask & (tokens == task.tokenizer.eos_id), axis=1)
+    ended = np.any(mask & np.isin(tokens, task.tokenizer.eos_ids), axis=1)
     rewards = [
         task.verifier(decode_completion(task, row, graded), answer) if end else 0.0
         for row, graded, end, answer in zip(tokens, mask, ended, answers, strict=True)

@@ -10,11 +10,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import tokenizers as hf
+
+from opd.data.chat import Messages
 
 PAD, EOS = "<pad>", "<eos>"
 SPECIALS = (PAD, EOS)
@@ -30,7 +32,11 @@ _BYTES: tuple[Token, ...] = (*SPECIALS, *(bytes([byte]) for byte in range(256)))
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to ids and back. `decode` drops pad and EOS; `encode` never makes them."""
+    """Text to ids and back. `decode` drops pad and ends; `encode` never makes them.
+
+    A prompt may be written in more than its text, or be a conversation: `rendered` is what
+    `encode_prompt` encodes. Any of `eos_ids` ends a completion; a solution ends in `eos_id`.
+    """
 
     @property
     def vocab(self) -> int: ...
@@ -41,7 +47,16 @@ class Tokenizer(Protocol):
     @property
     def eos_id(self) -> int: ...
 
+    @property
+    def eos_ids(self) -> tuple[int, ...]: ...
+
     def encode(self, text: str) -> list[int]: ...
+
+    def encode_prompt(self, prompt: str | Messages) -> list[int]: ...
+
+    def rendered(self, prompt: str | Messages) -> str: ...
+
+    def serialized(self) -> str: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -50,6 +65,20 @@ class Tokenizer(Protocol):
 
     def fingerprint(self) -> str:
         """SHA-256 of the table and the specials: two tokenizers are the same iff equal."""
+
+
+def text_of(prompt: str | Messages) -> str:
+    """A prompt that no chat template writes.
+
+    Raises:
+        ValueError: it is a conversation.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(
+            "prompts with 'messages' need the tokenizer of a Hugging Face folder that has a chat "
+            "template; allowed here is 'prompt'"
+        )
+    return prompt
 
 
 def digest(table: Sequence[Token], pad_id: int, eos_id: int) -> str:
@@ -81,15 +110,29 @@ def same(left: Tokenizer, right: Tokenizer) -> None:
     Raises:
         ValueError: naming the first entries that differ.
     """
-    if left.fingerprint() == right.fingerprint():
+    same_entries(left.table(), right.table())
+    found = [
+        f"{name} is {getattr(left, name)} and {getattr(right, name)}"
+        for name in ("pad_id", "eos_id")
+        if getattr(left, name) != getattr(right, name)
+    ]
+    if found:
+        raise ValueError(f"tokenizers differ: {'; '.join(found)}")
+
+
+def same_entries(left: Sequence[Token], right: Sequence[Token]) -> None:
+    """Refuses two tables that differ; their ends and pads may.
+
+    Raises:
+        ValueError: naming the first entries that differ.
+    """
+    if tuple(left) == tuple(right):
         return
-    rows = enumerate(zip(left.table(), right.table(), strict=False))
+    rows = enumerate(zip(left, right, strict=False))
     differing = [(i, a, b) for i, (a, b) in rows if a != b]
     found = [f"id {i} is {a!r} and {b!r}" for i, a, b in differing[:3]]
-    for name in ("vocab", "pad_id", "eos_id"):
-        a, b = getattr(left, name), getattr(right, name)
-        if a != b:
-            found.append(f"{name} is {a} and {b}")
+    if len(left) != len(right):
+        found.append(f"vocab is {len(left)} and {len(right)}")
     more = f" ({len(differing)} ids differ)" if len(differing) > 3 else ""
     raise ValueError(f"tokenizers differ: {'; '.join(found)}{more}")
 
@@ -103,6 +146,19 @@ class _Table:
     @property
     def vocab(self) -> int:
         return len(self.table())
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return (self.eos_id,)
+
+    def encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def encode_prompt(self, prompt: str | Messages) -> list[int]:
+        return self.encode(text_of(prompt))
+
+    def rendered(self, prompt: str | Messages) -> str:
+        return text_of(prompt)
 
     def table(self) -> tuple[Token, ...]:
         raise NotImplementedError
@@ -118,12 +174,26 @@ class _Table:
         return joined.decode("utf-8", errors="replace")
 
 
+def _without_merges(entries: Mapping[str, int]) -> hf.Tokenizer:
+    """A tokenizer of single symbols, for tokenizer.json: a BPE that has nothing to merge."""
+    found = hf.Tokenizer(hf.models.BPE(vocab={**entries, PAD: 0, EOS: 1}, merges=[]))
+    found.add_special_tokens(list(SPECIALS))
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class ByteTokenizer(_Table):
     """UTF-8 bytes: V = 258."""
 
     pad_id = 0
     eos_id = 1
+
+    def serialized(self) -> str:
+        """The same as a tokenizer.json."""
+        made = _without_merges({char: len(SPECIALS) + byte for char, byte in _escapes().items()})
+        made.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        made.decoder = hf.decoders.ByteLevel()
+        return made.to_str()
 
     def table(self) -> tuple[Token, ...]:
         return _BYTES
@@ -161,6 +231,12 @@ class CharTokenizer(_Table):
 
     def table(self) -> tuple[Token, ...]:
         return self._tokens
+
+    def serialized(self) -> str:
+        """The same as a tokenizer.json; that of other characters is no error there, but nothing."""
+        made = _without_merges(self._ids)
+        made.decoder = hf.decoders.Fuse()
+        return made.to_str()
 
     def encode(self, text: str) -> list[int]:
         """Ids of the characters.

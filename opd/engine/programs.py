@@ -25,6 +25,7 @@ from opd.engine.steps import Critic, Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
+from opd.model.decoder import Decoder
 from opd.model.scalar import Scalar
 from opd.types import Array, Coefficients, Metrics, Model, Params, Rollout, TokenStats
 
@@ -45,15 +46,15 @@ def _head(head: Head | None, mesh: Mesh) -> Head | None:
     if head is None:
         return None
     matrix = sharding.constrain(head.unembedding, ("vocab", "embed"), mesh)
-    return Head(_batch(head.hidden, mesh), matrix)
+    return dataclasses.replace(head, hidden=_batch(head.hidden, mesh), unembedding=matrix)
 
 
 def _stack(tree: Params, model: Model, mesh: Mesh) -> Params:
-    """K trees of parameters, [K, ...]: every one of them lies as the parameters do."""
+    """K trees of what is trained, [K, ...]: every one of them lies as the parameters do."""
     return jax.tree.map(
         lambda leaf, names: sharding.constrain(leaf, ("estimator", *names), mesh),
         tree,
-        model.axes(),
+        model.trained(model.axes()),
     )
 
 
@@ -70,7 +71,7 @@ def _state(
         optimizer,
         _laid,
         state.optimizer,
-        where,
+        model.trained(where),
         transform_non_params=lambda leaf: _laid(leaf, everywhere),
     )
     judge = None
@@ -83,6 +84,12 @@ def _state(
 def init(mesh: Mesh, model: Model | Scalar, seed: Array) -> Params:
     """Fresh parameters, born in their shards."""
     return _params(model.init(jax.random.key(seed)), model, mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh", "model"))
+def adapt(mesh: Mesh, model: Decoder, params: Params, key: Array) -> Params:
+    """A plain decoder's parameters with an adapter that changes nothing yet."""
+    return _params(model.adapted(params, key), model, mesh)
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "optimizer", "critic"))
@@ -98,13 +105,15 @@ def start(
     A critic starts from the student's body and says 0.
     """
 
-    def fresh(params: Params, optimizer: optax.GradientTransformation) -> State:
+    def fresh(
+        model: Model | Scalar, params: Params, optimizer: optax.GradientTransformation
+    ) -> State:
         params = jax.tree.map(jnp.copy, params)
-        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+        return State(params, optimizer.init(model.trained(params)), jnp.zeros((), jnp.int32))
 
-    state = fresh(params, optimizer)
+    state = fresh(model, params, optimizer)
     if critic is not None:
-        judge = fresh(critic.model.upon(params), critic.optimizer)
+        judge = fresh(critic.model, critic.model.upon(params), critic.optimizer)
         state = dataclasses.replace(state, critic=judge)
     return _state(state, model, mesh, optimizer, critic)
 
@@ -296,7 +305,7 @@ def probe(
         return sharding.constrain(leaf, names, mesh)
 
     hidden = None if teacher is None else split(teacher.hidden)
-    side = None if teacher is None else Head(hidden, teacher.unembedding)
+    side = None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
     rollout, given, uniforms = jax.tree.map(split, (rollout, given, uniforms))
     total, gram, sketched = steps.probe_step(
         model, params, rollout, side, methods, given, uniforms, total, how, sketch
@@ -311,7 +320,7 @@ def no_moments(mesh: Mesh, model: Model, params: Params, count: int) -> Params:
     def zeros(leaf: Array) -> Array:
         return jnp.zeros((count, *leaf.shape), jnp.promote_types(leaf.dtype, jnp.float32))
 
-    empty = jax.tree.map(zeros, params)
+    empty = jax.tree.map(zeros, model.trained(params))
     return _stack(empty, model, mesh)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from opd import draws
+from opd.engine import vocab
 from opd.types import Array, Model, Params, pytree
 
 
@@ -122,7 +123,8 @@ def generate(
         for (model, params), cache, matrix in zip(policies, state.caches, matrices, strict=True):
             hidden, cache = model.extend(params, cache, state.last[:, None], known[:, None])
             caches.append(cache)
-            logits.append(cut(logits_of(hidden[:, 0], matrix)))
+            found = logits_of(hidden[:, 0], matrix)
+            logits.append(cut(vocab.shaped(found, model.logit_cap, model.tokens)))
         own, *others = (jax.nn.log_softmax(each, axis=-1) for each in logits)
         logq = own if partner is None else mixed(own, others[0], partner.share)
         uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)
@@ -245,9 +247,9 @@ def _put(array: Array, column: Array, t: Array) -> Array:
 
 
 def _check_partner(partner: Partner, model: Model, temperature: float) -> None:
-    if partner.model.vocab != model.vocab:
+    if partner.model.tokens != model.tokens:
         raise ValueError(
-            f"partner has {partner.model.vocab} tokens: the policy's {model.vocab} are allowed"
+            f"partner has {partner.model.tokens} tokens: the policy's {model.tokens} are allowed"
         )
     if not 0 <= partner.share <= 1:
         raise ValueError(f"share is {partner.share}: 0 to 1 are allowed")
@@ -256,7 +258,7 @@ def _check_partner(partner: Partner, model: Model, temperature: float) -> None:
 
 
 def _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, top_k, top_p):
-    vocab = model.vocab
+    known = model.tokens
     if prompt.ndim != 2 or prompt.shape[1] < 1 or prompt.shape != prompt_mask.shape:
         raise ValueError(
             f"prompt {prompt.shape} and prompt_mask {prompt_mask.shape}: [B, P >= 1] is allowed"
@@ -264,8 +266,8 @@ def _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, t
     if uniforms.ndim != 2 or uniforms.shape[0] != prompt.shape[0] or uniforms.shape[1] < 1:
         raise ValueError(f"uniforms {uniforms.shape}: [{prompt.shape[0]}, T], T >= 1, is allowed")
     for name, token in (("pad_id", pad_id), *(("eos_ids", token) for token in eos_ids)):
-        if not 0 <= token < vocab:
-            raise ValueError(f"{name} has token {token}: 0 to {vocab - 1} are allowed")
+        if not 0 <= token < known:
+            raise ValueError(f"{name} has token {token}: 0 to {known - 1} are allowed")
     if pad_id in eos_ids:
         raise ValueError(
             f"pad_id {pad_id} is in eos_ids {tuple(eos_ids)}: padding must be told from the EOS "
@@ -273,7 +275,7 @@ def _check(model, prompt, prompt_mask, uniforms, eos_ids, pad_id, temperature, t
         )
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature is {temperature}: a number of at least 0 is allowed")
-    if top_k is not None and not 1 <= top_k <= vocab:
-        raise ValueError(f"top_k is {top_k}: 1 to {vocab}, or None, are allowed")
+    if top_k is not None and not 1 <= top_k <= known:
+        raise ValueError(f"top_k is {top_k}: 1 to {known}, or None, are allowed")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}: above 0 and up to 1, or None, are allowed")

@@ -31,6 +31,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "head_dim": (),
     "mlp": ("tensor",),
     "norm": (),
+    "rank": (),  # of an adapter
     "layers": (),
     "state": (),  # a tabular policy's rows
     # stacks of whole trees

@@ -70,7 +70,12 @@ def head(model: Model, params: Params, rollout: Rollout) -> Head:
     Row P - 1 + t of the sequence predicts token t; the last token predicts nothing.
     """
     hidden = model.hidden(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
-    return Head(hidden[:, rollout.prompt.shape[1] - 1 :], model.unembedding(params))
+    return head_of(model, params, hidden[:, rollout.prompt.shape[1] - 1 :])
+
+
+def head_of(model: Model, params: Params, hidden: Array) -> Head:
+    """A model's side of the vocabulary, of hidden states that are there."""
+    return Head(hidden, model.unembedding(params), model.logit_cap, model.tokens)
 
 
 def fresh_uniforms(
@@ -110,13 +115,13 @@ def pull_back(
             None to compute them from this batch.
 
     Returns:
-        Gradients with leaves [K, ...], and the statistics [B, T].
+        Gradients of the part that is trained, leaves [K, ...], and the statistics [B, T].
     """
 
-    def forward(params: Params) -> Head:
-        return head(model, params, rollout)
+    def forward(part: Params) -> Head:
+        return head(model, model.with_trained(params, part), rollout)
 
-    student, vjp = jax.vjp(forward, params)
+    student, vjp = jax.vjp(forward, model.trained(params))
     rules = tuple(method.rules for method in methods)
     weigh, given = _weigh(methods, rollout, student, teacher, given, how)
     cotangent, stats = vocab.pull(
@@ -165,7 +170,9 @@ def accumulate(
     given = tuple(
         coefficients(method, weights(method, rollout), stats, rollout.group) for method in methods
     )
-    nothing = jax.tree.map(lambda leaf: jnp.zeros((len(methods), *leaf.shape), leaf.dtype), params)
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros((len(methods), *leaf.shape), leaf.dtype), model.trained(params)
+    )
     whole = jax.tree.map(cut, (rollout, hidden, uniforms, given))
     return jax.lax.scan(add, nothing, whole)[0], stats
 
@@ -327,23 +334,23 @@ def update_step(
     found = metrics.rollout_metrics(rollout, stats, facts.weighs(method))
     found |= metrics.method_metrics(method, known, stats, rollout)
     found["gradient_norm"] = metrics.whole(trees.norm(ascent))
-    params, inner = _step(optimizer, state, ascent)
+    params, inner = _step(model, optimizer, state, ascent)
     judge = state.critic
     if critic is not None:
         cotangent = coefficients(method, known, stats, rollout.group).value
         (up,) = learn(cotangent.astype(value.dtype))
-        judge = State(*_step(critic.optimizer, judge, up), judge.step + 1)
+        judge = State(*_step(critic.model, critic.optimizer, judge, up), judge.step + 1)
         found["critic_gradient_norm"] = metrics.whole(trees.norm(up))
     return State(params, inner, state.step + 1, judge), found
 
 
 def _step(
-    optimizer: optax.GradientTransformation, state: State, ascent: Params
+    model: Model | Scalar, optimizer: optax.GradientTransformation, state: State, ascent: Params
 ) -> tuple[Params, Any]:
     """One step up a gradient: parameters and the optimizer's state after it."""
-    loss = jax.tree.map(jnp.negative, ascent)
-    updates, inner = optimizer.update(loss, state.optimizer, state.params)
-    return optax.apply_updates(state.params, updates), inner
+    loss, part = jax.tree.map(jnp.negative, ascent), model.trained(state.params)
+    updates, inner = optimizer.update(loss, state.optimizer, part)
+    return model.with_trained(state.params, optax.apply_updates(part, updates)), inner
 
 
 def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ One temperature serves both sides; the policy is softmax(logits / temperature).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,15 +19,26 @@ import jax.numpy as jnp
 
 from opd.masked import zero
 from opd.method import local
-from opd.types import Array, Coefficients, TokenStats, pytree
+from opd.types import Array, Coefficients, TokenStats
 
 
-@pytree
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("hidden", "unembedding"),
+    meta_fields=("cap", "tokens"),
+)
+@dataclasses.dataclass(frozen=True)
 class Head:
-    """One side of the vocabulary: hidden states that predict the completion, and its matrix."""
+    """One side of the vocabulary: hidden states that predict the completion, and its matrix.
+
+    Logits x are cap tanh(x / cap) where there is a cap. Ids from `tokens` on are padding, of
+    probability 0; None: all V exist.
+    """
 
     hidden: Array  # [B, T, D]
     unembedding: Array  # [V, D]
+    cap: float | None = None
+    tokens: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +52,44 @@ class Pass:
 Weigh = Callable[[TokenStats, Any], tuple[Coefficients, ...]]
 
 
-def log_softmax(head: Head, temperature: float) -> Array:
-    """log softmax(hidden unembedding^T / temperature), [B, T, V] nats, in float32 or wider.
+def shaped(logits: Array, cap: float | None, tokens: int | None) -> Array:
+    """Logits [..., V] as a family has them: capped, and NEVER where there is no token."""
+    if cap is not None:
+        logits = cap * jnp.tanh(logits / cap)
+    if tokens is not None and tokens < logits.shape[-1]:
+        logits = jnp.where(_exists(logits, tokens), logits, NEVER)
+    return logits
+
+
+# A padded id's logit. Its difference to another side's is a number, where that of infinities isn't.
+NEVER = -1e30
+
+
+def _exists(logits: Array, tokens: int) -> Array:
+    """Which ids there are, of logits [..., V]."""
+    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < tokens
+
+
+def logits(head: Head) -> Array:
+    """hidden unembedding^T as `shaped`, [B, T, V] in float32 or wider.
 
     The product leaves the matmul in that dtype: bfloat16 logits before a float32 softmax cost up
     to a fifth of the gradient. Float32 inputs are not rounded to a narrower type on the way in.
     """
     wide = jnp.promote_types(head.hidden.dtype, jnp.float32)
-    logits = jnp.einsum(
+    product = jnp.einsum(
         "btd,vd->btv",
         head.hidden,
         head.unembedding,
         precision="highest",
         preferred_element_type=wide,
     )
-    return jax.nn.log_softmax(logits / temperature, axis=-1)
+    return shaped(product, head.cap, head.tokens)
+
+
+def log_softmax(head: Head, temperature: float) -> Array:
+    """log softmax(logits / temperature), [B, T, V] nats, in float32 or wider."""
+    return jax.nn.log_softmax(logits(head) / temperature, axis=-1)
 
 
 def stats(
@@ -72,7 +107,7 @@ def stats(
     def block(carry: None, part: tuple[Array, Array | None, Array]) -> tuple[None, TokenStats]:
         hidden, teacher_hidden, tokens = part
         logp_student = log_softmax(dataclasses.replace(student, hidden=hidden), how.temperature)
-        logp_teacher = _teacher_logp(teacher, teacher_hidden, how)
+        logp_teacher = _teacher_logp(teacher, teacher_hidden, how, logp_student.shape[-1])
         return carry, _token_stats(logp_student, logp_teacher, tokens, rules)
 
     whole = (student.hidden, None if teacher is None else teacher.hidden, tokens)
@@ -115,14 +150,16 @@ def pull(
 
     def block(d_unembedding: tuple[Array, ...], part):
         hidden, teacher_hidden, tokens, given, uniforms = part
-        logp_student = log_softmax(dataclasses.replace(student, hidden=hidden), how.temperature)
-        logp_teacher = _teacher_logp(teacher, teacher_hidden, how)
+        own = logits(dataclasses.replace(student, hidden=hidden))
+        logp_student = jax.nn.log_softmax(own / how.temperature, axis=-1)
+        logp_teacher = _teacher_logp(teacher, teacher_hidden, how, own.shape[-1])
         found = _token_stats(logp_student, logp_teacher, tokens, alone)
         cache: dict[tuple[local.Rule, int], Array] = {}
         d_hidden, added = [], []
         for chosen, weight, total in zip(rules, weigh(found, given), d_unembedding, strict=True):
             pushed = _pushes(chosen, logp_teacher, logp_student, uniforms, cache)
             cotangent = _d_logits(pushed, weight, logp_student, tokens) / how.temperature
+            cotangent = cotangent if student.cap is None else cotangent * _slope(own, student)
             # The block's matmuls run in the model's dtype and add up in float32 or wider.
             cotangent = cotangent.astype(hidden.dtype)
             d_hidden.append(
@@ -140,7 +177,8 @@ def pull(
     whole = (student.hidden, teacher_hidden, tokens, given, uniforms)
     d_unembedding, (d_hidden, found) = _over_chunks(block, start, whole, how.chunk)
     dtype = student.unembedding.dtype
-    return Head(jnp.stack(d_hidden), jnp.stack(d_unembedding).astype(dtype)), found
+    d_hidden, d_unembedding = jnp.stack(d_hidden), jnp.stack(d_unembedding).astype(dtype)
+    return dataclasses.replace(student, hidden=d_hidden, unembedding=d_unembedding), found
 
 
 def draws(rules: tuple[tuple[local.Rule, ...], ...]) -> int:
@@ -148,10 +186,21 @@ def draws(rules: tuple[tuple[local.Rule, ...], ...]) -> int:
     return max((sum(rule.draws for rule in chosen) for chosen in rules), default=0)
 
 
-def _teacher_logp(teacher: Head | None, hidden: Array | None, how: Pass) -> Array | None:
+def _slope(capped: Array, head: Head) -> Array:
+    """d capped / d uncapped logits, [B, c, V]; 0 where there is no token."""
+    slope = 1 - jnp.square(capped / head.cap)
+    return slope if head.tokens is None else zero(slope, _exists(capped, head.tokens))
+
+
+def _teacher_logp(teacher: Head | None, hidden: Array | None, how: Pass, vocab: int):
+    """The teacher's log-probabilities, on as many ids as the student has: the rest are padding."""
     if teacher is None:
         return None
-    return log_softmax(dataclasses.replace(teacher, hidden=hidden), how.temperature)
+    logp = log_softmax(dataclasses.replace(teacher, hidden=hidden), how.temperature)
+    missing = vocab - logp.shape[-1]
+    if missing > 0:
+        logp = jnp.pad(logp, [(0, 0)] * (logp.ndim - 1) + [(0, missing)], constant_values=NEVER)
+    return logp[..., :vocab]
 
 
 def _pushes(

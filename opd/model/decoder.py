@@ -1,4 +1,4 @@
-"""A decoder-only transformer of the Llama / Qwen3 family, as pure functions of its parameters.
+"""A decoder-only transformer: Llama, Mistral, Qwen and Gemma, as pure functions of parameters.
 
 Linen modules end here: everything above sees a plain dict of arrays and `Decoder`'s methods. The
 network stops at the final norm, so that [B, S, V] is never built by accident.
@@ -12,15 +12,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from opd.model import lora, rotary
+from opd.model.lora import INPUTS, A, B, Lora
+from opd.model.rotary import RopeScaling
 from opd.types import Array, Params, pytree
 
 DTYPES = ("bfloat16", "float32", "float64")
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +44,23 @@ class DecoderConfig:
     head_dim: int | None = None  # K; None: width / heads
     mlp: int | None = None  # inner width of SwiGLU; None: 4 x width
     rope_base: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6
     qk_norm: bool = False  # RMSNorm of queries and keys over K, before the rotation
+    qkv_bias: bool = False
+    activation: str = "silu"  # of the gate
+    post_norm: bool = False  # RMSNorm of what attention and MLP add, before it is added
+    norm_offset: float = 0.0  # norms scale by this much more than their parameter
+    embed_scale: float = 1.0  # of what enters the first layer, rounded to the computation's dtype
+    query_scale: float | None = None  # of the scores; None: K^(-1/2)
+    attention_cap: float | None = None  # scores x become cap tanh(x / cap)
+    logit_cap: float | None = None  # and logits likewise, wherever hidden states are unembedded
+    window: int | None = None  # tokens that a sliding layer sees, itself among them
+    sliding: tuple[bool, ...] = ()  # which layers slide; (): none
+    sliding_rope_base: float | None = None  # of theirs, which isn't scaled; None: as the others
+    lora: Lora | None = None  # adapters, which alone are trained
     tied: bool = True  # the unembedding is the embedding
+    tokens: int | None = None  # ids that exist; the rows of V above are padding. None: all
     dtype: str = "float32"  # of the computation
     param_dtype: str = "float32"
     max_length: int = 2048  # prompt and completion together
@@ -71,11 +90,32 @@ class DecoderConfig:
             raise ValueError(f"rope_base is {self.rope_base}: a number above 1 is allowed")
         if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
             raise ValueError(f"norm_eps is {self.norm_eps}: a number above 0 is allowed")
+        if self.activation not in ACTIVATIONS:
+            allowed = ", ".join(ACTIVATIONS)
+            raise ValueError(f"activation is {self.activation!r}: {allowed} are allowed")
+        if self.sliding and (len(self.sliding) != self.layers or self.window is None):
+            raise ValueError(
+                f"sliding names {len(self.sliding)} layers of {self.layers}, window is "
+                f"{self.window}: all of them and a number of tokens are allowed"
+            )
+        if self.tokens is not None and not 1 <= self.tokens <= self.vocab:
+            raise ValueError(f"tokens is {self.tokens}: 1 to vocab = {self.vocab} are allowed")
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in DTYPES:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: {', '.join(DTYPES)} are allowed"
                 )
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> DecoderConfig:
+        """The config that `dataclasses.asdict` and JSON made `fields` of."""
+        found = dict(fields)
+        if found.get("rope_scaling") is not None:
+            found["rope_scaling"] = RopeScaling(**found["rope_scaling"])
+        if found.get("lora") is not None:
+            targets = tuple(found["lora"]["targets"])
+            found["lora"] = Lora(**{**found["lora"], "targets": targets})
+        return cls(**found | {"sliding": tuple(found.get("sliding", ()))})
 
 
 @pytree
@@ -88,41 +128,41 @@ class Cache:
     index: Array  # [] int32, the slot of the next token
 
 
-def rms_norm(x: Array, scale: Array, eps: float) -> Array:
-    """x / sqrt(mean x^2 + eps) * scale over the last axis (Zhang & Sennrich 2019, eq. 4)."""
+def rms_norm(x: Array, scale: Array, eps: float, offset: float = 0.0) -> Array:
+    """x / sqrt(mean x^2 + eps) * (offset + scale), last axis (Zhang & Sennrich 2019, eq. 4).
+
+    Gemma's norms have an offset of 1 and multiply before they round.
+    """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return (wide * inverse).astype(x.dtype) * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+    scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
+    if offset:
+        return (wide * inverse * (offset + scale.astype(wide.dtype))).astype(x.dtype)
+    return (wide * inverse).astype(x.dtype) * scale.astype(x.dtype)
 
 
-def rope(x: Array, position: Array, base: float) -> Array:
-    """Rotate the pairs (x_i, x_{i + K/2}) by position * base^(-2i / K) (Su et al. 2021, eq. 34).
-
-    The halves are split, not interleaved, as published Llama and Qwen checkpoints have it.
-
-    Args:
-        x: [B, S, heads, K].
-        position: [B, S] int32.
-        base: the rotary base.
-    """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    half = x.shape[-1] // 2
-    frequency = jnp.asarray(base, wide) ** (-jnp.arange(half, dtype=wide) / half)
-    angle = (position.astype(wide)[..., None] * frequency[None, None])[:, :, None]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)  # [B, S, 1, K / 2]
-    first, second = x[..., :half].astype(wide), x[..., half:].astype(wide)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+def capped(x: Array, cap: float | None) -> Array:
+    """cap tanh(x / cap) (Bello et al. 2017, section 4.1; Gemma 2, section 2)."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def attend(query: Array, key: Array, value: Array, allowed: Array) -> Array:
-    """softmax(q k / sqrt(K)) v with grouped queries (Ainslie et al. 2023), in float32 or wider.
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    allowed: Array,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> Array:
+    """softmax(scale q k) v with grouped queries (Ainslie et al. 2023), in float32 or wider.
 
     Args:
         query: [B, S, H, K].
         key: [B, C, N, K]; query head i reads key head i // (H / N).
         value: [B, C, N, K].
         allowed: [B, S, C] bool, with at least one true entry for each query.
+        scale: of the scores; K^(-1/2) by default.
+        cap: of the scores, which then are at most this.
 
     Returns:
         [B, S, H, K].
@@ -130,28 +170,41 @@ def attend(query: Array, key: Array, value: Array, allowed: Array) -> Array:
     batch, length, heads, dim = query.shape
     kv_heads = key.shape[2]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim) * dim**-0.5
+    scale = dim**-0.5 if scale is None else scale
+    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim) * scale
     scores = jnp.einsum("bsngk,bcnk->bngsc", grouped, key, preferred_element_type=wide)
+    scores = capped(scores, cap)
     scores = jnp.where(allowed[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bngsc,bcnk->bsngk", weights, value).reshape(query.shape)
 
 
 class Norm(nn.Module):
-    """RMSNorm with its scale, which is 1 at the start."""
+    """RMSNorm with its scale, which is 1 at the start, offset included."""
 
     config: DecoderConfig
     axis: str
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
-        scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
-        return rms_norm(x, scale.astype(x.dtype), self.config.norm_eps)
+        c = self.config
+        start = nn.initializers.constant(1.0 - c.norm_offset)
+        init = nn.with_logical_partitioning(start, (self.axis,))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(c.param_dtype))
+        return rms_norm(x, scale, c.norm_eps, c.norm_offset)
+
+
+@pytree
+class Sight:
+    """What layers of one kind know of positions: whom they see, and how far to turn."""
+
+    allowed: Array  # [B, S, C] bool
+    cos: Array  # [B, S, 1, K / 2]
+    sin: Array
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + SwiGLU(norm(x)) (Shazeer 2020, eq. 6).
+    """One layer: x + attention(norm(x)), then x + gated MLP(norm(x)) (Shazeer 2020, eq. 6).
 
     Called on a whole sequence (no cache) or on the next s tokens of a cached one. The body of a
     scan over layers: the carry is (x, keys of all layers, values of all layers).
@@ -168,21 +221,50 @@ class Block(nn.Module):
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
         return self.param(name, init, shape, jnp.dtype(c.param_dtype)).astype(c.dtype)
 
+    def project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
+        """x [B, S, inputs...] times a matrix [inputs..., outputs...], and its adapter's share."""
+        c, inputs = self.config, INPUTS[name]
+        found = jnp.tensordot(x, self.matrix(name, shape, axes, inputs), inputs)
+        if c.lora is None or name not in c.lora.targets:
+            return found
+        rank = c.lora.rank
+        first = self.matrix(
+            A.format(name), (*shape[:inputs], rank), (*axes[:inputs], "rank"), inputs
+        )
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *axes[inputs:]))
+        place = (rank, *shape[inputs:])
+        second = self.param(B.format(name), init, place, jnp.dtype(c.param_dtype)).astype(c.dtype)
+        low = jnp.tensordot(x, first, inputs)
+        return found + jnp.tensordot(low, second, 1) * jnp.asarray(c.lora.scale, x.dtype)
+
+    def bias(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array | float:
+        """What is added to a projection, 0 at the start; nothing where the family has none."""
+        c = self.config
+        if not c.qkv_bias:
+            return 0.0
+        init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
+        found = self.param(f"{name}_bias", init, shape, jnp.dtype(c.param_dtype))
+        return found.astype(c.dtype)[None, None]
+
     @nn.compact
-    def __call__(self, carry, layer: Array, position: Array, allowed: Array, index: Array | None):
+    def __call__(self, carry, layer: Array, slides: Array, sights: tuple, index: Array | None):
         c = self.config
         x, keys, values = carry
+        sight = sights[0]
+        if len(sights) > 1:
+            sight = jax.tree.map(lambda all, near: jnp.where(slides, near, all), *sights)
 
         y = Norm(c, "norm", name="attention_norm")(x)
         shape, axes = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
         kv_shape, kv_axes = (c.width, c.kv_heads, c.head_dim), ("embed", "kv_heads", "head_dim")
-        query = jnp.einsum("bsd,dhk->bshk", y, self.matrix("q", shape, axes, 1))
-        key = jnp.einsum("bsd,dnk->bsnk", y, self.matrix("k", kv_shape, kv_axes, 1))
-        value = jnp.einsum("bsd,dnk->bsnk", y, self.matrix("v", kv_shape, kv_axes, 1))
+        query = self.project(y, "q", shape, axes) + self.bias("q", shape[1:], axes[1:])
+        key = self.project(y, "k", kv_shape, kv_axes) + self.bias("k", kv_shape[1:], kv_axes[1:])
+        value = self.project(y, "v", kv_shape, kv_axes)
+        value = value + self.bias("v", kv_shape[1:], kv_axes[1:])
         if c.qk_norm:
             query = Norm(c, "head_dim", name="q_norm")(query)
             key = Norm(c, "head_dim", name="k_norm")(key)
-        query, key = rope(query, position, c.rope_base), rope(key, position, c.rope_base)
+        query, key = (rotary.rotate(each, sight.cos, sight.sin) for each in (query, key))
         if index is not None:
             zero = jnp.zeros_like(index)
             at = (layer, zero, index, zero, zero)
@@ -190,15 +272,17 @@ class Block(nn.Module):
             values = jax.lax.dynamic_update_slice(values, value[None], at)
             key = jax.lax.dynamic_index_in_dim(keys, layer, keepdims=False)
             value = jax.lax.dynamic_index_in_dim(values, layer, keepdims=False)
-        out = attend(query, key, value, allowed)
+        out = attend(query, key, value, sight.allowed, c.query_scale, c.attention_cap)
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
-        x = x + jnp.einsum("bshk,hkd->bsd", out, self.matrix("o", shape, axes, 2))
+        out = self.project(out, "o", shape, axes)
+        x = x + (Norm(c, "norm", name="attention_post_norm")(out) if c.post_norm else out)
 
         y = Norm(c, "norm", name="mlp_norm")(x)
-        gate = y @ self.matrix("gate", (c.width, c.mlp), ("embed", "mlp"), 1)
-        up = y @ self.matrix("up", (c.width, c.mlp), ("embed", "mlp"), 1)
-        down = self.matrix("down", (c.mlp, c.width), ("mlp", "embed"), 1)
-        x = x + (jax.nn.silu(gate) * up) @ down
+        gate = self.project(y, "gate", (c.width, c.mlp), ("embed", "mlp"))
+        up = self.project(y, "up", (c.width, c.mlp), ("embed", "mlp"))
+        out = ACTIVATIONS[c.activation](gate) * up
+        out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
+        x = x + (Norm(c, "norm", name="mlp_post_norm")(out) if c.post_norm else out)
         return (x, keys, values), None
 
 
@@ -206,6 +290,13 @@ class Network(nn.Module):
     """Embedding, a scan over the layers, final norm."""
 
     config: DecoderConfig
+
+    def sight(self, position: Array, allowed: Array, base: float, scaling: RopeScaling | None):
+        """Whom a query sees, and how far positions turn it."""
+        wide = jnp.promote_types(self.config.dtype, jnp.float32)
+        frequency, factor = rotary.frequencies(self.config.head_dim, base, scaling)
+        cos, sin = rotary.angles(position, jnp.asarray(frequency, wide))
+        return Sight(allowed, cos * factor, sin * factor)
 
     @nn.compact
     def __call__(self, tokens: Array, mask: Array, cache: Cache | None):
@@ -231,20 +322,30 @@ class Network(nn.Module):
         key_slot = jnp.arange(slots)[None]
         earlier, itself = key_slot < query_slot, key_slot == query_slot
         allowed = (earlier[None] & seen[:, None]) | itself[None]
+        sights = [self.sight(position, allowed, c.rope_base, c.rope_scaling)]
+        if any(c.sliding):
+            near = allowed & (query_slot - key_slot < c.window)[None]
+            base, scaling = c.sliding_rope_base, None
+            if base is None:
+                base, scaling = c.rope_base, c.rope_scaling
+            sights.append(self.sight(position, near, base, scaling))
 
         layers = nn.scan(
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, name="layers")
         x = embedding.astype(c.dtype)[tokens]
+        if c.embed_scale != 1:
+            x = x * jnp.asarray(c.embed_scale, x.dtype)
         keys, values = (None, None) if cache is None else (cache.key, cache.value)
         index = None if cache is None else cache.index
         numbers = jnp.arange(c.layers, dtype=jnp.int32)
-        (x, keys, values), _ = layers((x, keys, values), numbers, position, allowed, index)
+        slides = jnp.asarray(c.sliding or (False,) * c.layers)
+        (x, keys, values), _ = layers((x, keys, values), numbers, slides, tuple(sights), index)
         x = Norm(c, "norm", name="final_norm")(x)
         if cache is None:
             return x, None
@@ -262,6 +363,15 @@ class Decoder:
         return self.config.vocab
 
     @property
+    def tokens(self) -> int:
+        """How many ids exist: those above are padding, and never drawn or graded."""
+        return self.config.vocab if self.config.tokens is None else self.config.tokens
+
+    @property
+    def logit_cap(self) -> float | None:
+        return self.config.logit_cap
+
+    @property
     def width(self) -> int:
         return self.config.width
 
@@ -273,6 +383,19 @@ class Decoder:
         """The tree of logical axis names, one tuple for each parameter."""
         boxed = jax.eval_shape(self._boxed, jax.random.key(0))
         return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=_is_box)
+
+    def trained(self, tree: Any) -> Any:
+        """The part of the parameters that training moves, of a tree laid out like them."""
+        return tree if self.config.lora is None else lora.trained(tree, self.config.lora)
+
+    def with_trained(self, tree: Any, part: Any) -> Any:
+        """The tree with that part replaced."""
+        return part if self.config.lora is None else lora.joined(tree, part)
+
+    def adapted(self, params: Params, key: Array) -> Params:
+        """The parameters of a plain decoder, with an adapter that changes nothing yet."""
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        return lora.joined(params, lora.fresh(shapes, self.config.lora, key))
 
     def hidden(self, params: Params, tokens: Array, mask: Array) -> Array:
         """Hidden states after the final norm, [B, S, D], of tokens [B, S] int32, mask [B, S] bool.

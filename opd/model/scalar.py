@@ -36,6 +36,14 @@ class Scalar:
         head = {"scale": ("embed",), "offset": ()}
         return {"body": _without_unembedding(self.body.axes()), "head": head}
 
+    def trained(self, tree: Any) -> Any:
+        """All of it."""
+        return tree
+
+    def with_trained(self, tree: Any, part: Any) -> Any:
+        """The other tree."""
+        return part
+
     def values(self, params: Params, tokens: Array, mask: Array) -> Array:
         """v = <scale, hidden> + offset, [B, S] in float32 or wider, of tokens and mask [B, S].
 

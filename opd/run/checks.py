@@ -115,7 +115,7 @@ def ready(
     Raises:
         ValueError: what is wrong with data, split, models, meshes or methods.
     """
-    task = pipeline.load(config.data)
+    task = pipeline.load(config.tokenized)
     if config.evaluate.split not in task.splits:
         allowed = ", ".join(task.splits)
         raise ValueError(
@@ -134,7 +134,7 @@ def ready(
         task=task,
         sampling=Sampling(
             length=task.max_completion,
-            eos_ids=(task.tokenizer.eos_id,),
+            eos_ids=task.tokenizer.eos_ids,
             pad_id=task.tokenizer.pad_id,
             temperature=config.temperature,
         ),

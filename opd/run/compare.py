@@ -51,7 +51,10 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     if done is not None:
         return done
     workdir.mkdir(parents=True, exist_ok=True)
-    world = dataclasses.replace(world, task=pipeline.load(config.data, workdir))
+    world = dataclasses.replace(world, task=pipeline.load(config.tokenized, workdir))
+    shown = pipeline.first_prompt(world.task)
+    if shown is not None:
+        print(f"first prompt: {shown}", file=sys.stderr)
 
     stage = writers.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]

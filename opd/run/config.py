@@ -12,14 +12,17 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from opd.data import hub_tokenizer
 from opd.data.pipeline import DataConfig
 from opd.method import facts, table
 from opd.method.table import Method
 from opd.model.decoder import DecoderConfig
+from opd.model.lora import INPUTS, Lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +62,33 @@ class FitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter, which alone is trained."""
+
+    rank: int = 0  # 0: none, all parameters are trained
+    alpha: float | None = None  # of the factor alpha / rank; None: twice the rank
+    targets: tuple[str, ...] = tuple(INPUTS)  # matrices of a layer
+
+    def adapter(self) -> Lora | None:
+        """The adapter, if there is one.
+
+        Raises:
+            ValueError: what `Lora` refuses.
+        """
+        if not self.rank:
+            return None
+        return Lora(self.rank, 2.0 * self.rank if self.alpha is None else self.alpha, self.targets)
+
+
+@dataclasses.dataclass(frozen=True)
 class PlayerConfig:
     """Teacher or student: its model and how it is made, or the folder that has it."""
 
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
-    path: str | None = None  # a `models/NAME` folder of another run
+    path: str | None = None  # a `models/NAME` folder of another run, or a Hugging Face one
+    dtype: str | None = None  # of a Hugging Face folder's parameters; None: as they are stored
+    lora: LoraConfig = LoraConfig()  # of a student that has a path
     from_: str | None = None  # key `from`: WORKDIR, WORKDIR@STEP, WORKDIR@best
 
 
@@ -334,6 +358,15 @@ class Config:
         _methods("method", (self.method.spelled,))
 
     @property
+    def tokenized(self) -> DataConfig:
+        """The data in the student's folder's tokens, or the teacher's, unless it says which."""
+        if self.data.tokenizer is None:
+            for path in (self.student.path, self.teacher.path):
+                if path is not None and hub_tokenizer.has_tokenizer(Path(path)):
+                    return dataclasses.replace(self.data, tokenizer=path)
+        return self.data
+
+    @property
     def probe_methods(self) -> tuple[Method, ...]:
         """The rows to measure, with the partners and references that they are compared with."""
         found: dict[str, Method] = {}
@@ -372,6 +405,7 @@ _LEAST = {
     "seeds": 1,
     "group_size": 2,
     "chunk": 1,
+    "lora.rank": 0,
     "fit.steps": 0,
     "fit.batch": 1,
     "fit.check_every": 1,

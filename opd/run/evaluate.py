@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -110,16 +110,11 @@ def evaluate(
     """
     batch = pipeline.encode_prompts(world.task, examples)
     drawn = draw(world, student, params, batch, EVALUATION_STEP, world.seed, 1)
-    length = np.asarray(jnp.sum(drawn.mask, 1))
-    found: dict[str, Any] = {
-        "length": intervals.mean_interval(length),
-        "truncated": intervals.proportion_interval(~np.asarray(drawn.ended)),
-    }
+    best = None
     if drawn.reward is not None:
         greedy = dataclasses.replace(world.sampling, temperature=0.0)
         best = draw(world, student, params, batch, EVALUATION_STEP, world.seed, 1, greedy)
-        found["accuracy"] = intervals.proportion_interval(np.asarray(drawn.reward))
-        found["accuracy_greedy"] = intervals.proportion_interval(np.asarray(best.reward))
+    found = figures([drawn], None if best is None else [best])
     earned = drawn.reward
     if grade is not None:
         earned = grade(drawn, batch, 1).reward
@@ -139,6 +134,24 @@ def evaluate(
         for i, example in enumerate(examples[:samples])
     ]
     return found, shown
+
+
+def figures(drawn: Sequence[Rollout], best: Sequence[Rollout] | None) -> dict[str, Any]:
+    """Length, truncation and, where completions are graded, accuracy: intervals over rollouts.
+
+    `drawn` are parts of one sample, `best` the same prompts' likeliest completions.
+    """
+    length = np.concatenate([np.asarray(jnp.sum(part.mask, 1)) for part in drawn])
+    ended = np.concatenate([np.asarray(part.ended) for part in drawn])
+    found: dict[str, Any] = {
+        "length": intervals.mean_interval(length),
+        "truncated": intervals.proportion_interval(~ended),
+    }
+    if best is not None:
+        for name, parts in (("accuracy", drawn), ("accuracy_greedy", best)):
+            reward = np.concatenate([np.asarray(part.reward) for part in parts])
+            found[name] = intervals.proportion_interval(reward)
+    return found
 
 
 def sampled_accuracy(

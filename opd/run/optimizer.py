@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from opd.model.scalar import Scalar
 from opd.run.config import OptimizerConfig
-from opd.types import Array, Params
+from opd.types import Array, Model, Params
 
 _NEVER = 2**31 - 1  # of apply_if_finite, which would take a bad gradient after so many
 
@@ -69,6 +70,7 @@ def skipped(state: optax.OptState) -> tuple[Array, Array]:
     return in_a_row, optax.tree_utils.tree_get(state, "total_notfinite")
 
 
-def evaluated(params: Params, state: optax.OptState) -> Params:
+def evaluated(model: Model | Scalar, params: Params, state: optax.OptState) -> Params:
     """What evaluation looks at: the average where one is kept, else the parameters."""
-    return optax.tree_utils.tree_get(state, "average", default=params)
+    part = optax.tree_utils.tree_get(state, "average", default=model.trained(params))
+    return model.with_trained(params, part)

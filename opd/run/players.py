@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,14 +24,15 @@ import jax
 import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
-from opd.data import pipeline
+from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.pipeline import Task
 from opd.engine import programs, sharding
 from opd.method import table
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.scalar import Scalar
-from opd.run import checkpoint, evaluate, writers
+from opd.run import checkpoint, evaluate, hub, writers
 from opd.run.config import FitConfig, PlayerConfig
 from opd.run.evaluate import World
 from opd.types import Params, Rollout
@@ -52,14 +52,53 @@ def decoder(config: PlayerConfig, task: Task) -> Decoder:
             tokenizer than the task's.
     """
     length = task.max_prompt + task.max_completion
+    if config.path is not None:
+        plain = _from_path(config, task)
+        return Decoder(dataclasses.replace(plain.config, lora=config.lora.adapter()))
     if config.from_ is not None:
         workdir, *_ = trained(config.from_)
         return decoder_of(workdir / "models" / "student", task)
-    if config.path is not None:
-        folder = Path(config.path)
-        _refuse_damage(folder, _described(folder)["files"])
-        return decoder_of(folder, task)
     return Decoder(config.model.decoder(task.tokenizer.vocab, length))
+
+
+def _from_path(config: PlayerConfig, task: Task) -> Decoder:
+    """The model of a player's folder, without an adapter."""
+    folder = Path(config.path)
+    if hub.is_folder(folder):
+        return Decoder(looked_at(config, task).config)
+    if config.dtype is not None:
+        raise ValueError(f"dtype = {config.dtype!r}: allowed for a Hugging Face folder only")
+    _refuse_damage(folder, _described(folder)["files"])
+    return decoder_of(folder, task)
+
+
+def looked_at(config: PlayerConfig, task: Task) -> hub.Folder:
+    """The Hugging Face folder that a player's path names, whose ids are the task's.
+
+    Raises:
+        ValueError: what `hub.look` refuses, no tokenizer or another, or a model that doesn't read
+            the task's sequences.
+    """
+    folder = Path(config.path)
+    if not hub_tokenizer.has_tokenizer(folder):
+        raise ValueError(f"{folder}: has no {hub_tokenizer.FILE}: its ids can't be told")
+    table = hub_tokenizer.load(folder).table()
+    try:
+        tokenizers.same_entries(table, task.tokenizer.table())
+    except ValueError as error:
+        raise ValueError(f"{folder}, and the data's: {error}") from None
+    found = hub.look(folder, config.dtype, tokens=len(table))
+    _refuse_short(folder, found.config, task)
+    return found
+
+
+def _refuse_short(folder: Path, config: DecoderConfig, task: Task) -> None:
+    length = task.max_prompt + task.max_completion
+    if config.max_length < length:
+        raise ValueError(
+            f"{folder}: the model reads {config.max_length} tokens, prompt and completion have up "
+            f"to {length}"
+        )
 
 
 def decoder_of(folder: Path, task: Task) -> Decoder:
@@ -69,19 +108,24 @@ def decoder_of(folder: Path, task: Task) -> Decoder:
         ValueError: no player there, another tokenizer than the task's, or a model that doesn't
             read the task's sequences.
     """
-    length, said = task.max_prompt + task.max_completion, _described(folder)
+    said = _described(folder)
     if said["tokenizer"] != task.tokenizer.fingerprint():
         _refuse_tokenizer(folder, said["tokens"], task)
+    found = described(folder)
+    _refuse_short(folder, found, task)
+    return Decoder(found)
+
+
+def described(folder: Path) -> DecoderConfig:
+    """The decoder that a folder's player.json describes.
+
+    Raises:
+        ValueError: no player there.
+    """
     try:
-        found = DecoderConfig(**said["decoder"])
+        return DecoderConfig.from_json(_described(folder)["decoder"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder}: no player there (player.json, decoder: {error})") from None
-    if found.max_length < length:
-        raise ValueError(
-            f"{folder}: the model reads {found.max_length} tokens, prompt and completion have up "
-            f"to {length}"
-        )
-    return Decoder(found)
 
 
 def trained(given: str, what: str = "policy") -> tuple[Path, Path, int]:
@@ -122,7 +166,7 @@ def restored(model: Decoder | Scalar, given: str, world: World, what: str = "pol
         ValueError: what `trained` refuses.
     """
     _, folder, step = trained(given, what)
-    return checkpoint.params(folder, _abstract(model, world), step)
+    return checkpoint.params(folder, abstract(model, world.mesh), step)
 
 
 def inputs(config: PlayerConfig) -> dict[str, Any] | None:
@@ -150,6 +194,14 @@ def check(name: str, config: PlayerConfig, task: Task) -> None:
         raise ValueError(
             f"config.{name}.path and config.{name}.from are both given: allowed is one of them"
         )
+    if config.lora.rank and (name != "student" or config.path is None):
+        raise ValueError(
+            f"config.{name}.lora.rank = {config.lora.rank}: allowed for a student that has a path"
+        )
+    try:
+        config.lora.adapter()
+    except ValueError as error:
+        raise ValueError(f"config.{name}.lora: {error}") from None
     if config.path is not None or config.from_ is not None:
         return
     if any(example.solution is None for example in task.split("train")):
@@ -216,12 +268,23 @@ def make(
     model = decoder(config, world.task)
     folder = workdir / "models" / name
     if config.from_ is not None:
-        *_, step = trained(config.from_)
+        other, _, step = trained(config.from_)
         describe(folder, model, {"from": config.from_, "step": step}, world.task)
+        kept = other / "models" / "student" / hub.KEPT
+        if kept.is_dir():
+            hub.keep(kept, folder)
         return model, restored(model, config.from_, world)
     if config.path is not None:
         describe(folder, model, {"path": config.path}, world.task)
-        return model, load(model, Path(config.path), world)
+        if hub.is_folder(Path(config.path)):
+            hub.keep(Path(config.path), folder)
+            params = hub.load(looked_at(config, world.task), world.mesh)
+        else:
+            params = load(_from_path(config, world.task), Path(config.path), world)
+        if model.config.lora is not None:
+            key = jax.random.key(_seed(f"{name}'s adapter", world.seed))
+            params = programs.adapt(world.mesh, model, params, key)
+        return model, params
     identity = _identity(model, config.fit, world)
     if models is None:
         return model, _kept(name, model, config.fit, identity, world, folder)
@@ -327,14 +390,10 @@ def _identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]
 
 def save(folder: Path, model: Decoder, params: Params, identity: Any, task: Task) -> None:
     """Writes a player's folder, complete, and only then gives it its name."""
-    staging = folder.with_name(f".incomplete-{folder.name}")
-    for stale in (staging, folder):
-        shutil.rmtree(stale, ignore_errors=True)
-    staging.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(staging.resolve() / "params", params)
-    describe(staging, model, identity, task)
-    staging.rename(folder)
+    with writers.staged(folder) as staging:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(staging.resolve() / "params", params)
+        describe(staging, model, identity, task)
 
 
 def describe(folder: Path, model: Decoder, identity: Any, task: Task) -> None:
@@ -358,13 +417,13 @@ def describe(folder: Path, model: Decoder, identity: Any, task: Task) -> None:
 def load(model: Decoder, folder: Path, world: World) -> Params:
     """A player's parameters, read straight into their shards."""
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder.resolve() / "params", _abstract(model, world))
+        return checkpointer.restore(folder.resolve() / "params", abstract(model, world.mesh))
 
 
-def _abstract(model: Decoder | Scalar, world: World) -> Params:
+def abstract(model: Decoder | Scalar, mesh: Mesh) -> Params:
     """Shapes, types and shardings of a model's parameters."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    shardings = sharding.param_shardings(model, world.mesh)
+    shardings = sharding.param_shardings(model, mesh)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shapes,

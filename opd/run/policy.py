@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from opd.engine import costs, programs, sharding
+from opd.engine import costs, programs, sharding, steps
 from opd.engine.steps import Critic, Sampling, State
 from opd.engine.vocab import Head
 from opd.method import facts
@@ -89,7 +89,7 @@ class Policy:
 
     def params(self, state: State) -> Params:
         """The average where one is kept, else the parameters."""
-        return optimizer.evaluated(state.params, state.optimizer)
+        return optimizer.evaluated(self.student, state.params, state.optimizer)
 
     def judge(self, state: State, samples: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`evaluate.evaluate` of the student."""
@@ -124,7 +124,8 @@ class Policy:
         memory["uses"] = int(memory["uses"]) + 1
         teacher = None
         if flight.teacher is not None:
-            teacher = Head(flight.teacher, self.teacher[0].unembedding(self.teacher[1]))
+            model, params = self.teacher
+            teacher = steps.head_of(model, params, flight.teacher)
         state, metrics = programs.update(
             self.world.mesh, self.student, self.step, state, flight.rollout, teacher, self.method,
             self.source.seed, self.world.how, self.config.optimizer.microbatches, self.critic,
@@ -141,7 +142,7 @@ class Policy:
             return None, {"refresh": "start"}
         if memory["uses"] >= reuse.updates:
             return None, {"refresh": "updates"}
-        flight = _unpacked(packed, self.world)
+        flight = _unpacked(packed, self.student, self.world)
         found = programs.drift(
             self.world.mesh, self.student, params, flight.rollout, flight.behavior,
             facts.weighs(self.method), self.world.how,
@@ -261,20 +262,25 @@ def generated(memory: Memory) -> int:
     return int(memory.get("generated", 0))
 
 
+# What a flight doesn't have, and what of a head is its model's.
+NOT_KEPT = (type(None), int, float)
+
+
 def _packed(value: Any) -> Any:
     """A dataclass of arrays as nested dictionaries of those that are there."""
     if not dataclasses.is_dataclass(value):
         return value
     fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return {name: _packed(part) for name, part in fields if part is not None}
+    return {name: _packed(part) for name, part in fields if not isinstance(part, NOT_KEPT)}
 
 
-def _unpacked(packed: Mapping[str, Any], world: World) -> Flight:
-    """What `_packed` made of a flight, on the mesh."""
+def _unpacked(packed: Mapping[str, Any], student: Decoder, world: World) -> Flight:
+    """What `_packed` made of the student's flight, on the mesh."""
     batch = {name: part for name, part in packed.items() if name != "behavior"}
     batch = sharding.shard_batch(jax.tree.map(jnp.asarray, batch), world.mesh)
     own = packed.get("behavior")
     if own is not None:
         hidden = sharding.shard_batch(jnp.asarray(own["hidden"]), world.mesh)
-        own = Head(hidden, jnp.asarray(own["unembedding"]))
+        matrix = jnp.asarray(own["unembedding"])
+        own = Head(hidden, matrix, student.logit_cap, student.tokens)
     return Flight(Rollout(**batch["rollout"]), batch.get("teacher"), own)

@@ -65,7 +65,7 @@ class Preferences:
 
     def params(self, state: State) -> Params:
         """What evaluation, digest and export take."""
-        return optimizer.evaluated(state.params, state.optimizer)
+        return optimizer.evaluated(self.model, state.params, state.optimizer)
 
     def judge(self, state: State, samples: int) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Loss (nats), accuracy and margin on held-out pairs, and some of these.
@@ -114,6 +114,11 @@ def check(config: Config, task: Task) -> None:
         )
     if config.reward.pairs is not None:
         _given(config.reward.pairs, task)
+    elif any(example.messages is not None for example in task.split("train")):
+        raise ValueError(
+            "config.trains = 'reward': the data have prompts with 'messages', and pairs are made "
+            "of 'prompt' alone: give config.reward.pairs"
+        )
     elif task.verifier is None:
         raise ValueError(
             "config.trains = 'reward': the data have prompts without an answer, and no pairs can "

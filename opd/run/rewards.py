@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib
 import inspect
 import numbers
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from opd.data import pipeline
+from opd.data import pipeline, verifiers
 from opd.data.pipeline import Batch, Task
 from opd.engine import programs
 from opd.model.scalar import Scalar
@@ -114,22 +111,7 @@ def function(said: str) -> Function:
 
 def _found(said: str) -> tuple[ModuleType, Function]:
     """The module and the function of MODULE:NAME."""
-    what = f"config.reward.function = {said!r}"
-    name, colon, attribute = said.partition(":")
-    if not (name and colon and attribute):
-        raise ValueError(f"{what}: allowed is MODULE:NAME")
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # a user's module raises what it likes
-        raise ValueError(f"{what}: {name} cannot be imported ({_line(error)})") from None
-    if not hasattr(module, attribute):
-        raise ValueError(f"{what}: {name} has no {attribute}")
-    there = getattr(module, attribute)
-    if not callable(there):
-        raise ValueError(f"{what}: it is a {type(there).__name__}, allowed is a function")
-    return module, there
+    return verifiers.imported("config.reward.function", said)
 
 
 def _by_function(

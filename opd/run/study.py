@@ -189,7 +189,9 @@ def worlds(file: Path, seeds: Iterable[int], workdir: Path) -> list[tuple[Config
     for seed in seeds:
         config = configs.build(values | {"seed": seed})
         world, *_ = checks.ready(config, ())
-        found.append((config, dataclasses.replace(world, task=pipeline.load(config.data, workdir))))
+        found.append(
+            (config, dataclasses.replace(world, task=pipeline.load(config.tokenized, workdir)))
+        )
     return found
 
 

@@ -142,6 +142,9 @@ def _train(
     biased = plan.biased if config.trains == "policy" else None
     if biased is not None:
         print(f"{plan.method.name} is biased: {biased}", file=sys.stderr)
+    shown = pipeline.first_prompt(plan.world.task)
+    if shown is not None:
+        print(f"first prompt: {shown}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
@@ -197,7 +200,7 @@ def _train(
 
 def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     """Data, players and what judges them: made in the workdir, or found there."""
-    world = dataclasses.replace(plan.world, task=pipeline.load(config.data, workdir))
+    world = dataclasses.replace(plan.world, task=pipeline.load(config.tokenized, workdir))
     student, start = players.make("student", config.student, world, workdir, config.models)
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, (student, start))

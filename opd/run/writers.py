@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 import types
@@ -69,6 +70,20 @@ def dump_json(value: Any, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     text = dumps(value, indent=1) + "\n"
     replace_file(path, text.encode())
+
+
+@contextlib.contextmanager
+def staged(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to write into, which gets its name once it is complete; what was there goes."""
+    staging = folder.with_name(f".incomplete-{folder.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:

@@ -32,7 +32,15 @@ class States:
     """A model whose parameters are its hidden states: gradients say which rows were pushed."""
 
     vocab: int = V
+    tokens: int = V
     width: int = D
+    logit_cap: float | None = None
+
+    def trained(self, tree):
+        return tree
+
+    def with_trained(self, tree, part):
+        return part
 
     def hidden(self, params, tokens, mask):
         return params["hidden"][:, : tokens.shape[1]]
@@ -46,7 +54,9 @@ class Chain:
     """A Markov chain: the next token's logits are a row of the parameters [V, V]."""
 
     vocab: int = V
+    tokens: int = V
     width: int = V
+    logit_cap: float | None = None
 
     def hidden(self, params, tokens, mask):
         return jax.nn.one_hot(tokens, self.vocab, dtype=params.dtype)

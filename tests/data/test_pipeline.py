@@ -9,10 +9,12 @@ import textwrap
 
 import numpy as np
 import pytest
+import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opd.data import pipeline
+from opd.data.chat import ChatConfig
 from opd.data.pipeline import (
     DataConfig,
     Example,
@@ -87,22 +89,25 @@ def test_bad_configs_are_refused_in_one_line(given, message):
 
 
 @pytest.mark.parametrize("name", pipeline.SOURCES)
-def test_every_task_keeps_the_contract(name, tmp_path):
+def test_every_task_keeps_the_contract(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    small.prepare(tmp_path / "tfds")
     rows = [{"prompt": f"{n}?", "answer": str(n)} for n in range(8)]
     extra = {
         "arithmetic": SIZES,
         "gsm8k": {"path": gsm8k_folder(tmp_path / "src"), "validation": 2},
         "jsonl": {"prompts": jsonl_file(tmp_path, rows)},
+        "tfds": {"prompts": "tfds:sums"},
     }[name]
-    made = load(DataConfig(task=name, **extra), tmp_path / "work")
-    assert {"train", "validation"} <= set(made.splits)
-    assert made.tokenizer.pad_id != made.tokenizer.eos_id
-    batch = demonstrations(made, "train", 0, 3)[0]
+    found = load(DataConfig(task=name, **extra), tmp_path / "work")
+    assert {"train", "validation"} <= set(found.splits)
+    assert found.tokenizer.pad_id != found.tokenizer.eos_id
+    batch = demonstrations(found, "train", 0, 3)[0]
     assert batch["ended"].all()
-    rewards = verify(made, batch["tokens"], batch["mask"], batch["answers"])
+    rewards = verify(found, batch["tokens"], batch["mask"], batch["answers"])
     assert rewards.dtype == np.float32 and (rewards == 1).all(), "a solution earns its reward"
     others = [answer + "1" for answer in batch["answers"]]
-    assert (verify(made, batch["tokens"], batch["mask"], others) == 0).all()
+    assert (verify(found, batch["tokens"], batch["mask"], others) == 0).all()
 
 
 # --- JSONL -----------------------------------------------------------------------------------
@@ -149,6 +154,16 @@ def test_jsonl_without_answers_needs_a_completion_length_and_imitates_nothing(tm
         ('{"prompt": ""}', "'prompt' must be a non-empty string"),
         ('{"prompt": "a", "answer": [1]}', "'answer' must be a non-empty string, found [1]"),
         ('{"prompt": "a", "answer": true}', "'answer' must be a non-empty string, found True"),
+        ('{"prompt": "a", "messages": []}', "has 'prompt' and 'messages': allowed is one of them"),
+        ('{"messages": "hello"}', "'messages' must be a list of objects, found 'hello'"),
+        ('{"messages": ["hello"]}', "'messages' must be a list of objects"),
+        ('{"messages": []}', "'messages' ends with nothing: allowed is one of 'user'"),
+        ('{"messages": [{"role": "user"}]}', "needs 'content', has role"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "'content' must be a string, found 3"),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}]}',
+            "'messages' ends with one of 'assistant': allowed is one of 'user'",
+        ),
     ],
 )
 def test_malformed_jsonl_is_named_and_leaves_nothing_behind(tmp_path, bad, message):
@@ -330,6 +345,103 @@ def test_verify_wants_an_ended_completion_and_reads_graded_tokens_only():
     rewards = verify(made, tokens, mask, ["2", "2", "2", "2222", "2"])
     assert rewards.tolist() == [1, 1, 0, 0, 0]
     assert rewards.dtype == np.float32
+
+
+# --- a folder's tokenizer --------------------------------------------------------------------
+
+TEMPLATE = "{% for m in messages %}<|user|>{{ m.role }} {{ m.content }}{% endfor %}<|model|>"
+ENDS = ("<|end|>", "<|model|>")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tokenizer with a template and two ends."""
+    tokens = small.byte_level()
+    ends = {"eos_token_id": [tokens.token_to_id(end) for end in ENDS]}
+    files = {"generation_config.json": ends}
+    named = {"eos_token": "<|end|>", "pad_token": "<|pad|>", "chat_template": TEMPLATE}
+    return small.write(tmp_path / "folder", tokens, files, **named)
+
+
+def test_a_folder_s_tokenizer_writes_prompts_by_its_template(folder, tmp_path):
+    rows = [{"prompt": f"{n}+{n}=", "answer": str(2 * n)} for n in range(6)]
+    common = {"prompts": jsonl_file(tmp_path, rows), "tokenizer": str(folder)}
+    task = load(DataConfig(**common, chat=ChatConfig(system="Add.")), tmp_path / "work")
+    example = task.split("train")[0]
+    batch = encode_prompts(task, [example])
+    ids = batch["prompt"][0][batch["prompt_mask"][0]]
+    whole = f"<|user|>system Add.<|user|>user {example.prompt}<|model|>"
+    tokens = small.byte_level()
+    assert ids.tolist() == tokens.encode(whole).ids and ids[-1] == tokens.token_to_id("<|model|>")
+    assert batch["texts"] == [example.prompt]
+    assert pipeline.first_prompt(task) == repr(whole)
+    assert load(SMALL) and pipeline.first_prompt(load(SMALL)) is None
+    plain = load(DataConfig(**common, chat=ChatConfig(template=False)))
+    assert plain.max_prompt < task.max_prompt and plain.identity != task.identity
+    assert load(task.config, tmp_path / "work").where == task.where
+
+
+def test_any_end_ends_a_completion(folder, tmp_path):
+    rows = [{"prompt": f"{n}+{n}=", "answer": str(2 * n)} for n in range(6)]
+    path = jsonl_file(tmp_path, rows)
+    task = load(DataConfig(prompts=path, tokenizer=str(folder), max_completion=4))
+    (two,) = task.tokenizer.encode("2")
+    ids = [small.byte_level().token_to_id(name) for name in (*ENDS, "<|user|>")]
+    tokens = np.array([[two, end, two, two] for end in ids])
+    mask = np.array([[True, True, False, False]] * 3)
+    assert verify(task, tokens, mask, ["2"] * 3).tolist() == [1, 1, 0]
+    assert decode_completion(task, tokens[0], mask[0]) == "2"
+
+
+def test_a_long_first_prompt_is_cut(folder, tmp_path):
+    path = jsonl_file(tmp_path, [{"prompt": "a" * 999, "answer": "1"}] * 3)
+    shown = pipeline.first_prompt(load(DataConfig(prompts=path, tokenizer=str(folder))))
+    assert shown.startswith("'<|user|>user aaa") and len(shown) == 400
+
+
+def test_a_prompt_may_be_a_conversation(folder, tmp_path):
+    turns = [
+        {"role": "user", "content": "1+1="},
+        {"role": "assistant", "content": "3"},
+        {"role": "user", "content": "no, 1+1="},
+    ]
+    rows = [{"messages": turns, "answer": 2}, {"messages": turns[:1], "answer": "2"}]
+    rows += [{"messages": [{"role": "system", "content": "Add."}, *turns[2:]], "answer": "2"}]
+    rows += [{"prompt": "1+1=", "answer": "2"}]
+    path = jsonl_file(tmp_path, rows)
+    config = DataConfig(
+        prompts=path, tokenizer=str(folder), validation=0, test=0, chat=ChatConfig(system="S.")
+    )
+    task = load(config, tmp_path / "work")
+    first = "<|user|>system S.<|user|>user 1+1="
+    assert [task.tokenizer.rendered(e.asked) for e in task.split("train")] == [
+        f"{first}<|user|>assistant 3<|user|>user no, 1+1=<|model|>",
+        f"{first}<|model|>",
+        "<|user|>system Add.<|user|>user no, 1+1=<|model|>",
+        f"{first}<|model|>",
+    ]
+    batch = encode_prompts(task, task.split("train"))
+    lengths = batch["prompt_mask"].sum(1)
+    assert lengths[1] == lengths[3] < lengths[0]
+    assert json.loads(batch["texts"][0]) == turns and len(set(batch["texts"])) == 4
+    for other in (
+        {"tokenizer": "byte", "chat": ChatConfig()},
+        {"chat": ChatConfig(template=False)},
+    ):
+        with pytest.raises(ValueError, match="'messages' need the tokenizer of a Hugging Face"):
+            load(dataclasses.replace(config, **other))
+
+
+def test_a_chat_is_for_a_folder_s_tokenizer_alone(tmp_path):
+    for tokenizer in (None, "byte"):
+        config = DataConfig(tokenizer=tokenizer, chat=ChatConfig(system="s"))
+        with pytest.raises(ValueError, match="data.chat: allowed with a Hugging Face folder's"):
+            load(config, tmp_path / "work")
+    with pytest.raises(ValueError, match="data.tokenizer = .*nowhere.*or a folder with tokenizer"):
+        DataConfig(tokenizer=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="tokenizer.json: cannot be read"):
+        load(DataConfig(tokenizer=str(tmp_path)), tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 # --- batches ---------------------------------------------------------------------------------

@@ -158,6 +158,22 @@ def test_same_names_a_difference_in_size_or_specials():
         same(ByteTokenizer(), Other())
 
 
+def test_the_first_entries_that_differ_are_named():
+    table = tuple(f"t{i}" for i in range(9))
+    subject.same_entries(table, list(table))
+    other = ("t0", "x", "t2", *"abcd", "t7", "t8", "more")
+    with pytest.raises(ValueError) as error:
+        subject.same_entries(table, other)
+    assert str(error.value) == (
+        "tokenizers differ: id 1 is 't1' and 'x'; id 3 is 't3' and 'a'; id 4 is 't4' and 'b'; "
+        "vocab is 9 and 10 (5 ids differ)"
+    )
+    with pytest.raises(ValueError, match="^tokenizers differ: id 8 is 't8' and 'y'$"):
+        subject.same_entries(table, (*table[:8], "y"))
+    with pytest.raises(ValueError, match="^tokenizers differ: vocab is 9 and 8$"):
+        subject.same_entries(table, table[:8])
+
+
 def test_a_token_that_spells_a_special_is_not_the_special():
     table = ByteTokenizer().table()
     spelled = (b"<pad>", *table[1:])

@@ -1,18 +1,25 @@
 """Verifiers on text: what counts as an answer and what doesn't."""
 
+import sys
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opd.data.verifiers import VERIFIERS, exact_match, final_answer, parse_number
+from opd.data import math_process
+from opd.data.verifiers import VERIFIERS, exact_match, final_answer, named, parse_number
 
 
 @pytest.mark.parametrize("name", VERIFIERS)
 @pytest.mark.parametrize("answer", ["7", "-12", "1,200"])
 def test_every_verifier_rewards_the_answer_itself_and_nothing_empty(name, answer):
+    if name == "math":
+        pytest.importorskip("math_verify")
     assert VERIFIERS[name](answer, answer) == 1.0
     assert VERIFIERS[name]("", answer) == 0.0
-    assert VERIFIERS[name](answer + "1", answer) == 0.0
+    wrong = "17" if name == "math" else answer + "1"
+    assert VERIFIERS[name](wrong, answer) == 0.0
 
 
 def test_exact_match_is_exact_up_to_surrounding_space():
@@ -83,7 +90,83 @@ def test_numbers_are_compared_as_numbers_beyond_float_precision(number, text):
     assert final_answer(worked, str(number + 1)) == 0.0
 
 
-@given(st.text(), st.integers(0, 99))
-def test_any_completion_gets_a_zero_or_a_one(completion, answer):
-    for verifier in VERIFIERS.values():
-        assert verifier(completion, str(answer)) in (0.0, 1.0)
+@pytest.mark.parametrize("name", VERIFIERS)
+@given(completion=st.text(), answer=st.integers(0, 99))
+def test_any_completion_gets_a_zero_or_a_one(name, completion, answer):
+    if name == "math":
+        pytest.importorskip("math_verify")
+    assert VERIFIERS[name](completion, str(answer)) in (0.0, 1.0)
+
+
+# --- by name ---------------------------------------------------------------------------------
+
+
+def test_a_pattern_s_last_find_is_the_answer():
+    boxed = named(r"regex:\\boxed\{([^}]*)\}")
+    assert boxed(r"\boxed{3}, no, \boxed{ 4 }.", "4") == 1.0
+    assert boxed(r"\boxed{4}, no, \boxed{3}.", "4") == 0.0
+    assert boxed("4", "4") == 0.0
+    bare = named(r"regex:[0-9]+")
+    assert bare("3 and 4", "4") == 1.0 and bare("3 and 4", "3") == 0.0
+    either = named(r"regex:(?:A=(\d+)|none)")  # a group that took no part found nothing
+    assert either("A=1, none", "1") == 0.0 and either("none, A=1", "1") == 1.0
+
+
+def test_a_user_s_own_is_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_verifier.py").write_text(
+        "def longer(completion, answer):\n    return float(len(completion) > len(answer))\n"
+        "NUMBER = 3\n"
+    )
+    assert named("own_verifier:longer")("abc", "ab") == 1.0
+    for said, message in (
+        ("own_verifier:shorter", "own_verifier has no shorter"),
+        ("own_verifier:NUMBER", "it is a int, allowed is a function"),
+        ("no_such_module:f", "no_such_module cannot be imported"),
+    ):
+        with pytest.raises(ValueError, match=f"data.verifier = '{said}': {message}"):
+            named(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("exactly", "allowed are exact, final_answer, math, regex:PATTERN or MODULE:NAME"),
+        ("regex:(", "'regex:(': not a pattern ("),
+        (":f", "allowed is MODULE:NAME"),
+        ("f:", "allowed is MODULE:NAME"),
+    ],
+)
+def test_an_unknown_one_is_refused_in_one_line(said, message):
+    with pytest.raises(ValueError) as error:
+        named(said)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_mathematics_is_compared_as_such():
+    pytest.importorskip("math_verify")
+    equal = named("math")
+    for completion, answer in (
+        (r"so it is $\boxed{\frac{1}{2}}$", "0.5"),
+        (r"$x^2 + 2x + 1$", "(x+1)^2"),
+        ("the answer is 1,200.", "1200"),
+    ):
+        assert equal(completion, answer) == 1.0, completion
+        assert equal(completion, "17") == 0.0, completion
+
+
+def test_mathematics_that_never_ends_is_no_answer():
+    pytest.importorskip("math_verify")
+    process = math_process.Process()
+    assert process.equal("$7$", "7")
+    began = time.monotonic()
+    assert not process.equal("$9^{9^{9^9}}$", "7", seconds=0.5)
+    assert time.monotonic() - began < 20
+    assert process.equal("$7$", "7"), "another process answers"
+    process.close()
+
+
+def test_mathematics_without_its_extra_is_refused_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(ValueError, match=r"needs the extra: pip install opd\[math\]"):
+        named("math")

@@ -28,9 +28,13 @@ class Chain:
     vocab: int
     calls: list | None = dataclasses.field(default=None, compare=False)
 
+    logit_cap = None
+
     @property
     def width(self):
         return self.vocab
+
+    tokens = width
 
     def unembedding(self, params):
         return params.T
@@ -365,3 +369,41 @@ def test_float64_stays_float64(x64):
     expected = np.log(truncated(np.asarray(table)[2], 4, 0.9)[np.asarray(out.tokens)])
     assert out.logp.dtype == jnp.float64
     np.testing.assert_allclose(out.logp, expected, rtol=1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Padded(Chain):
+    """A chain whose last ids are padding, and whose logits are capped."""
+
+    tokens: int = 0
+    logit_cap: float | None = None
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 3}, {"top_p": 0.9}, {"temperature": 0.0}], ids=str
+)
+def test_padded_ids_are_never_drawn(options):
+    """However likely they would be."""
+    params = jnp.zeros((6, 6)).at[:, 4:].set(9.0)
+    prompt = jnp.full((64, 1), 3, jnp.int32)
+    model = Padded(6, tokens=4)
+    found = sampler(model, **options)(params, prompt, prompt == 3, noise(range(64), 8))
+    assert set(np.unique(found.tokens)) <= {0, 1, 2, 3}
+    if options != {"temperature": 0.0}:
+        assert len(np.unique(found.tokens)) == 4
+    assert np.all(np.isfinite(found.logp))
+    with pytest.raises(ValueError, match="eos_ids has token 4: 0 to 3 are allowed"):
+        sampler(model, eos_ids=(4,))(params, prompt, prompt == 3, noise(range(64), 8))
+
+
+def test_a_cap_is_of_the_distribution_that_is_drawn():
+    """Logits of 0 and 50, capped at 2, are 0 and 2 / temperature."""
+    params = jnp.zeros((6, 6)).at[:, 3].set(50.0)
+    prompt = jnp.full((64, 1), 3, jnp.int32)
+    model = Padded(6, tokens=6, logit_cap=2.0)
+    for tau in (1.0, 0.5):
+        found = sampler(model, temperature=tau)(params, prompt, prompt == 3, noise(range(64), 8))
+        likeliest = np.asarray(found.tokens) == 3
+        wanted = np.where(likeliest, 2 / tau, 0) - np.log(np.exp(2 / tau) + 5)
+        assert likeliest.any() and not likeliest[np.asarray(found.mask)].all()
+        np.testing.assert_allclose(found.logp, np.where(found.mask, wanted, 0), atol=1e-5)

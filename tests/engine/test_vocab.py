@@ -270,3 +270,92 @@ def test_the_rules_of_one_estimator_draw_from_uniforms_of_their_own():
     both, first, second = run(given.uniforms)
     assert not np.allclose(first, second)
     np.testing.assert_allclose(both, first + second, atol=1e-5)
+
+
+# ------------------------------------------------------------------- caps and padded vocabularies
+
+KNOWN = V - 2  # ids that there are
+ROWS = ("opd", "soft_label", "skew@argument=0.1", "opd_sampled")
+SIDES = {
+    "student capped": ({"cap": 1.5}, {}, 0),
+    "teacher capped": ({}, {"cap": 1.5}, 0),
+    "as many rows of padding": ({"tokens": KNOWN}, {"tokens": KNOWN}, 0),
+    "teacher has more rows": ({"tokens": KNOWN}, {"tokens": KNOWN}, 3),
+    "teacher has fewer rows": ({"tokens": KNOWN}, {"tokens": KNOWN}, -1),
+    "everything": ({"cap": 1.5, "tokens": KNOWN}, {"cap": 2.5, "tokens": KNOWN}, 3),
+    "teacher has the ids alone": ({"tokens": KNOWN}, {}, -2),
+}
+
+
+def sides(name, dtype=np.float64):
+    """A case shaped as a row of SIDES says; tokens are ids that there are."""
+    student, teacher, rows = SIDES[name]
+    given, rng = case(scale=1.5), np.random.default_rng(7)
+    wide = jax.tree.map(dtype, (given.student, given.teacher))
+    more = 3 * rng.normal(size=(3, D + 2)).astype(dtype)
+    matrix = np.concatenate([wide[1].unembedding, more])[: V + rows]
+    return dataclasses.replace(
+        given,
+        student=dataclasses.replace(wide[0], **student),
+        teacher=dataclasses.replace(wide[1], unembedding=matrix, **teacher),
+        rollout=dataclasses.replace(given.rollout, tokens=given.rollout.tokens % KNOWN),
+        uniforms=dtype(given.uniforms),
+    )
+
+
+def full_logp(head, tau, ids):
+    """log softmax over the ids that there are, by the plain full logits."""
+    logits = head.hidden @ head.unembedding.T
+    logits = head.cap * jnp.tanh(logits / head.cap) if head.cap else logits
+    exists = (jnp.arange(logits.shape[-1]) < ids)[None, None]
+    return jax.nn.log_softmax(jnp.where(exists, logits, -jnp.inf) / tau, axis=-1)[..., :ids]
+
+
+def plain_losses(student, given, tau):
+    """-J of each of ROWS, whole and in the open: what `pull` ascends."""
+    ids = student.tokens or V
+    logp, other = full_logp(student, tau, ids), full_logp(given.teacher, tau, ids)
+    own = given.rollout.tokens[..., None]
+    at, there = (jnp.take_along_axis(each, own, -1)[..., 0] for each in (logp, other))
+    mixed = jnp.log(0.1 * jnp.exp(other) + 0.9 * jnp.exp(logp))
+    losses = (
+        jnp.sum(jnp.exp(logp) * (logp - other), -1),
+        -jnp.sum(jnp.exp(other) * logp, -1),
+        jnp.sum(jnp.exp(other) * (other - mixed), -1),
+        -jax.lax.stop_gradient(there - at) * at,
+    )
+    return [jnp.sum(jnp.where(given.rollout.mask, each, 0)) / B for each in losses]
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_caps_and_padding_are_autodiff_of_the_full_logits(name, x64):
+    given, tau = sides(name), 0.7
+    cotangents, stats = numpy(jax.jit(lambda: pull(given, ROWS, Pass(tau, 2)))())
+
+    @jax.jit
+    def slopes(student):
+        found = jax.jacrev(lambda head: jnp.stack(plain_losses(head, given, tau)))(student)
+        ids = student.tokens or V
+        return found, full_logp(student, tau, ids), full_logp(given.teacher, tau, ids)
+
+    slope, logp, other = slopes(given.student)
+    assert_trees_close(cotangents, jax.tree.map(lambda leaf: -np.asarray(leaf), slope), 1e-12)
+    assert np.abs(cotangents.unembedding[:, :KNOWN]).max(axis=(1, 2)).min() > 1e-3
+    own = given.rollout.tokens[..., None]
+    for field, wanted in {
+        "logp_student": np.take_along_axis(logp, own, -1)[..., 0],
+        "logp_teacher": np.take_along_axis(other, own, -1)[..., 0],
+        "entropy_student": -np.sum(np.exp(logp) * logp, -1),
+        "entropy_teacher": -np.sum(np.exp(other) * other, -1),
+        "kl": np.sum(np.exp(logp) * (logp - other), -1),
+    }.items():
+        np.testing.assert_allclose(getattr(stats, field), wanted, atol=1e-12, err_msg=field)
+
+
+@pytest.mark.parametrize("name", ["everything", "teacher has the ids alone"])
+def test_no_row_pushes_padding(name):
+    """Rows that draw or take the likeliest as well, in float32: its NEVER squared is infinite."""
+    cotangents, stats = numpy(jax.jit(lambda: pull(sides(name, np.float32)))())
+    assert np.all(cotangents.unembedding[:, KNOWN:] == 0)
+    assert np.abs(cotangents.unembedding).max(axis=(1, 2)).min() > 1e-3
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((cotangents, stats)))

@@ -55,7 +55,7 @@ def filled(model, world, value):
     """A model's parameters on the mesh, all of one value."""
     return jax.tree.map(
         lambda leaf: jax.device_put(np.full(leaf.shape, value, leaf.dtype), leaf.sharding),
-        players._abstract(model, world),
+        players.abstract(model, world.mesh),
     )
 
 
@@ -217,7 +217,7 @@ def test_parameters_come_from_a_step_of_another_training(training, suffix, numbe
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     model, params = players.make("student", config.student, world, tmp_path / "next")
     assert model == student and equal(params, kept[number])
-    wanted = players._abstract(model, world)
+    wanted = players.abstract(model, world.mesh)
     jax.tree.map(lambda a, b: None if a.sharding == b.sharding else 1 / 0, params, wanted)
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
     assert inputs(config)["student"]["step"] == number

@@ -206,7 +206,7 @@ def trained(world, tmp_path) -> tuple[Path, Scalar, dict]:
     workdir = tmp_path / "trained"
     model = Scalar(players.decoder(debug().student, world.task))
     players.describe(workdir / "models" / "reward", model.body, {}, world.task)
-    rng, shapes = np.random.default_rng(0), players._abstract(model, world)
+    rng, shapes = np.random.default_rng(0), players.abstract(model, world.mesh)
     kept = {
         number: jax.tree.map(
             lambda leaf: jax.device_put(

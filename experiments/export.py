@@ -1,0 +1,50 @@
+"""Write a trained student as a Hugging Face folder, for transformers, vLLM and the rest.
+
+python -m experiments.export --workdir=RUN [--step=N|best] --path=DIR [--adapter]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from opd.run import hub, launch, models, players
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
+_STEP = flags.DEFINE_string("step", None, "an update that has a checkpoint, or best; the last one")
+_PATH = flags.DEFINE_string("path", None, "the folder to write, which is new or empty")
+
+_ADAPTER = flags.DEFINE_bool("adapter", False, "the adapter alone, in PEFT's form")
+
+
+def prepare(argv: list[str] | None = None) -> Callable[[], None]:
+    """Parses and checks; hands back what is to be run.
+
+    Raises:
+        ValueError: a user's mistake; nothing has been written.
+    """
+    launch.parse(sys.argv if argv is None else argv, __doc__)
+    for name, value in (("workdir", _WORKDIR.value), ("path", _PATH.value)):
+        if not value:
+            raise ValueError(f"--{name} is missing")
+    given = _WORKDIR.value + (f"@{_STEP.value}" if _STEP.value else "")
+    workdir, *_ = players.trained(given)
+    if _ADAPTER.value and players.described(workdir / "models" / "student").lora is None:
+        raise ValueError(f"--adapter: the student of {workdir} has none")
+    path = Path(_PATH.value)
+    hub.refuse_taken(path)
+    return lambda: job(given, path)
+
+
+def job(given: str, path: Path) -> None:
+    """The export, and where it is."""
+    save = models.save_adapter if _ADAPTER.value else models.save_model
+    save(models.from_run(given), path)
+    print(path)
+
+
+if __name__ == "__main__":
+    launch.run(prepare)

@@ -1,0 +1,64 @@
+"""Print a model's completion of a prompt.
+
+python -m experiments.generate --path=DIR --prompt=TEXT [--system=TEXT] [--length=N]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from opd.data import hub_tokenizer
+from opd.data.chat import ChatConfig
+from opd.engine import backend
+from opd.run import hub, launch, models
+
+_PATH = flags.DEFINE_string("path", None, "a Hugging Face folder")
+_PROMPT = flags.DEFINE_string("prompt", None, "what the model goes on with")
+_SYSTEM = flags.DEFINE_string("system", None, "the chat's system message")
+_ARGUMENTS = flags.DEFINE_string("arguments", None, "the chat template's, as a JSON object")
+_CHAT = flags.DEFINE_bool("chat", None, "write the prompt as a chat; where there is a template")
+_LENGTH = flags.DEFINE_integer("length", 256, "tokens at most", lower_bound=1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 is the arg max", lower_bound=0.0)
+_TOP_K = flags.DEFINE_integer("top_k", None, "of the likeliest tokens", lower_bound=1)
+_TOP_P = flags.DEFINE_float("top_p", None, "of the likeliest mass", 0.0, 1.0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0)
+_DTYPE = flags.DEFINE_string("dtype", None, "bfloat16 or float32; the checkpoint's")
+
+
+def prepare(argv: list[str] | None = None) -> Callable[[], None]:
+    """Parses and checks; hands back what is to be run.
+
+    Raises:
+        ValueError: a user's mistake; nothing has been compiled.
+    """
+    launch.parse(sys.argv if argv is None else argv, __doc__)
+    for name, value in (("path", _PATH.value), ("prompt", _PROMPT.value)):
+        if not value:
+            raise ValueError(f"--{name} is missing")
+    path, chat = Path(_PATH.value), ChatConfig(_CHAT.value, _SYSTEM.value, _ARGUMENTS.value)
+    tokenizer = hub_tokenizer.load(path, chat)
+    found = hub.look(path, _DTYPE.value, tokenizer.vocab)
+    width = len(tokenizer.encode_prompt(_PROMPT.value))
+    if width + _LENGTH.value > found.config.max_length:
+        raise ValueError(
+            f"a prompt of {width} tokens and --length={_LENGTH.value}: the model reads "
+            f"{found.config.max_length}"
+        )
+    backend.check()
+    return lambda: job(path, chat)
+
+
+def job(path: Path, chat: ChatConfig) -> None:
+    """The completion, on standard output."""
+    policy = models.load_model(path, _DTYPE.value, chat=chat)
+    how = _SEED.value, _TEMPERATURE.value, _TOP_K.value, _TOP_P.value
+    (text,) = models.complete(policy, [_PROMPT.value], _LENGTH.value, *how)
+    print(text)
+
+
+if __name__ == "__main__":
+    launch.run(prepare)

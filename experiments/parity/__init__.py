@@ -1,0 +1,1 @@
+"""Our import and export of published checkpoints, measured against transformers."""

@@ -1,0 +1,127 @@
+"""Prompts from a prepared TFDS dataset in array_record form, read without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+
+from opd.data.builder import Example, quiet
+
+PREFIX = "tfds:"
+# A dataset as TFDS spells it, name[/config][:version], and a split of it.
+_FORM = re.compile(
+    PREFIX + r"(?P<dataset>[a-zA-Z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?)(:(?P<split>\w+(\[[^\]]*\])?))?"
+)
+
+
+def parse(said: str) -> tuple[str, str]:
+    """The dataset and the split of tfds:NAME[/CONFIG][:VERSION][:SPLIT]; train where none is said.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match = _FORM.fullmatch(said)
+    if match is None:
+        raise ValueError(
+            f"data.prompts = {said!r}: allowed is tfds:NAME[/CONFIG][:VERSION][:SPLIT]"
+        )
+    return match["dataset"], match["split"] or "train"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _found(dataset: str, split: str) -> Any:
+    """The dataset's builder; its files are where TFDS keeps them, or in TFDS_DATA_DIR.
+
+    Raises:
+        ValueError: it isn't prepared, has no such split, or another form than array_record.
+    """
+    where = os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    try:
+        with quiet():
+            found = read_only_builder.builder_from_files(dataset, data_dir=where)
+            splits = found.info.splits
+    except Exception as error:  # TFDS and what it reads with raise what they like
+        raise ValueError(f"{PREFIX}{dataset}: not prepared in {where} ({_line(error)})") from None
+    form = found.info.file_format
+    if form != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{PREFIX}{dataset}: its files are {form and form.value}: allowed is array_record; "
+            "prepare it with file_format='array_record'"
+        )
+    try:
+        empty = not splits[split].num_examples
+    except (KeyError, ValueError):
+        raise ValueError(
+            f"{PREFIX}{dataset}:{split}: no such split; allowed are {', '.join(splits)}"
+        ) from None
+    if empty:
+        raise ValueError(f"{PREFIX}{dataset}:{split}: is empty, needs at least one prompt")
+    return found
+
+
+def files(dataset: str, split: str) -> list[Path]:
+    """The files that a split is read from."""
+    found = _found(dataset, split)
+    return [Path(path) for path in found.info.splits[split].filepaths]
+
+
+def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> list[Example]:
+    """A split's prompts in order, and their answers where the dataset has them.
+
+    The features are called `prompt` and `answer` where none is said. An answer is a text or an
+    integer, and doubles as the solution to imitate; an empty one is none.
+
+    Raises:
+        ValueError: no such dataset, split or feature (lists those there are), a feature of another
+            kind, or an empty prompt.
+    """
+    found = _found(dataset, split)
+    where, there = f"{PREFIX}{dataset}", found.info.features
+    if answer is None:
+        answer = "answer" if "answer" in there else None
+    prompt = "prompt" if prompt is None else prompt
+    for role, name in (("prompt", prompt), ("answer", answer)):
+        if name is not None and name not in there:
+            raise ValueError(
+                f"{where}: has no feature {name!r} (data.{role}_feature); allowed are "
+                f"{', '.join(sorted(there))}"
+            )
+    with quiet():
+        rows = found.as_data_source(split=split)
+    examples = []
+    for number, row in enumerate(rows):
+        asked = _text(f"{where}:{split}, {number}", prompt, row[prompt])
+        if not asked:
+            raise ValueError(f"{where}:{split}, {number}: {prompt!r} is empty")
+        said = None
+        if answer is not None:
+            said = _text(f"{where}:{split}, {number}", answer, row[answer]) or None
+        examples.append(Example(asked, said, said))
+    return examples
+
+
+def _text(where: str, name: str, value: Any) -> str:
+    """A feature's value as text.
+
+    Raises:
+        ValueError: it is neither text nor an integer.
+    """
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"{where}: {name!r} is not UTF-8") from None
+    if hasattr(value, "dtype") and value.shape == () and value.dtype.kind in "iu":
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    kind = type(value).__name__
+    raise ValueError(f"{where}: {name!r} is a {kind}, allowed are text and integers")
