@@ -4,6 +4,8 @@ JAX_PLATFORMS is set in the environment, so that subprocesses stay on the CPU to
 devices is not, so that a command started by a test sees one device, as on a laptop.
 """
 
+import gc
+import itertools
 import os
 from pathlib import Path
 
@@ -33,6 +35,24 @@ hypothesis.settings.register_profile(
     "explore", hypothesis.settings.get_profile("default"), derandomize=False, max_examples=500
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Linux lets a process have 65,530 memory maps, and every compiled program takes some: a worker that
+# keeps all that it has compiled dies of a segmentation fault before the suite is through.
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
+TESTS = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def programs_are_let_go():
+    """Compiled programs are dropped once there are many; the cache on disk has them."""
+    yield
+    if next(TESTS) % 10 == 0 and MAPS.exists():
+        with MAPS.open("rb") as file:
+            many = sum(1 for _ in file) > MOST_MAPS
+        if many:
+            jax.clear_caches()
+            gc.collect()
+
 
 METHOD_TESTS = Path(__file__).parent / "method"
 

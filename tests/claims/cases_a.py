@@ -1,6 +1,6 @@
 """What the rules of part A say of made-up numbers."""
 
-from made_up import Case, n
+from claim_case import Case, n
 
 ZERO, SMALL, LARGE = n(1e-12), n(1e-5), n(0.5, 0.2, 0.9)  # of an error: none, neither, clear
 ORDER = n(-1.0, -1.02, -0.98)

@@ -1,6 +1,6 @@
 """What the rules of part B say of made-up numbers."""
 
-from made_up import Case, n
+from claim_case import Case, n
 
 EXACTLY = {"error": n(1e-12), "extra": n(0.5, 0.2, 0.8), "agree": n(0.0), "alike": n(1e-20)}
 NOISY = {name: n(-0.5, -0.7, -0.3) for name in ("sum_none", "token_none", "token_batch")}

@@ -1,6 +1,6 @@
 """What the rules of part C say of made-up numbers."""
 
-from made_up import Case, n
+from claim_case import Case, n
 
 C1 = {"error": n(1e-12), "row": n(1e-12), "share": n(0.4, 0.1, 0.9)}
 C2 = {"apart": n(1.0, 0.3, 4.0), "credit": n(1e-12)}

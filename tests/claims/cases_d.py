@@ -1,6 +1,6 @@
 """What the rules of part D say of made-up numbers."""
 
-from made_up import Case, n
+from claim_case import Case, n
 
 ZERO, OFF = n(1e-12), n(0.3, 0.1, 0.9)
 

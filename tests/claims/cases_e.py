@@ -1,6 +1,6 @@
 """What the rules of part E say of made-up numbers."""
 
-from made_up import Case, n
+from claim_case import Case, n
 
 
 def e1(**changes):

@@ -1,6 +1,6 @@
 """What the rules of part F say of made-up numbers."""
 
-from made_up import Case, n
+from claim_case import Case, n
 
 from experiments.claims.instrument.f2 import FIGURES, GROUPS
 from experiments.claims.instrument.f3 import PAIRS

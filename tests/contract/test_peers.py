@@ -58,6 +58,12 @@ class Chain:
     width: int = V
     logit_cap: float | None = None
 
+    def trained(self, tree):
+        return tree
+
+    def with_trained(self, tree, part):
+        return part
+
     def hidden(self, params, tokens, mask):
         return jax.nn.one_hot(tokens, self.vocab, dtype=params.dtype)
 

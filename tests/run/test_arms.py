@@ -71,6 +71,9 @@ def test_running_sums_of_narrow_parameters_are_wide():
         def axes(self):
             return {"w": ("embed",)}
 
+        def trained(self, tree):
+            return tree
+
     mesh = sharding.make_mesh()
     for dtype, wide in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32)):
         sums = programs.no_moments(mesh, Narrow(), {"w": jnp.zeros(8, dtype)}, 3)
