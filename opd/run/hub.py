@@ -70,18 +70,18 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
     """
     hf = read_json(path / "config.json")
     family, files = _family(hf, path), _files(path)
+    if hf.get("quantization_config"):
+        raise ValueError(f"{path}: config.json has quantization_config: allowed are plain weights")
+    stored = _stored_dtype(path, files)
     try:
-        if hf.get("quantization_config"):
-            raise ValueError("config.json has quantization_config: allowed are plain weights")
         fields = family.read(hf)
-        stored = _stored_dtype(path, files)
         tied = {"tied": bool(fields["tied"]), "tokens": tokens}
         wanted = dtype or ("float32" if stored == "float16" else stored)
         if tokens is not None and tokens > fields["vocab"]:
             allowed = f"allowed are vocab_size = {fields['vocab']} at most"
             raise ValueError(f"the tokenizer has {tokens} ids, {allowed}")
         config = DecoderConfig(**fields | tied, dtype=wanted, param_dtype=wanted)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # the last two: JSON of another type
         raise ValueError(f"{path}: {error}") from None
     found = Folder(path, family, hf, config, files)
     _check(found)

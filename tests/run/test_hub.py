@@ -230,6 +230,8 @@ BROKEN = {
     ),
     "integers": (lambda f: replaced(f, Q, np.zeros((32, 32), np.int32)), f"{Q} has dtype I32"),
     "size": (lambda f: changed(f, num_attention_heads=3), "width 32 is not a multiple of heads 3"),
+    "size in words": (lambda f: changed(f, vocab_size="many"), "vocab is 'many'"),
+    "rope in words": (lambda f: changed(f, rope_parameters="llama3"), "'str' object"),
 }
 
 
