@@ -6,6 +6,7 @@ action and the student never learns to stop.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import hashlib
@@ -137,7 +138,7 @@ def same_entries(left: Sequence[Token], right: Sequence[Token]) -> None:
     raise ValueError(f"tokenizers differ: {'; '.join(found)}{more}")
 
 
-class _Table:
+class _Table(abc.ABC):
     """What follows from a table: shared by the tokenizers below."""
 
     pad_id: int
@@ -151,8 +152,8 @@ class _Table:
     def eos_ids(self) -> tuple[int, ...]:
         return (self.eos_id,)
 
-    def encode(self, text: str) -> list[int]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]: ...
 
     def encode_prompt(self, prompt: str | Messages) -> list[int]:
         return self.encode(text_of(prompt))
@@ -160,8 +161,8 @@ class _Table:
     def rendered(self, prompt: str | Messages) -> str:
         return text_of(prompt)
 
-    def table(self) -> tuple[Token, ...]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def table(self) -> tuple[Token, ...]: ...
 
     def fingerprint(self) -> str:
         return digest(self.table(), self.pad_id, self.eos_id)

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from experiments.claims.lab import law
 from opd.engine import steps, vocab
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact
-from opd.method import facts, local
+from opd.method import facts
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.model.decoder import Decoder, DecoderConfig
@@ -238,11 +239,11 @@ def expected_fresh(lab: Lab, method: Method) -> np.ndarray:
     (rule,) = method.rules
     tuples = np.stack(np.meshgrid(*[np.arange(V)] * rule.draws, indexing="ij"), -1)
     tuples = tuples.reshape(-1, rule.draws)  # [R, k]
-    law = candidate_law(lab, rule)  # [S, V]
-    middle = np.cumsum(law, -1) - law / 2
+    chance_of = law(lab.problem, rule)  # [S, V]
+    middle = np.cumsum(chance_of, -1) - chance_of / 2
     at = TREE.visited  # [N, T], -1 off the mask
     uniforms = middle[at][:, :, tuples]  # [N, T, R, k]
-    chance = law[at][:, :, tuples].prod(-1)  # [N, T, R]
+    chance = chance_of[at][:, :, tuples].prod(-1)  # [N, T, R]
     (coefs,) = batch_coefficients(lab, (method,))
     weight = len(lab.probability) * lab.probability[:, None, None] * chance
     student = student_head(lab.student, lab.params, lab.rollout)
@@ -266,18 +267,6 @@ def _pull_draws(rules, student, lab, coefs, weight, uniforms) -> Head:
         return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), many)
 
     return run(student, lab.teacher, lab.rollout.tokens, coefs, weight, uniforms)
-
-
-def candidate_law(lab: Lab, rule: local.Rule) -> np.ndarray:
-    """What a rule's fresh tokens are drawn from, [S, V]; zeros where nothing is left to draw."""
-    problem = lab.problem
-    if rule.expectation == "resampled":
-        soft = rule.divergence == "forward_kl"
-        return np.exp(problem.logp_teacher) if soft else problem.probs
-    kept = exact.topk_set(problem.logp, problem.logp_teacher, rule.k, rule.topk_from)
-    rest = np.where(kept, 0, problem.probs)
-    mass = rest.sum(-1, keepdims=True)
-    return rest / np.where(mass > 0, mass, 1)
 
 
 def expected_grouped(lab: Lab, methods: tuple[Method, ...], size: int = 2) -> np.ndarray:

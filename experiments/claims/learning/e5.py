@@ -138,7 +138,7 @@ CLAIM = Claim(
     wrong="The example's student could be on its way, or in a poor local optimum: it is trained "
     "from 12 starts to the end, and the one of the lowest KL is shown. A teacher that is nearly "
     "always wrong would be no teacher: the search asks that its likeliest answer is the right one. "
-    "The same search with a student of free logits finds nothing.",
+    "A student that can be its teacher has no such example: that is the repaired form.",
     advice="Measure the student's own reward: a small student sharpens what it can't copy, for "
     "better where the teacher's mode is right and for worse where it is wrong. To pass the "
     "teacher on purpose, use its reward.",

@@ -91,7 +91,7 @@ CLAIM = Claim(
     measure,
     judge,
     wrong="A teacher that can't be matched: the distance then has no zero to fall to. Here it is "
-    "of the student's family. Near is nearer for sharp policies: with parameters twice as large, "
-    "one tree of twelve reached its order below 1e-5 only. A terminal reward's variance, by the "
+    "of the student's family. What is near depends on the policies: sharp ones reach their order "
+    "later. A terminal reward's variance, by the "
     "same code, stays (order 0).",
 )

@@ -177,9 +177,8 @@ CLAIM = Claim(
     measure,
     judge,
     wrong="A short rollout: at one token RL is the quieter on a good share of random trees "
-    "(printed). The orders are of chains that forget their past. With no baseline the log-ratio's "
-    "SNR falls with order -1 in the limit (-0.98 to -1.07 from 512 to 2048 tokens in three "
-    "chains); with any baseline it stays level. Taking off a group's mean is taking off the "
+    "(printed). The orders are of chains that forget their past, over the horizons "
+    "named: longer rollouts may have others. Taking off a group's mean is taking off the "
     "others', times 1 - 1/G, and has its SNR. The code was run on a whole tree and gave the "
     "oracle's figures.",
     advice="For a terminal reward use a baseline, the best there is; a good critic with a small "
