@@ -5,7 +5,7 @@ neither always there nor never. Both take a minute on two CPU cores.
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import FitConfig, ModelConfig, PlayerConfig
+from opd.run.settings.config import FitConfig, ModelConfig, PlayerConfig
 
 DATA = DataConfig(
     task="arithmetic",

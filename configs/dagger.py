@@ -12,7 +12,7 @@ from 0.22 to 0.55, greedy from 0.49 to 0.84.
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     BufferConfig,
     CheckpointConfig,
     Config,

@@ -6,7 +6,7 @@ Too little of everything for its numbers to mean anything.
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     CompareConfig,
     Config,

@@ -13,7 +13,7 @@ from 0.22 to 0.56, greedy from 0.49 to 0.75.
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     EvaluateConfig,

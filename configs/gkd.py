@@ -13,7 +13,7 @@ configs/sweeps/divergence.py goes through both axes. Seed 0: KL from 11.9 to 2.4
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     EvaluateConfig,

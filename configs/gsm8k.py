@@ -8,7 +8,7 @@ grade-school problems, so accuracy stays near 0: KL and SNR are what this run me
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import (
+from opd.run.settings.config import (
     CompareConfig,
     Config,
     EvaluateConfig,

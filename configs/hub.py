@@ -8,7 +8,7 @@ Tokenizer and chat template are the student's folder's. The rate is for all para
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     CompareConfig,
     Config,

@@ -11,7 +11,7 @@ greedy from 0.49 to 0.83.
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     EvaluateConfig,

@@ -12,7 +12,7 @@ Seed 0: KL from 11.9 to 2.8 nats, accuracy from 0.22 to 0.50, greedy from 0.49 t
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     EvaluateConfig,

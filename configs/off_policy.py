@@ -17,7 +17,7 @@ Shows what the student learns from states that are not its own.
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     DatasetConfig,

@@ -10,7 +10,7 @@ early: after four updates, or once the policy has moved 0.05 nats a sequence.
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     CriticConfig,

@@ -9,7 +9,7 @@ answers and two CPU cores.
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import (
+from opd.run.settings.config import (
     CompareConfig,
     Config,
     EvaluateConfig,

@@ -6,7 +6,7 @@ About five minutes on two CPU cores.
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import (
+from opd.run.settings.config import (
     CompareConfig,
     Config,
     EvaluateConfig,

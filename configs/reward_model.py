@@ -10,7 +10,7 @@ Your own pairs: --config.reward.pairs=FILE.jsonl, one object a line with `prompt
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     DatasetConfig,

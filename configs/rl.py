@@ -11,7 +11,7 @@ cores after three for the players: accuracy from 0.22 to 0.44, greedy from 0.49 
 """
 
 from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     EvaluateConfig,

@@ -14,7 +14,7 @@ each: configs/sweeps/two_by_two.py. The studies of gamma and reuse start from th
 """
 
 from opd.data.pipeline import DataConfig
-from opd.run.config import (
+from opd.run.settings.config import (
     CheckpointConfig,
     Config,
     DatasetConfig,

@@ -13,8 +13,10 @@ from pathlib import Path
 import rich
 from absl import flags
 
-from opd.run import compare, launch, report
-from opd.run.config import Config
+from opd.report import page as report
+from opd.run.comparing import compare
+from opd.run.settings import launch
+from opd.run.settings.config import Config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and stop")

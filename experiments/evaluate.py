@@ -16,8 +16,10 @@ from pathlib import Path
 from absl import flags
 
 from opd.data.chat import ChatConfig
-from opd.run import launch, score, train
-from opd.run.config import Config
+from opd.run.probe import score
+from opd.run.settings import launch
+from opd.run.settings.config import Config
+from opd.run.training import train
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
 _STEP = flags.DEFINE_string("step", None, "an update that has a checkpoint, or best; the last one")

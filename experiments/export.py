@@ -11,7 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run import hub, launch, models, players
+from opd.run.players import hub, models, players
+from opd.run.settings import launch
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
 _STEP = flags.DEFINE_string("step", None, "an update that has a checkpoint, or best; the last one")

@@ -14,7 +14,8 @@ from absl import flags
 from opd.data import hub_tokenizer
 from opd.data.chat import ChatConfig
 from opd.engine import backend
-from opd.run import hub, launch, models
+from opd.run.players import hub, models
+from opd.run.settings import launch
 
 _PATH = flags.DEFINE_string("path", None, "a Hugging Face folder")
 _PROMPT = flags.DEFINE_string("prompt", None, "what the model goes on with")

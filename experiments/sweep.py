@@ -15,7 +15,8 @@ import rich
 import rich.table
 from absl import flags
 
-from opd.run import launch, sweep
+from opd.run.settings import launch
+from opd.run.sweeping import sweep
 
 _SWEEP = flags.DEFINE_string("sweep", None, "a sweep file: configs/sweeps/NAME.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of all points, of the table and the plot")

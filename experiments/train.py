@@ -14,8 +14,10 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run import launch, rewards, train
-from opd.run.config import Config
+from opd.run.rollouts import rewards
+from opd.run.settings import launch
+from opd.run.settings.config import Config
+from opd.run.training import train
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into, and goes on from")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and stop")

@@ -16,7 +16,7 @@ _MODELS = ("load_model", "logits", "save_model", "Policy")
 
 def __getattr__(name: str):
     if name in _MODELS:
-        return getattr(importlib.import_module("opd.run.models"), name)
+        return getattr(importlib.import_module("opd.run.players.models"), name)
     raise AttributeError(f"module 'opd' has no attribute {name!r}")
 
 

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "types": 0,
+    "disk": 0,
     "masked": 0,
     "trees": 0,
     "draws": 0,
@@ -17,6 +18,7 @@ FLOORS = {
     "measure": 1,
     "data": 1,
     "engine": 2,
+    "report": 2,
     "run": 3,
 }
 ABOVE = {"experiments", "configs", "tests"}
@@ -109,13 +111,13 @@ def test_the_oracle_stands_alone():
         ("opd.method.returns", "from ..measure import exact"),
         ("opd.method.returns", "def f():\n    from opd import data"),
         ("opd.model.decoder", "from opd.engine.vocab import stats"),
-        ("opd.measure.intervals", "from opd.run import report"),
+        ("opd.measure.intervals", "from opd.report import page"),
         ("opd.measure.exact", "from opd.types import Rollout"),
         ("opd.measure.exact", "from . import intervals"),
         ("opd.data.pipeline", "import numpy, opd.method.table as t"),
-        ("opd.engine.steps", "import opd.run.train"),
-        ("opd.run.train", "from experiments import compare"),
-        ("opd.run.train", "import opd"),
+        ("opd.engine.steps", "import opd.run.training.train"),
+        ("opd.run.training.train", "from experiments import compare"),
+        ("opd.run.training.train", "import opd"),
         ("opd", "from opd import types"),
         ("opd.utils", "import jax"),
     ],
@@ -133,7 +135,10 @@ def test_the_checker_reports_what_is_forbidden(module, source):
         ("opd.method.table", "from .. import masked\nfrom ..types import Rollout"),
         ("opd.measure.exact", "import math\nimport numpy as np"),
         ("opd.engine.steps", "from opd import masked, method\nfrom opd.model.decoder import apply"),
-        ("opd.run.train", "from opd.data import pipeline\nfrom opd.run import config"),
+        (
+            "opd.run.training.train",
+            "from opd.data import pipeline\nfrom opd.run.settings import config",
+        ),
     ],
 )
 def test_the_checker_lets_the_rest_pass(module, source):

@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/debug.py --workdir=runs/sweep
 """
 
-from opd.run.sweep import product
+from opd.run.sweeping.sweep import product
 
 CONFIG = "configs/debug.py"
 

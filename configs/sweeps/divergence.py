@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/divergence.py --workdir=runs/divergence
 """
 
-from opd.run.sweep import crossed, product
+from opd.run.sweeping.sweep import crossed, product
 
 CONFIG = "configs/gkd.py"
 

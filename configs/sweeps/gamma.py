@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/gamma.py --workdir=runs/gamma --jobs=2
 """
 
-from opd.run.sweep import crossed, product, zipped
+from opd.run.sweeping.sweep import crossed, product, zipped
 
 CONFIG = "configs/two_by_two.py"
 # One rate for all discounts of a row: the best of experiments/rates at gamma = 0 and 1 together.

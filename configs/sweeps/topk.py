@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/topk.py --workdir=runs/topk
 """
 
-from opd.run.sweep import product
+from opd.run.sweeping.sweep import product
 
 CONFIG = "configs/distill.py"
 

@@ -3,7 +3,7 @@
 python -m experiments.sweep --sweep=configs/sweeps/two_by_two.py --workdir=runs/two_by_two --jobs=2
 """
 
-from opd.run.sweep import crossed, product, zipped
+from opd.run.sweeping.sweep import crossed, product, zipped
 
 CONFIG = "configs/two_by_two.py"
 # Dense and sparse rows each with the best rate of experiments/rates.

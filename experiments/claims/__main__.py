@@ -19,7 +19,7 @@ import rich.table
 from experiments.claims import page
 from experiments.claims.claim import FULL, QUICK, Outcome
 from experiments.claims.ledger import CLAIMS, run_all
-from opd.run import launch
+from opd.run.settings import launch
 
 EXPECTED = Path(__file__).with_name("expected.json")
 

@@ -13,7 +13,7 @@ import matplotlib
 
 from experiments.claims import algebra, discount, importance, instrument, learning, variance
 from experiments.claims.claim import OPEN, Claim, Effort, Judgement, Outcome
-from opd.run import study
+from opd.run.sweeping import study
 
 PARTS = {
     "A": algebra,

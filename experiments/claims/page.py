@@ -18,7 +18,8 @@ import numpy as np
 from markdown_it import MarkdownIt
 
 from experiments.claims.claim import OPEN, VERDICTS, Number, Outcome
-from opd.run import study, writers
+from opd import disk
+from opd.run.sweeping import study
 
 NO_NUMBER = {"name": "not measured", "value": None, "low": None, "high": None}
 FOLDER = Path(__file__).parent
@@ -72,18 +73,18 @@ def _digits(x: float) -> str:
 
 def write(outcomes: Sequence[Outcome], folder: Path, quick: bool, seconds: float) -> None:
     """claims.json, expected.json, README.md with figures/, and all of it as claims.html."""
-    writers.dump_json([record(one) for one in outcomes], folder / "claims.json")
+    disk.dump_json([record(one) for one in outcomes], folder / "claims.json")
     expected = {one.id: verdicts(one) for one in outcomes if one.finding}
-    writers.dump_json(expected, folder / "expected.json")
+    disk.dump_json(expected, folder / "expected.json")
     figures = {}
     for one in outcomes:
         if one.finding and one.finding.figure is not None:
             figures[f"figures/{one.id}.png"] = drawn(one)
     for name, content in figures.items():
-        writers.replace_file(folder / name, content)
+        disk.replace_file(folder / name, content)
     text = markdown(outcomes, quick, seconds)
-    writers.replace_file(folder / "README.md", text.encode())
-    writers.replace_file(folder / "claims.html", html(text, figures).encode())
+    disk.replace_file(folder / "README.md", text.encode())
+    disk.replace_file(folder / "claims.html", html(text, figures).encode())
 
 
 def drawn(outcome: Outcome) -> bytes:

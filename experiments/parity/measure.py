@@ -22,8 +22,8 @@ from experiments.parity.cases import Case
 from opd import draws
 from opd.engine import programs, sharding, steps, vocab
 from opd.engine.steps import Sampling
-from opd.run import hub, models
-from opd.run.models import Policy
+from opd.run.players import hub, models
+from opd.run.players.models import Policy
 
 CONTINUED = 64  # tokens of a greedy continuation
 PROMPTS = (16, 9, 5)  # tokens of its prompts, side by side with padding on the left

@@ -20,7 +20,7 @@ import numpy as np
 
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.run import hub
+from opd.run.players import hub
 
 ROOT = Path(__file__).parents[2]
 MEBIBYTE = 2**20

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.parity import cases, measure, memory, page
 from experiments.parity.cases import Case
-from opd.run import writers
+from opd import disk
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.parity.run"
@@ -69,7 +69,7 @@ def main() -> None:
         "memory": {dtype: loaded(dtype) for dtype in ("bfloat16", "float32")},
     }
     results["seconds"] = round(time.perf_counter() - began)
-    writers.dump_json(results, HERE / "results.json")
+    disk.dump_json(results, HERE / "results.json")
     write(json.loads((HERE / "results.json").read_text(encoding="utf-8")))
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from opd.run import study
-from opd.run.study import FIGURES, Study, Trained
+from opd.run.sweeping import study
+from opd.run.sweeping.study import FIGURES, Study, Trained
 
 BASE = 1
 # What decides for a row.

@@ -17,7 +17,7 @@ from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.families import FAMILIES
 from opd.model.families.family import Tensor
-from opd.run import hub, models
+from opd.run.players import hub, models
 from tests.model import goldens
 
 # Their modules warn of their own libraries.

@@ -11,8 +11,10 @@ import pytest
 from opd.engine import programs, sharding
 from opd.measure.intervals import Interval
 from opd.method import table
-from opd.run import branches, compare, policy
-from opd.run import config as configs
+from opd.run.comparing import compare
+from opd.run.probe import branches
+from opd.run.settings import config as configs
+from opd.run.training import policy
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,10 +14,12 @@ import pytest
 from opd.data import pipeline
 from opd.engine import programs, sharding
 from opd.method import facts, table
-from opd.run import behavior, checks, evaluate
-from opd.run import config as configs
-from opd.run.behavior import BEHAVIORS, Source
-from opd.run.config import BufferConfig, DatasetConfig
+from opd.run.probe import evaluate
+from opd.run.rollouts import behavior
+from opd.run.rollouts.behavior import BEHAVIORS, Source
+from opd.run.settings import config as configs
+from opd.run.settings.config import BufferConfig, DatasetConfig
+from opd.run.training import checks
 from opd.types import Rollout
 
 ROOT = Path(__file__).parents[2]

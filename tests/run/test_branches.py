@@ -19,8 +19,9 @@ from opd.engine.vocab import Head, Pass
 from opd.measure import exact, intervals
 from opd.method import table
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.run import branches, evaluate, probe
-from opd.run.config import ProbeConfig
+from opd.run import drawing
+from opd.run.probe import branches, probe
+from opd.run.settings.config import ProbeConfig
 from opd.types import Coefficients, Rollout, TokenStats
 
 KEY = jax.random.key(5)
@@ -331,7 +332,7 @@ def setting():
     # An untrained player has rewards of either kind where the parity of the length is all.
     graded = dataclasses.replace(task, verifier=parity)
     eos, pad = task.tokenizer.eos_id, task.tokenizer.pad_id
-    world = evaluate.World(
+    world = drawing.World(
         mesh=sharding.make_mesh(jax.devices()[:1]),
         task=graded,
         sampling=Sampling(task.max_completion, (eos,), pad),
@@ -357,7 +358,7 @@ def test_continuations_keep_what_came_before(setting):
     """tokens[:t] are the trunk's, with the log-probabilities that a score of them gives."""
     world, player, (params, teacher) = setting
     batch = pipeline.prompts(world.task, "train", world.seed, 4)[0]
-    trunk = evaluate.draw(world, player, params, batch, 1, world.seed, world.group_size)
+    trunk = drawing.draw(world, player, params, batch, 1, world.seed, world.group_size)
     trunk = jax.device_get(trunk)
     plan = branches.plan(tuple(map(table.parse, ("opd@gamma=1",))), 2)
     extend = branches.continuing(world, player, params, (player, teacher), plan, batch["answers"])

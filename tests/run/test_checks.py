@@ -4,8 +4,8 @@ import pytest
 
 from opd.engine.steps import Sampling
 from opd.method import facts
-from opd.run import checks
-from opd.run.config import SamplingConfig
+from opd.run.settings.config import SamplingConfig
+from opd.run.training import checks
 
 VOCAB = 12
 POLICY = Sampling(5, eos_ids=(1,), pad_id=0, temperature=0.7)

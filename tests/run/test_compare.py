@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from opd.run import writers
+from opd import disk
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/debug.py"
@@ -177,7 +177,7 @@ def test_curves_are_lists_of_equal_length_from_one_start(run):
 
 def test_arms_start_from_identical_rollouts(run):
     """Prompts and keys are the update's, not the arm's; the first update's policy is the start."""
-    lines = writers.read_jsonl(run.workdir / "metrics.jsonl")
+    lines = disk.read_jsonl(run.workdir / "metrics.jsonl")
     assert [(line["arm"], line["update"]) for line in lines] == [
         (arm, update) for arm in ("opd", "grpo") for update in (1, 2, 3)
     ]
@@ -185,7 +185,7 @@ def test_arms_start_from_identical_rollouts(run):
     for key in ("tokens", "length", "reward", "entropy_student", "truncated"):
         assert first["opd"][key] == pytest.approx(first["grpo"][key], rel=1e-5), key
     assert all(line["log_ratio_max"] < 1e-3 for line in lines)
-    samples = writers.read_jsonl(run.workdir / "samples.jsonl")
+    samples = disk.read_jsonl(run.workdir / "samples.jsonl")
     shown = [[s for s in samples if (s["arm"], s["update"]) == (arm, 0)] for arm in first]
     texts = [[(s["prompt"], s["completion"], s["reward"]) for s in arm] for arm in shown]
     assert texts[0] == texts[1] and len(texts[0]) == 2

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from opd.method import facts, table
-from opd.run import config as configs
-from opd.run.config import CompareConfig, Config, EvaluateConfig, ProbeConfig
+from opd.run.settings import config as configs
+from opd.run.settings.config import CompareConfig, Config, EvaluateConfig, ProbeConfig
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("[!_]*.py"))  # _NAME.py: what several of them share

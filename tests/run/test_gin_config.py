@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from opd.run import config as configs
-from opd.run import gin_config
-from opd.run.config import Config
+from opd.run.settings import config as configs
+from opd.run.settings import gin_config
+from opd.run.settings.config import Config
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,10 +14,11 @@ import safetensors.numpy
 from jax.sharding import PartitionSpec
 
 from experiments.parity import memory, page
+from opd import disk
 from opd.data import hub_tokenizer
 from opd.data.tokenizers import CharTokenizer
 from opd.engine import sharding
-from opd.run import hub, writers
+from opd.run.players import hub
 from tests.model import goldens
 
 ROOT = Path(__file__).parents[2]
@@ -251,7 +252,7 @@ BROKEN_SHARDS = {
     "cut off": (lambda f: cut(f / SHARDS[1], -40), f"{SHARDS[1]}: cut off"),
     "index": (lambda f: (f / INDEX).write_text('{"a": 1}'), "has no weight_map"),
     "wrong index": (
-        lambda f: writers.dump_json({"weight_map": dict.fromkeys(stored(f), SHARDS[0])}, f / INDEX),
+        lambda f: disk.dump_json({"weight_map": dict.fromkeys(stored(f), SHARDS[0])}, f / INDEX),
         f"{SHARDS[0]}: has no tensor .*, where the index has it",
     ),
 }

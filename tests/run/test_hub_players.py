@@ -18,13 +18,18 @@ import numpy as np
 import pytest
 
 import opd
+from opd import disk
 from opd.data import pipeline
 from opd.data.hub_tokenizer import FILES
+from opd.engine import optimizer
 from opd.engine.steps import State
-from opd.run import checkpoint, checks, compare, hub, models, optimizer, players, train, writers
-from opd.run import config as configs
-from opd.run.checkpoint import Checkpoints
-from opd.run.config import Config, MeshConfig, ModelConfig, OptimizerConfig, PlayerConfig
+from opd.run.comparing import compare
+from opd.run.players import hub, models, players
+from opd.run.settings import config as configs
+from opd.run.settings.config import Config, MeshConfig, ModelConfig, OptimizerConfig, PlayerConfig
+from opd.run.store import checkpoint
+from opd.run.store.checkpoint import Checkpoints
+from opd.run.training import checks, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,7 +169,7 @@ def test_a_student_from_scratch_is_exported_too(tokenizer, monkeypatch, tmp_path
     step = optimizer.make(OptimizerConfig(), 1e-3)
     with Checkpoints(tmp_path / "run" / "checkpoints", 1) as steps:
         steps.save(1, State(params, step.init(params), jnp.int32(1)), {"update": 1})
-    writers.dump_json({"config": configs.to_dict(config)}, tmp_path / "run" / "config.json")
+    disk.dump_json({"config": configs.to_dict(config)}, tmp_path / "run" / "config.json")
     models.save_model(models.from_run(str(tmp_path / "run")), tmp_path / "made")
     found, ours = opd.load_model(tmp_path / "made"), world.task.tokenizer
     assert checkpoint.digest(found.params) == checkpoint.digest(params)

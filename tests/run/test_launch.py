@@ -17,8 +17,8 @@ import pytest
 
 from opd.data import pipeline
 from opd.method import table
-from opd.run import config as configs
-from opd.run import launch
+from opd.run.settings import config as configs
+from opd.run.settings import launch
 
 ROOT = Path(__file__).parents[2]
 DEBUG = "--config=configs/debug.py"
@@ -27,7 +27,7 @@ FORKS = """
 import json, os, sys, time
 import jax
 from experiments import compare
-from opd.run import launch
+from opd.run.settings import launch
 
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -305,7 +305,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     texts = {
         "syntax": "def get_config(:\n",
         "raises": "def get_config():\n    raise KeyError('left out')\n",
-        "refused": "from opd.run.config import Config, config_dict\n"
+        "refused": "from opd.run.settings.config import Config, config_dict\n"
         "def get_config():\n    return config_dict(Config(seed=-1))\n",
         "empty": "x = 1\n",
         "partless": "from ml_collections import ConfigDict\n"

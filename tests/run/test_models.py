@@ -14,7 +14,7 @@ from opd.data import hub_tokenizer
 from opd.data.tokenizers import ByteTokenizer, CharTokenizer
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.run import models
+from opd.run.players import models
 from tests.model import goldens
 
 CASE = goldens.CASES["Qwen3, tied, yarn"]

@@ -15,11 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from opd.engine import optimizer
 from opd.engine.steps import State
-from opd.run import checkpoint, checks, optimizer, players
-from opd.run import config as configs
-from opd.run.checkpoint import Checkpoints
-from opd.run.config import FitConfig, MeshConfig, ModelConfig, OptimizerConfig, PlayerConfig
+from opd.run.players import players
+from opd.run.settings import config as configs
+from opd.run.settings.config import (
+    FitConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlayerConfig,
+)
+from opd.run.store import checkpoint
+from opd.run.store.checkpoint import Checkpoints
+from opd.run.training import checks
 
 ROOT = Path(__file__).parents[2]
 SMALL = PlayerConfig(model=ModelConfig(width=16, layers=1, heads=2), fit=FitConfig(steps=1))

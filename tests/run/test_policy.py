@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from opd.method import table
-from opd.run import checkpoint, policy, train
-from opd.run import config as configs
+from opd.run.settings import config as configs
+from opd.run.store import checkpoint
+from opd.run.training import policy, train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

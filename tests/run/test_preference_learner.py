@@ -11,10 +11,13 @@ import pytest
 from opd.data import pipeline, preferences
 from opd.data.preferences import Pair
 from opd.engine import programs
-from opd.run import checks, evaluate, players, preference, rewards
-from opd.run import config as configs
-from opd.run.checkpoint import Checkpoints
-from opd.run.config import DatasetConfig, MeshConfig, OptimizerConfig, RewardConfig
+from opd.run.players import players
+from opd.run.probe import evaluate
+from opd.run.rollouts import rewards
+from opd.run.settings import config as configs
+from opd.run.settings.config import DatasetConfig, MeshConfig, OptimizerConfig, RewardConfig
+from opd.run.store.checkpoint import Checkpoints
+from opd.run.training import checks, preference
 
 ROOT = Path(__file__).parents[2]
 UPDATES = 8

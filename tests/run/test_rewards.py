@@ -16,12 +16,17 @@ import pytest
 
 from experiments import train as launcher
 from opd.data import pipeline
+from opd.engine import optimizer
 from opd.engine.steps import State
 from opd.model.scalar import Scalar
-from opd.run import checks, evaluate, optimizer, players, rewards
-from opd.run import config as configs
-from opd.run.checkpoint import Checkpoints
-from opd.run.config import MeshConfig, OptimizerConfig, PlayerConfig, RewardConfig
+from opd.run import drawing
+from opd.run.players import players
+from opd.run.probe import evaluate
+from opd.run.rollouts import rewards
+from opd.run.settings import config as configs
+from opd.run.settings.config import MeshConfig, OptimizerConfig, PlayerConfig, RewardConfig
+from opd.run.store.checkpoint import Checkpoints
+from opd.run.training import checks
 
 ROOT = Path(__file__).parents[2]
 G = 2
@@ -43,7 +48,7 @@ def debug(**changes) -> configs.Config:
 
 
 @pytest.fixture(scope="module")
-def world() -> evaluate.World:
+def world() -> drawing.World:
     return checks.ready(debug(), ())[0]
 
 
@@ -179,13 +184,13 @@ def test_the_launcher_leaves_with_two(monkeypatch, tmp_path, capsys):
 def test_an_evaluation_has_the_training_s_own_reward_beside_the_accuracy(world, monkeypatch):
     examples = world.task.split("test")[:4]
     _, rollout = demonstrated(world, examples[:2])
-    rollout = evaluate.reward(world.task, rollout, [e.answer for e in examples[:2]], G)
+    rollout = drawing.reward(world.task, rollout, [e.answer for e in examples[:2]], G)
     monkeypatch.setattr(evaluate, "draw", lambda *_: rollout)
     seen = []
 
     def grade(rollout, batch, group_size):
         seen.append((batch["texts"], group_size))
-        return evaluate.rewarded(rollout, np.asarray([1.0, 2.0, 3.0, 6.0]))
+        return drawing.rewarded(rollout, np.asarray([1.0, 2.0, 3.0, 6.0]))
 
     found, shown = evaluate.evaluate(world, None, None, examples, None, 4, grade)
     assert seen == [([example.prompt for example in examples], 1)]

@@ -13,8 +13,9 @@ import safetensors.numpy
 
 import opd
 from opd.data.chat import ChatConfig
-from opd.run import models, score
-from opd.run.score import Asked
+from opd.run.players import models
+from opd.run.probe import score
+from opd.run.probe.score import Asked
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(folder, tmp_path, monkeypatch
 FORKS = """
 import json, os, sys
 from experiments import evaluate
-from opd.run import launch
+from opd.run.settings import launch
 
 for number, arguments in enumerate(json.load(sys.stdin)):
     if not os.fork():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from opd.run import study, sweep, writers
+from opd import disk
+from opd.run.sweeping import study, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,7 +125,7 @@ def made_up_results(name, workdir, folder, worth):
         begun = {"kl": 6.0 + seed, "accuracy": 0.3, "length": 3.4}
         make_up(workdir, point, [begun, ends], (0, 128), [(128, 1.0), (128, 0.5)])
     ran = {"seeds": [0, 1], "teacher": {"accuracy": [0.95]}}
-    writers.dump_json(ran, workdir / f"{name}.json")
+    disk.dump_json(ran, workdir / f"{name}.json")
     one.main([f"--workdir={workdir}", "--read"])
     assert 5_000 < (folder / f"{folder.name}.png").stat().st_size < 150_000
     return json.loads((folder / "results.json").read_text(), parse_constant=lambda text: 1 / 0)

@@ -11,8 +11,9 @@ import pytest
 import scipy.stats
 
 from opd.method import facts, table
-from opd.run import config as configs
-from opd.run import gin_config, sweep
+from opd.run.settings import config as configs
+from opd.run.settings import gin_config
+from opd.run.sweeping import sweep
 
 ROOT = Path(__file__).parents[2]
 

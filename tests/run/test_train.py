@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from opd import disk
+from opd.engine import optimizer
 from opd.method import facts, table
-from opd.run import checkpoint, checks, log, optimizer, rewards, train, writers
-from opd.run import config as configs
-from opd.run.config import Config, OptimizerConfig
+from opd.run.rollouts import rewards
+from opd.run.settings import config as configs
+from opd.run.settings.config import Config, OptimizerConfig
+from opd.run.store import checkpoint
+from opd.run.training import checks, log, train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -36,7 +40,7 @@ def debug(**changes) -> Config:
 
 def lines(workdir, name="metrics.jsonl"):
     """Records of a file, fields that measure time aside."""
-    found = writers.read_jsonl(workdir / name)
+    found = disk.read_jsonl(workdir / name)
     return [{k: v for k, v in record.items() if k not in log.TIMES} for record in found]
 
 
@@ -64,7 +68,7 @@ def test_a_finished_run_says_what_it_did_and_stays_as_it_is(whole):
     assert [line["update"] for line in lines(whole)] == [1, 2, 3, 4, 5, 6]
     assert [line["update"] for line in lines(whole, "evaluations.jsonl")] == [0, 2, 4, 6]
     assert list((whole / "tensorboard").glob("events*"))
-    line = writers.read_jsonl(whole / "metrics.jsonl")[-1]
+    line = disk.read_jsonl(whole / "metrics.jsonl")[-1]
     assert line["tokens_per_second"] > 0 and line["flops_per_second"] > 0
     assert line["skipped"] == 0 and done["biased"] is None
     assert len(line["kl_by_position"]) > 1 and 0 < line["ess_token"] <= 1.0001
@@ -313,7 +317,7 @@ def test_a_probe_follows_the_training_and_moves_nothing(whole, tmp_path):
     rows = ("opd", "opd_sampled", "grpo")
     done = train.train(debug(updates=6, probe__every=3, probe__rows=rows), workdir)
     assert done["params_sha256"] == json.loads((whole / "done.json").read_text())["params_sha256"]
-    found = writers.read_jsonl(workdir / "probe.jsonl")
+    found = disk.read_jsonl(workdir / "probe.jsonl")
     assert sorted({line["update"] for line in found}) == [1, 4]
     for update in (1, 4):
         here = [line for line in found if line["update"] == update]

@@ -1,0 +1,1 @@
+"""The main job: estimators measured, arms trained, a report."""

@@ -1,0 +1,97 @@
+"""The context of a run, and how rollouts are drawn and graded in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from opd import draws
+from opd.data import pipeline
+from opd.data.pipeline import Example, Task
+from opd.engine import programs, sharding
+from opd.engine.steps import Sampling
+from opd.engine.vocab import Pass
+from opd.types import Model, Params, Rollout
+
+# (rollout, the batch of its prompts, group size) -> the rollout with its reward [B].
+Grader = Callable[[Rollout, pipeline.Batch, int], Rollout]
+
+# Evaluation draws from keys of its own: training's steps count from 0, a probe's from PROBE_STEP.
+EVALUATION_STEP = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What stays the same throughout a run: the mesh, the task and how rollouts are made."""
+
+    mesh: Mesh
+    task: Task
+    sampling: Sampling
+    how: Pass
+    group_size: int
+    seed: int
+
+
+def draw(
+    world: World,
+    model: Model,
+    params: Params,
+    batch: pipeline.Batch,
+    step: int,
+    seed: int,
+    group_size: int,
+    sampling: Sampling | None = None,
+) -> Rollout:
+    """A rollout of G completions for each prompt of a batch, rewarded where the task verifies."""
+    key = draws.key(seed, step, "action")
+    drawn = complete(world, model, params, batch, key, group_size, sampling or world.sampling)
+    return reward(world.task, drawn, batch["answers"], group_size)
+
+
+def complete(
+    world: World,
+    model: Model,
+    params: Params,
+    batch: pipeline.Batch,
+    key: jax.Array,
+    group_size: int,
+    sampling: Sampling,
+    **mixed: Any,
+) -> Rollout:
+    """A rollout of G completions for each prompt of a batch, graded by nobody.
+
+    `mixed` is what else programs.rollout takes: a partner that some tokens come from.
+    """
+    rows = programs.batch_rows(batch["prompt"], batch["prompt_mask"], group_size)
+    rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
+    return programs.rollout(world.mesh, model, params, **rows, key=key, how=sampling, **mixed)
+
+
+def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) -> Rollout:
+    """The rollout with its verifier's rewards; as it is where nobody grades."""
+    if task.verifier is None:
+        return rollout
+    repeated = [answer for answer in answers for _ in range(group_size)]
+    graded = pipeline.verify(task, np.asarray(rollout.tokens), np.asarray(rollout.mask), repeated)
+    return rewarded(rollout, graded)
+
+
+def rewarded(rollout: Rollout, reward: Any) -> Rollout:
+    """The rollout with rewards [B] in float32, laid out as its rows are."""
+    laid = jax.device_put(jnp.asarray(reward, jnp.float32), rollout.ended.sharding)
+    return dataclasses.replace(rollout, reward=laid)
+
+
+def sampled_accuracy(
+    world: World, model: Model, params: Params, examples: tuple[Example, ...]
+) -> float:
+    """The verifier's mean over one completion a prompt."""
+    batch = pipeline.encode_prompts(world.task, examples)
+    drawn = draw(world, model, params, batch, EVALUATION_STEP, world.seed, 1)
+    return float(jnp.mean(drawn.reward))

@@ -1,0 +1,200 @@
+"""Models by folder, for a program of one's own: load one, ask it for logits, save it.
+
+`opd.load_model`, `opd.logits` and `opd.save_model` are these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from opd import draws
+from opd.data import hub_tokenizer, pipeline
+from opd.data.chat import PLAIN, ChatConfig
+from opd.data.hub_tokenizer import HubTokenizer
+from opd.data.tokenizers import Tokenizer
+from opd.engine import programs, sharding, steps, vocab
+from opd.engine.steps import Sampling
+from opd.model import lora
+from opd.model.decoder import Decoder, DecoderConfig
+from opd.run.players import hub, players
+from opd.run.settings import config as configs
+from opd.run.store import checkpoint
+from opd.types import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A model, its parameters, and what its folder had beside them."""
+
+    config: DecoderConfig
+    params: Params
+    tokenizer: Tokenizer | None = None  # None: the folder has none
+    json: Mapping[str, Any] | None = None  # the folder's config.json
+
+    @property
+    def model(self) -> Decoder:
+        """The decoder as pure functions of parameters."""
+        return Decoder(self.config)
+
+    @property
+    def merged(self) -> Policy:
+        """The same without an adapter: what it adds is in the matrices."""
+        if self.config.lora is None:
+            return self
+        plain = dataclasses.replace(self.config, lora=None)
+        whole = lora.merged(self.params, self.config.lora)
+        return dataclasses.replace(self, config=plain, params=whole)
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    dtype: str | None = None,
+    mesh: Mesh | None = None,
+    chat: ChatConfig = PLAIN,
+) -> Policy:
+    """A Hugging Face folder's model, tokenizer included.
+
+    Args:
+        path: the folder: config.json and safetensors.
+        dtype: bfloat16, float32 or float64, of parameters and computation; None: the checkpoint's.
+        mesh: where the parameters go; None: all devices.
+        chat: how the tokenizer writes prompts.
+
+    Raises:
+        ValueError: an unknown architecture or rope type, a missing or damaged file, a tensor of
+            another shape, a broken tokenizer or template; one line.
+    """
+    folder = Path(path)
+    tokenizer = None
+    if hub_tokenizer.has_tokenizer(folder):
+        tokenizer = hub_tokenizer.load(folder, chat)
+    found = hub.look(folder, dtype, None if tokenizer is None else tokenizer.vocab)
+    params = hub.load(found, sharding.make_mesh() if mesh is None else mesh)
+    return Policy(found.config, params, tokenizer, found.json)
+
+
+def logits(policy: Policy, tokens: Array, mask: Array | None = None) -> Array:
+    """Logits [B, T, V] in float32 or wider of tokens [B, T]; row t predicts token t + 1.
+
+    All of them at once: for small inputs. `mask` [B, T] is false on padding, which may stand on
+    the left. Padded ids, where the tokenizer has fewer than V, have the logit -1e30.
+    """
+    tokens = jnp.asarray(tokens, jnp.int32)
+    mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    return _logits(policy.model, policy.params, tokens, mask)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: Decoder, params: Params, tokens: Array, mask: Array) -> Array:
+    hidden = model.hidden(params, tokens, mask)
+    return vocab.logits(steps.head_of(model, params, hidden))
+
+
+def complete(
+    policy: Policy,
+    prompts: Sequence[str],
+    length: int,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> list[str]:
+    """A completion of at most `length` tokens for each prompt; temperature 0 is the arg max.
+
+    Raises:
+        ValueError: no tokenizer, a prompt without tokens, or more than the model reads.
+    """
+    tokenizer = policy.tokenizer
+    if tokenizer is None:
+        raise ValueError("the model's folder has no tokenizer.json: nothing can be written")
+    ids = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    width = max(map(len, ids))
+    if not min(map(len, ids)):
+        raise ValueError("a prompt has no tokens: allowed is one or more")
+    if width + length > policy.config.max_length:
+        raise ValueError(
+            f"a prompt of {width} tokens and a completion of {length}: the model reads "
+            f"{policy.config.max_length}"
+        )
+    prompt = np.full((len(ids), width), tokenizer.pad_id, np.int32)
+    mask = np.zeros(prompt.shape, bool)
+    for row, own in enumerate(ids):
+        prompt[row, width - len(own) :], mask[row, width - len(own) :] = own, True
+    how = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
+    mesh = _mesh(policy.params)
+    rows = programs.batch_rows(prompt, mask, 1)
+    key = draws.key(seed, 0, "action")
+    drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, how=how)
+    tokens, graded = np.asarray(drawn.tokens), np.asarray(drawn.mask)
+    return [tokenizer.decode(row[kept].tolist()) for row, kept in zip(tokens, graded, strict=True)]
+
+
+def _mesh(params: Params) -> Mesh:
+    """Where parameters lie; all devices, if on none."""
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    if isinstance(where, NamedSharding):
+        return where.mesh
+    return sharding.make_mesh(None if where is None else list(where.device_set))
+
+
+def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Writes a folder that transformers and vLLM load as it is, tokenizer included.
+
+    An adapter goes into the matrices.
+
+    Raises:
+        ValueError: no family has such a decoder, or the folder is there already.
+    """
+    tokenizer, base = policy.tokenizer, policy.json
+    policy = policy.merged
+    if base is None:
+        base = hub.family_of(policy.config).config_json(policy.config)
+        if tokenizer is not None:
+            base |= {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+
+    def beside(folder: Path) -> None:
+        if isinstance(tokenizer, HubTokenizer):
+            hub_tokenizer.copy(tokenizer.folder, folder)
+        elif tokenizer is not None:
+            hub_tokenizer.write(tokenizer, folder)
+
+    hub.save(Path(path), policy.config, policy.params, base, beside)
+
+
+def save_adapter(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Writes a student's adapter alone, as PEFT loads it on top of the model it was trained on.
+
+    Raises:
+        ValueError: it has none, or the folder is there already.
+    """
+    if policy.config.lora is None:
+        raise ValueError("the model has no adapter: it was trained as a whole")
+    hub.save_adapter(Path(path), policy.config, policy.params, policy.json or {})
+
+
+def from_run(given: str, mesh: Mesh | None = None) -> Policy:
+    """The student that a training left: WORKDIR, WORKDIR@STEP or WORKDIR@best.
+
+    Raises:
+        ValueError: no such workdir or checkpoint.
+    """
+    workdir, folder, step = players.trained(given)
+    student = workdir / "models" / "student"
+    config = players.described(student)
+    abstract = players.abstract(Decoder(config), sharding.make_mesh() if mesh is None else mesh)
+    params = checkpoint.params(folder, abstract, step)
+    kept = student / hub.KEPT
+    if kept.is_dir():
+        return Policy(config, params, hub_tokenizer.load(kept), hub.read_json(kept / "config.json"))
+    data = configs.build(hub.read_json(workdir / "config.json")["config"]).tokenized
+    return Policy(config, params, pipeline.load(data, workdir).tokenizer)

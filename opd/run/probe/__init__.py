@@ -1,0 +1,1 @@
+"""What is measured: estimators side by side, and held-out figures."""

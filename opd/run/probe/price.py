@@ -1,0 +1,87 @@
+"""What an update with each row alone costs: seconds, FLOPs, bytes, per rollout."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable
+from typing import Any
+
+from opd.data import pipeline
+from opd.engine import costs, optimizer, programs
+from opd.measure.intervals import Interval
+from opd.method.table import Method
+from opd.run import drawing
+from opd.run.drawing import World
+from opd.run.settings.config import Config
+from opd.types import Model, Params, Rollout
+
+
+def price(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    methods: tuple[Method, ...],
+    config: Config,
+) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
+    """What an update with each row alone costs.
+
+    Seconds and FLOPs are of the whole update (rollout, teacher, student), per rollout. Bytes are
+    the peak of the update's own program for the whole batch on one device: the student's
+    parameters, their gradients and moments and the teacher's hidden states are in it, the
+    teacher's parameters and the sampler's cache are not.
+    Rows that differ only in [B, T] scalars share a program and a figure. The clock runs over
+    rollout, teacher and update in turn, interleaved, on one batch as the arms train on.
+    """
+    step = optimizer.make(config.optimizer, config.learning_rates[0])
+    batch = pipeline.prompts(world.task, "train", world.seed, config.prompts)[0]
+
+    def draw() -> Rollout:
+        return drawing.draw(world, student, params, batch, 0, world.seed, world.group_size)
+
+    drawn = draw()
+    clock: dict[Any, Callable[[], Any]] = {
+        "rollout": draw,
+        "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn),
+    }
+    kinds = {costs.program_key(method): method for method in methods[::-1]}
+    heads = {key: clock["teacher"]() if costs.needs_teacher(kinds[key]) else None for key in kinds}
+    states = {key: programs.start(world.mesh, student, step, params) for key in kinds}
+    lowered = [
+        programs.update.lower(
+            world.mesh, student, step, states[key], drawn, heads[key], method, world.seed,
+            world.how, config.optimizer.microbatches,
+        )
+        for key, method in kinds.items()
+    ]  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = dict(zip(kinds, pool.map(lambda program: program.compile(), lowered)))
+    for key, program in compiled.items():
+        clock[key] = _Updates(program, states[key], drawn, heads[key], world.seed)
+    taken = costs.seconds(clock, config.probe.repeats)
+    count = len(drawn.mask)
+    seconds, resources = {}, {}
+    for method in methods:
+        key = costs.program_key(method)
+        used: list[Any] = [key]
+        used += ["rollout"] if costs.draws_rollouts(method) else []
+        used += ["teacher"] if costs.needs_teacher(method) else []
+        figure = costs.median(costs.whole([taken[name] for name in used]))
+        seconds[method.name] = Interval(*(number / count for number in figure))
+        flops = costs.flops(
+            student, teacher[0], method, drawn.prompt.shape[1], drawn.mask.shape[1], world.how
+        )
+        resources[method.name] = {"flops": flops["total"], "bytes": costs.peak_bytes(compiled[key])}
+    return seconds, resources
+
+
+class _Updates:
+    """Updates one after the other: each consumes the state that the one before left."""
+
+    def __init__(self, compiled, state, *rest):
+        self.compiled, self.state, self.rest = compiled, state, rest
+
+    def __call__(self):
+        self.state, metrics = self.compiled(self.state, *self.rest)
+        return self.state, metrics

@@ -1,0 +1,342 @@
+"""The probe: K estimators side by side on identical rollouts, and what each of them costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from opd import draws
+from opd.data import pipeline
+from opd.engine import programs, steps
+from opd.masked import zero
+from opd.measure import intervals
+from opd.measure.intervals import Interval, Moments, RowSpec
+from opd.method import facts, importance
+from opd.method.table import Method
+from opd.run import drawing
+from opd.run.drawing import World
+from opd.run.probe import branches
+from opd.run.probe.branches import Plan
+from opd.run.settings.config import ProbeConfig
+from opd.run.store import progress
+from opd.types import Model, Params, Rollout, TokenStats
+
+# Steps of a probe's keys: far from training's, which count from 0.
+PROBE_STEP = 2**30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What a probe leaves on the host: moments, and the rollouts with their statistics."""
+
+    moments: Moments  # of `methods` in the basis of the gradients themselves, then `plan`'s
+    methods: tuple[Method, ...]
+    rollouts: tuple[Rollout, ...]
+    stats: tuple[TokenStats, ...]
+    plan: Plan
+
+
+def measure(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    methods: tuple[Method, ...],
+    config: ProbeConfig,
+) -> Measured:
+    """Run the probe: for each batch one rollout, one teacher forward, and K pull-backs a group."""
+    batches = pipeline.prompts(world.task, "train", world.seed, config.batch)
+    count = config.groups // config.batch
+
+    def drawn(advance: progress.Advance) -> Iterator[Batch]:
+        for number in range(count):
+            step, batch = PROBE_STEP + number, batches[number]
+            rollout = drawing.draw(
+                world, student, params, batch, step, world.seed, world.group_size
+            )
+            yield Batch(step, rollout, batch["answers"])
+            advance()
+
+    plan = branches.plan(methods, config.branches)
+    with progress.progress("probe", count) as advance:
+        return _measure(
+            world, student, params, teacher, plan, config.sketch, world.seed, drawn(advance)
+        )
+
+
+def follow(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    methods: tuple[Method, ...],
+    rollout: Rollout,
+    step: int,
+    seed: int,
+    config: ProbeConfig,
+) -> list[dict[str, Any]]:
+    """The probe on one batch of rollouts that the policy has just drawn: a line a row.
+
+    Without costs, and without branches. So few groups are seldom enough to trust an interval.
+    """
+    plan = branches.plan(methods, 0)
+    found = _measure(
+        world, student, params, teacher, plan, config.sketch, seed, [Batch(step, rollout, [])]
+    )
+    tokens, _ = jax.device_get(rollout).digests()
+    return [{"rollouts_digest": tokens} | entry for entry in entries(found, name="training")]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """A part of a probe's rollouts, and the step whose keys its candidates are drawn with."""
+
+    step: int
+    rollout: Rollout
+    answers: list[str]
+
+
+def _measure(
+    world: World,
+    student: Model,
+    params: Params,
+    teacher: tuple[Model, Params],
+    plan: Plan,
+    sketch_width: int,
+    seed: int,
+    batches: Iterable[Batch],
+) -> Measured:
+    methods, columns = plan.methods, plan.columns
+    total = programs.no_moments(world.mesh, student, params, len(columns))
+    grams, sketches, rollouts, scored = [], [], [], []
+    for batch in batches:
+        rollout = batch.rollout
+        head = programs.teacher(world.mesh, *teacher, rollout)
+        stats = programs.score(world.mesh, student, params, rollout, head, world.how)
+        given = programs.coefficients_of(methods, rollout, stats)
+        if plan.branched:
+            extend = branches.continuing(world, student, params, teacher, plan, batch.answers)
+            key = draws.key(seed, batch.step, "branch")
+            together = branches.rows_together(world.how.chunk, student.vocab)
+            given += branches.coefficients(
+                plan, rollout, given, key, world.group_size, extend, together
+            )
+        uniforms = steps.fresh_uniforms(seed, batch.step, rollout, methods)
+        total, gram, sketch = programs.probe(
+            world.mesh, student, params, rollout, head, columns, given, uniforms, total,
+            world.how, world.group_size, sketch_width,
+        )  # fmt: skip
+        for kept, new in ((grams, gram), (sketches, sketch)):
+            kept.append(np.asarray(new, np.float64))
+        rollouts.append(jax.device_get(rollout))
+        scored.append(jax.device_get(stats))
+    sums = np.asarray(programs.gram(total), np.float64)
+    moments = as_gradients(
+        np.concatenate(grams), sums, np.concatenate(sketches), plan, world.group_size
+    )
+    return Measured(moments, methods, tuple(rollouts), tuple(scored), plan)
+
+
+def as_gradients(
+    gram: np.ndarray, sums: np.ndarray, sketch: np.ndarray, plan: Plan, group_size: int
+) -> Moments:
+    """From a plan's columns, kept relative to a reference, to its basis, in float64."""
+    absolute = np.eye(len(plan.columns))
+    for row, column in enumerate(steps.differences(plan.columns)):
+        if column >= 0:
+            absolute[row, column] = 1.0
+    basis = plan.basis @ absolute
+    return Moments(
+        gram=basis @ gram @ basis.T,
+        total_gram=basis @ sums @ basis.T,
+        sketch=basis @ sketch,
+        group_size=group_size,
+    )
+
+
+def entries(
+    found: Measured,
+    seconds: dict[str, Interval] | None = None,
+    resources: dict[str, dict] | None = None,
+    name: str = "start",
+) -> list[dict[str, Any]]:
+    """One entry of results.json for each row of the probe; without costs where none are given."""
+    names = [method.name for method in found.methods]
+    parts = found.plan.parts
+    specs = [_spec(method, names, parts.get(method.name)) for method in found.methods]
+    figures = intervals.estimate(found.moments, specs)
+    found_entries = []
+    for method, figure in zip(found.methods, figures, strict=True):
+        entry = _entry(method, figure, name, found)
+        if seconds is not None:
+            taken, snr = seconds[method.name], figure["snr"]
+            per_second = None if snr is None else _quotient(snr, taken)
+            entry |= {"snr_per_second": per_second, "seconds": taken} | resources[method.name]
+        found_entries.append(entry)
+    return found_entries
+
+
+def _spec(method: Method, names: list[str], parts: intervals.Branches | None) -> RowSpec:
+    partner, reference = facts.partner(method), facts.reference(method)
+    return RowSpec(
+        column=names.index(method.name),
+        partner=parts if partner is None else names.index(partner.name),
+        reference=None if reference.name == method.name else names.index(reference.name),
+    )
+
+
+def _entry(
+    method: Method, figures: intervals.Figures, probe: str, found: Measured
+) -> dict[str, Any]:
+    names = [other.name for other in found.methods]
+    term, reference = method.terms[0], facts.reference(method).name
+    snr, paired = figures["snr"], None
+    if reference != method.name:
+        at = names.index(method.name), names.index(reference)
+        paired = intervals.ratio(found.moments, *at)["snr"]
+    return {
+        "name": method.name,
+        "label": method.label,
+        "row": method.row,
+        "probe": probe,
+        "axes": {
+            "behavior": term.behavior,
+            "signal": term.signal,
+            "divergence": term.divergence,
+            "expectation": term.expectation,
+            "k": term.k,
+            "tail": term.tail,
+            "gamma": term.gamma,
+            "baseline": term.baseline,
+            "importance": term.importance,
+        },
+        "target": dataclasses.asdict(facts.claims(method)),
+        "states": facts.states(method),
+        "biased": facts.bias(method) is not None,
+        "note": _note(method, found.moments.group_size, found.plan),
+        "reference": None if reference == method.name else reference,
+        "cosine": figures["cosine"],
+        "relative_error": figures["relative_error"],
+        "cosines": _cosines(method, found),
+        "mean_square": figures["mean_square"],
+        "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
+        "snr": snr,
+        "snr_ratio": paired,
+        "trusted": figures["trusted"],
+        "trusted_from": figures["trusted_from"],
+    }
+
+
+def _note(method: Method, group_size: int, plan: Plan) -> str | None:
+    notes = []
+    bias, reason = facts.bias(method), facts.partnerless(method)
+    if bias is not None:
+        notes.append(f"biased: {bias}")
+    if method in plan.branched:
+        notes.append(plan.note(method))
+    elif reason is not None:
+        notes.append(f"no parts: {reason}")
+    if facts.coupled(method) == "group":
+        notes.append(f"one draw per group of {group_size}, scaled to one rollout")
+    if facts.coupled(method) == "batch":
+        notes.append("groups of a batch share statistics, which the intervals take no notice of")
+    return "; ".join(notes) or None
+
+
+def _cosines(method: Method, found: Measured) -> dict[str, Any]:
+    """For a row with gamma > 0, its cosine with the same row at gamma = 0, where that is there."""
+    if method.terms[0].signal != "teacher" or method.terms[0].gamma == 0:
+        return {}
+    myopic = tuple(dataclasses.replace(term, gamma=0.0) for term in method.terms)
+    twins = [at for at, other in enumerate(found.methods) if other.terms == myopic]
+    if not twins:
+        return {}
+    names = [other.name for other in found.methods]
+    spec = RowSpec(names.index(method.name), None, twins[0])
+    return {names[twins[0]]: intervals.estimate(found.moments, [spec])[0]["cosine"]}
+
+
+def _quotient(value: Interval, by: Interval) -> Interval:
+    """value / by, the errors of the two independent; a slow clock lowers it, a fast one raises."""
+    centre = value.value / by.value
+    down = math.hypot((value.value - value.low) / by.value, centre * (1 - by.value / by.high))
+    up = math.hypot((value.high - value.value) / by.value, centre * (by.value / by.low - 1))
+    return Interval(centre, centre - down, centre + up)
+
+
+def by_position(found: Measured, world: World) -> dict[str, Any]:
+    """KL and both entropies against the position in the completion, intervals over groups."""
+    mask = _grouped([rollout.mask for rollout in found.rollouts], world.group_size)
+    counts = mask.sum(1)  # [N, T]
+    longest = int(np.max(np.nonzero(counts.sum(0))[0])) + 1
+
+    def curve(field: str) -> list[Interval]:
+        values = [np.asarray(zero(getattr(s, field), r.mask)) for s, r in _pairs(found)]
+        sums = _grouped(values, world.group_size).sum(1)
+        interval = intervals.mean_interval(sums[:, :longest], counts[:, :longest])
+        return [Interval(*at) for at in zip(interval.value, interval.low, interval.high)]
+
+    return {
+        "position": list(range(longest)),
+        "count": counts.sum(0)[:longest].tolist(),
+        "kl": curve("kl"),
+        "entropy_student": curve("entropy_student"),
+        "entropy_teacher": curve("entropy_teacher"),
+    }
+
+
+def _pairs(found: Measured):
+    return zip(found.stats, found.rollouts, strict=True)
+
+
+def _grouped(parts: list[np.ndarray], group_size: int) -> np.ndarray:
+    """[B, T] parts as [N, G, T]."""
+    whole = np.concatenate([np.asarray(part) for part in parts])
+    return whole.reshape(-1, group_size, whole.shape[1])
+
+
+def rollouts(found: Measured, world: World) -> dict[str, Any]:
+    """Count, digests and lengths of a probe's rollouts."""
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found.rollouts)
+    tokens, both = whole.digests()
+    return {
+        "count": len(whole.mask),
+        "digest": tokens,
+        "digest_logp": both,
+        "mean_length": float(whole.mask.sum(1).mean()),
+        "truncated": float(np.mean(~whole.ended)),
+        "groups": found.moments.groups,
+        "group_size": world.group_size,
+    }
+
+
+def staleness(found: Measured, world: World, student: Model, params: Params) -> dict[str, float]:
+    """ESS / N of a probe's rollouts under other parameters than those that drew them.
+
+    Named by the log-ratio whose weights they are; 1 where nothing has moved, to rounding.
+    """
+    kept: dict[str, list[np.ndarray]] = {kind: [] for kind in importance.LOG_RATIOS}
+    masks = []
+    for rollout in found.rollouts:
+        now = programs.score(world.mesh, student, params, rollout, None, world.how)
+        mask = jnp.asarray(rollout.mask)
+        masks.append(rollout.mask)
+        for kind, parts in kept.items():
+            ratio = importance.log_ratio(
+                now.logp_student, jnp.asarray(rollout.logp_behavior), mask, kind
+            )
+            parts.append(np.asarray(ratio))
+    mask = jnp.asarray(np.concatenate(masks))
+    shares = {
+        kind: importance.effective_sample_size(
+            jnp.asarray(np.concatenate(parts)), importance.counted(mask, kind)
+        )
+        for kind, parts in kept.items()
+    }
+    return {kind: min(float(share), 1.0) for kind, share in shares.items()}

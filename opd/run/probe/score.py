@@ -1,0 +1,135 @@
+"""A Hugging Face folder scored on a task: accuracy sampled and greedy, length."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from opd import disk
+from opd.data import pipeline, tfds_prompts
+from opd.data.chat import PLAIN, ChatConfig
+from opd.data.pipeline import DataConfig, Example
+from opd.engine import backend, sharding
+from opd.engine.steps import Sampling
+from opd.engine.vocab import Pass
+from opd.model.decoder import Decoder
+from opd.run import drawing
+from opd.run.drawing import World
+from opd.run.players import hub, players
+from opd.run.probe import evaluate
+from opd.run.settings.config import PlayerConfig
+from opd.run.store import progress
+
+GSM8K = "gsm8k:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is to be scored, on what, and how completions are drawn."""
+
+    path: Path
+    task: str  # FILE.jsonl, tfds:NAME[:SPLIT], gsm8k:DIR or arithmetic
+    split: str | None = None  # None: test, or a dataset's train
+    prompts: int | None = None  # at most; None: all
+    length: int = 256  # tokens of a completion at most
+    verifier: str | None = None  # None: the task's own
+    temperature: float = 1.0
+    chat: ChatConfig = PLAIN
+    dtype: str | None = None  # None: the checkpoint's
+    seed: int = 0
+    batch: int = 64  # prompts at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that a score takes, found right before anything is compiled."""
+
+    asked: Asked
+    world: World
+    folder: hub.Folder
+    examples: tuple[Example, ...]
+
+
+def data(asked: Asked) -> tuple[DataConfig, str]:
+    """The task as the pipeline has it, and the split of it; a list of prompts counts whole.
+
+    Raises:
+        ValueError: no such task, or a split where there is none to choose.
+    """
+    common: dict[str, Any] = {
+        "tokenizer": str(asked.path),
+        "chat": asked.chat,
+        "max_completion": asked.length,
+        "verifier": asked.verifier,
+    }
+    name, whole = asked.task, {"validation": 0, "test": 0}
+    if name.startswith(tfds_prompts.PREFIX):
+        prompts = name if asked.split is None else f"{name}:{asked.split}"
+        return DataConfig(prompts=prompts, **whole, **common), "train"
+    if name == "arithmetic":
+        return DataConfig(task=name, **common), asked.split or "test"
+    if name.startswith(GSM8K):
+        path = name.removeprefix(GSM8K)
+        return DataConfig(task="gsm8k", path=path, **common), asked.split or "test"
+    if name.endswith(".jsonl"):
+        if asked.split is not None:
+            raise ValueError(f"--split={asked.split}: {name} has none, all its lines are scored")
+        return DataConfig(prompts=name, **whole, **common), "train"
+    raise ValueError(
+        f"--task={name}: allowed are FILE.jsonl, {tfds_prompts.PREFIX}NAME, {GSM8K}DIR, arithmetic"
+    )
+
+
+def check(asked: Asked) -> Plan:
+    """All that can be wrong, said before anything is compiled.
+
+    Raises:
+        ValueError: what is wrong with the folder, its tokenizer, the task or its split.
+    """
+    if not asked.temperature > 0:
+        raise ValueError(
+            f"--temperature={asked.temperature}: allowed is more than 0; the arg max is scored too"
+        )
+    if not hub.is_folder(asked.path):
+        raise ValueError(f"--path={asked.path}: has no config.json, it is no Hugging Face folder")
+    config, split = data(asked)
+    task = pipeline.load(config)
+    if split not in task.splits:
+        raise ValueError(f"--split={split}: allowed are {', '.join(task.splits)}")
+    examples = task.split(split)[: asked.prompts]
+    if len(examples) < 2:
+        raise ValueError(f"--task={asked.task}: has 1 prompt to score, an interval needs 2 or more")
+    if task.verifier is None:
+        raise ValueError(f"--task={asked.task}: not every prompt has an answer, nothing to score")
+    folder = players.looked_at(PlayerConfig(path=str(asked.path), dtype=asked.dtype), task)
+    backend.check()
+    tokenizer = task.tokenizer
+    world = World(
+        mesh=sharding.make_mesh(),
+        task=task,
+        sampling=Sampling(
+            task.max_completion, tokenizer.eos_ids, tokenizer.pad_id, asked.temperature
+        ),
+        how=Pass(asked.temperature),
+        group_size=1,
+        seed=asked.seed,
+    )
+    return Plan(asked, world, folder, examples)
+
+
+def score(plan: Plan) -> dict[str, Any]:
+    """The figures with their 95 % intervals over prompts; batches draw from keys of their own."""
+    world, model = plan.world, Decoder(plan.folder.config)
+    params = hub.load(plan.folder, world.mesh)
+    greedy = dataclasses.replace(world.sampling, temperature=0.0)
+    drawn, best = [], []
+    with progress.progress("score", len(plan.examples)) as advance:
+        for number, start in enumerate(range(0, len(plan.examples), plan.asked.batch)):
+            part = plan.examples[start : start + plan.asked.batch]
+            batch = pipeline.encode_prompts(world.task, part)
+            rows = (world, model, params, batch, drawing.EVALUATION_STEP - number, world.seed, 1)
+            drawn.append(drawing.draw(*rows))
+            best.append(drawing.draw(*rows, greedy))
+            advance(len(part))
+    return {"prompts": len(plan.examples)} | disk.strict(evaluate.figures(drawn, best))

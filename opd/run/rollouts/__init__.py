@@ -1,0 +1,1 @@
+"""Whose rollouts an update is taken on, and who grades them."""

@@ -1,0 +1,1 @@
+"""One config, and the command line that ends in it."""

@@ -1,0 +1,224 @@
+"""The command line: absl flags, ml_collections and gin, with a user's mistakes on one line.
+
+The config file comes first, then gin files, gin bindings, and last keys given as flags.
+
+absl and ml_collections leave with code 1 and a traceback on a bad flag, an unknown key or a
+missing file. Here every mistake is a message on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from opd.method import facts, table
+from opd.run.settings import config as configs
+from opd.run.settings import gin_config
+from opd.run.settings.config import Config
+
+_ARGV: list[str] = []  # where config_flags finds the keys that are given; `parse` fills it
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "a config file: configs/NAME.py", sys_argv=_ARGV
+)
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", [], "a gin file of keys, after the config file: configs/gin/NAME.gin; repeatable"
+)
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+    "gin_bindings", [], "keys after those: 'optimizer.learning_rate = 1e-3'; repeatable"
+)
+Flag = flags.FlagHolder[Any]
+HELP = ("-h", "-help", "--help", "--helpfull")
+
+
+def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
+    """Runs what `prepare` hands back, and leaves: 0, or 2 for a user's mistake.
+
+    A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
+    ours, and keeps its traceback.
+    """
+    try:
+        job = prepare()
+    except ValueError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print("\n".join(["error: " + lines[0], *lines[1:3]]), file=sys.stderr)
+        sys.exit(2)
+    if job is not None:
+        job()
+    sys.exit(0)
+
+
+def parse(argv: list[str], about: str = "") -> Config | None:
+    """The config that the command line asks for; None without a config file and gin.
+
+    `about` is what --help says first; after it, SystemExit.
+
+    Raises:
+        ValueError: a flag, key, value or file that is wrong.
+    """
+    if any(argument in HELP for argument in argv[1:]):
+        own = (flags.FLAGS.module_help(sys.modules[__name__]), flags.FLAGS.main_module_help())
+        print("\n\n".join([about.strip(), *own]))
+        sys.exit(0)
+    file, given = _checked_file(argv)
+    argv, lists = _literal_tuples(argv)
+    if file is None and any(re.match(r"-{1,2}gin_(file|bindings)(=|$)", one) for one in argv):
+        file = gin_config.__file__
+        argv = [argv[0], f"--config={file}", *argv[1:]]
+    _ARGV[:] = map(_quoted, argv)
+    try:
+        rest = flags.FLAGS(_ARGV)[1:]
+        values = None if _CONFIG.value is None else _CONFIG.value.to_dict()
+    except Exception as error:  # absl, ml_collections and the file itself raise what they like
+        raise ValueError(_said(error, file)) from None
+    if rest:
+        raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --config.KEY=VALUE")
+    if values is None:
+        return None
+    gin_config.bind(values, gin_config.read(_GIN_FILE.value, _GIN_BINDINGS.value), given)
+    try:
+        return configs.build(values)
+    except ValueError as error:
+        for key in lists:
+            if str(error).startswith(key):
+                example = f"--{key}='A;B' or --{key}=\"('A', 'B')\""
+                raise ValueError(f"{error}\nseveral values are given as {example}") from None
+        raise
+
+
+def asked(
+    argv: list[str], about: str, workdir: Flag, print_config: Flag, list_methods: Flag, example: str
+) -> tuple[Config, Path] | None:
+    """A job's config and workdir; None where a listing was asked for, which is printed.
+
+    Raises:
+        ValueError: what `parse` finds wrong, or no config or workdir.
+    """
+    config = parse(argv, about)
+    if list_methods.value:
+        print(methods())
+        return None
+    if config is None:
+        raise ValueError(f"--config is missing; for instance --config={example}")
+    if print_config.value:
+        print(json.dumps(as_dict(config), indent=1))
+        return None
+    if not workdir.value:
+        raise ValueError("--workdir is missing; it is the folder that the run writes into")
+    return config, Path(workdir.value)
+
+
+def make_folder(flag: str, folder: Path) -> None:
+    """Makes a folder that the user named, and its parents.
+
+    Raises:
+        ValueError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--{flag}={folder}: it can't be made ({error.strerror})") from None
+
+
+def keep_compiled(workdir: Path) -> None:
+    """Keeps compiled programs in the workdir, unless JAX was told where."""
+    key = "jax_compilation_cache_dir"
+    if getattr(jax.config, key) is None:
+        jax.config.update(key, str(workdir / "cache"))
+
+
+def _checked_file(argv: list[str]) -> tuple[str | None, set[str]]:
+    """The value of --config, whose file is there, and the keys given as flags, which are known."""
+    given, keys = None, set()
+    for at, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == "config":
+            given = value if equals else argv[at + 1] if at + 1 < len(argv) else None
+        elif re.match(r"(no)?config\.", name):
+            keys.add(name.removeprefix("no").removeprefix("config."))
+            configs.kind_of(name.removeprefix("no").removeprefix("config."))
+    if given is not None and not Path(given.split(":")[0]).is_file():
+        raise ValueError(f"--config={given}: no such file")
+    return given, keys
+
+
+def _literal_tuples(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Lists of values as config_flags reads them, and the keys that had one: A;B is ('A', 'B').
+
+    Names of methods hold commas and equals signs: only a semicolon parts them.
+    """
+    found, lists = list(argv), []
+    for at, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        if not configs.is_tuple(configs.kind_of(name.removeprefix("config."))):
+            continue
+        lists.append(name)
+        if equals:
+            found[at] = f"--{name}={configs.literal(value)}"
+        elif at + 1 < len(argv):
+            found[at + 1] = configs.literal(argv[at + 1])
+    return found, lists
+
+
+def _quoted(argument: str) -> str:
+    """A key that is a word of Python's, `student.from`, as config_flags reads it."""
+    name, equals, value = argument.partition("=")
+    if not re.match(r"-{1,2}(no)?config\.", name):
+        return argument
+    first, *parts = name.split(".")
+    quoted = (f'["{part}"]' if keyword.iskeyword(part) else f".{part}" for part in parts)
+    return first + "".join(quoted) + equals + value
+
+
+def _said(error: Exception, file: str | None) -> str:
+    """One line of whatever was raised while flags and the config's file were read."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "Traceback (most recent call last):" in lines:  # ml_collections puts it into the message
+        return f"--config={file}: {lines[-1]}"[:400]
+    if isinstance(error, flags.Error):
+        return " ".join(lines)[:400]
+    return f"--config={file}: {type(error).__name__}: {' '.join(lines)}"[:400]
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The config as it was understood, defaults filled in."""
+    return configs.to_dict(config)
+
+
+def _claim(part: facts.Part) -> str:
+    """One summand of a method's target, in words."""
+    coef = None if part.coef == 1 else f"{part.coef:g} x"
+    to = f"to the {part.to}" if part.to == "reference" else None
+    words = (coef, part.target.kind, part.target.divergence, to, f"gamma={part.target.gamma:g}")
+    return " ".join(word for word in words if word is not None)
+
+
+def methods() -> str:
+    """The methods table in plain text: name, label, claim, needs, paper."""
+    lines = []
+    for name, row in table.ROWS.items():
+        method = table.parse(name)
+        claim = " + ".join(map(_claim, facts.parts(method)))
+        needed = ", ".join(facts.needs(method)) or "nothing"
+        said = facts.bias(method)
+        lines.append(f"{name:15} {row.label}")
+        lines.append(f"{'':15} claim: {claim}" + (f"; biased: {said}" if said else ""))
+        lines.append(f"{'':15} needs: {needed}; paper: {row.paper}")
+        if row.refused:
+            lines.append(f"{'':15} not for training: {row.refused}")
+    lines.append("")
+    lines.append(f"axes, as ROW@axis=value,...: {', '.join(table.AXES)}")
+    lines.append(f"of one term, as ROW@SIGNAL.axis=value: {', '.join(table.SIGNALS)}")
+    return "\n".join(lines)

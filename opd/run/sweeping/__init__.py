@@ -1,0 +1,1 @@
+"""Many trainings: a sweep's points, a study's pairs."""

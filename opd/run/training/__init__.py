@@ -1,0 +1,1 @@
+"""The trainer: what an update is, and the loop."""

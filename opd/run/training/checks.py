@@ -1,0 +1,197 @@
+"""What can be wrong with a config, its data and its workdir, said before a model is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from opd import disk
+from opd.data import pipeline
+from opd.data.pipeline import Task
+from opd.engine import backend, sharding
+from opd.engine.steps import Sampling
+from opd.engine.vocab import Pass
+from opd.method import facts
+from opd.method.table import Method
+from opd.model.decoder import Decoder
+from opd.run.drawing import World
+from opd.run.players import players
+from opd.run.rollouts import rewards
+from opd.run.settings.config import Config, SamplingConfig, to_dict
+
+
+def folder(workdir: Path) -> None:
+    """Refuses a workdir that is a file, where none can be, or where nothing can be written."""
+    try:
+        mode = workdir.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ValueError(f"--workdir={workdir}: it can't be reached ({error.strerror})") from None
+    if not stat.S_ISDIR(mode):
+        raise ValueError(f"--workdir={workdir}: it is a file")
+    if not os.access(workdir, os.R_OK | os.W_OK | os.X_OK):
+        raise ValueError(f"--workdir={workdir}: it can't be written to")
+
+
+def same(
+    config: Config, then: Mapping[str, Any], workdir: Path, free: tuple[str, ...] = ()
+) -> None:
+    """Refuses a workdir that was begun with another config; keys that start as in `free` may move.
+
+    Raises:
+        ValueError: names the keys that differ.
+    """
+    before, now = flat(then), flat(disk.strict(to_dict(config)))
+    differ = [
+        key
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and not key.startswith(free or ("\0",))
+    ]
+    if differ:
+        said = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in differ[:3])
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise ValueError(
+            f"--workdir={workdir} has results of another config: {said}{more}\n"
+            "give another workdir, or remove this one"
+        )
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
+    """Nested dictionaries as one, its keys dotted."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}.{key}"
+        found |= flat(value, name) if isinstance(value, dict) else {name: value}
+    return found
+
+
+def inputs(config: Config, task: Task) -> dict[str, Any]:
+    """What results depend on beside the config: the data's content, and what is from elsewhere.
+
+    Raises:
+        ValueError: a player or a reward whose place is not what it should be.
+    """
+    return {
+        "data": task.identity,
+        "teacher": players.inputs(config.teacher),
+        "student": players.inputs(config.student),
+        "reward": rewards.identity(config.reward),
+    }
+
+
+def same_inputs(now: Mapping[str, Any], then: Mapping[str, Any], workdir: Path) -> None:
+    """Refuses a workdir whose results were made from other files than the config names now.
+
+    Raises:
+        ValueError: names the input that differs.
+    """
+    for name in now:
+        if now[name] != then.get(name):
+            raise ValueError(
+                f"--workdir={workdir} has results of another {name}: {_short(then.get(name))}, "
+                f"now {_short(now[name])}; give another workdir, or remove this one"
+            )
+
+
+def _short(identity: Any) -> str:
+    """An input's identity, as far as a message needs it."""
+    if isinstance(identity, Mapping):
+        return " ".join(f"{key} {str(value)[:12]}" for key, value in identity.items())
+    return "unknown" if identity is None else str(identity)
+
+
+def ready(
+    config: Config, methods: tuple[Method, ...], more: frozenset[str] = frozenset()
+) -> tuple[World, Decoder, Decoder]:
+    """What stays the same throughout a run, the student's model and the teacher's.
+
+    `more` is what this kind of run has for its methods besides what `available` says.
+
+    Raises:
+        ValueError: what is wrong with data, split, models, meshes or methods.
+    """
+    task = pipeline.load(config.tokenized)
+    if config.evaluate.split not in task.splits:
+        allowed = ", ".join(task.splits)
+        raise ValueError(
+            f"config.evaluate.split = {config.evaluate.split!r}: allowed are {allowed}"
+        )
+    size = min(len(task.split(config.evaluate.split)), config.evaluate.prompts)
+    if size < 2:
+        raise ValueError(
+            f"config.evaluate.split = {config.evaluate.split!r}: has {size} prompt, allowed are 2 "
+            "or more, for an interval"
+        )
+    for name, player in (("teacher", config.teacher), ("student", config.student)):
+        players.check(name, player, task)
+    world = World(
+        mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
+        task=task,
+        sampling=Sampling(
+            length=task.max_completion,
+            eos_ids=task.tokenizer.eos_ids,
+            pad_id=task.tokenizer.pad_id,
+            temperature=config.temperature,
+        ),
+        how=Pass(config.temperature, config.chunk),
+        group_size=config.group_size,
+        seed=config.seed,
+    )
+    rewards.check(config.reward, task)
+    student, teacher = players.decoder(config.student, task), players.decoder(config.teacher, task)
+    for name, model in (("teacher", teacher), ("student", student)):
+        _representable(name, model)
+    for method in methods:
+        facts.require(method, available(task) | more)
+        facts.fits(method, task.tokenizer.vocab)
+    backend.check()
+    return world, student, teacher
+
+
+def drawn(asked: SamplingConfig, policy: Sampling, vocab: int) -> Sampling:
+    """How a training's rollouts are drawn; `policy` says how they are from a policy itself.
+
+    What cuts nothing is left out: it is `policy` where nothing else is asked for.
+
+    Raises:
+        ValueError: a top-k that the vocabulary is too small for.
+    """
+    if asked.top_k is not None and not 1 <= asked.top_k <= vocab:
+        raise ValueError(f"config.sampling.top_k = {asked.top_k}: allowed is 1 to {vocab}")
+    return dataclasses.replace(
+        policy,
+        temperature=policy.temperature if asked.temperature is None else asked.temperature,
+        top_k=None if asked.top_k == vocab else asked.top_k,
+        top_p=None if asked.top_p == 1 else asked.top_p,
+    )
+
+
+def law(policy: Sampling, drawn: Sampling) -> str:
+    """Which of facts.LAWS the rollouts have: as `drawn` says, of policies as `policy` says."""
+    if (drawn.top_k, drawn.top_p) != (policy.top_k, policy.top_p):
+        return "truncated"
+    return "policy" if drawn.temperature == policy.temperature else "tempered"
+
+
+def _representable(name: str, model: Decoder) -> None:
+    """Refuses a float64 that JAX would silently make a float32."""
+    narrow = jnp.result_type(float) != jnp.dtype("float64")
+    for key in ("dtype", "param_dtype"):
+        if getattr(model.config, key) == "float64" and narrow:
+            raise ValueError(
+                f"config.{name}.model.{key} = 'float64': allowed with JAX_ENABLE_X64=1 in the "
+                "environment only, else it is a float32"
+            )
+
+
+def available(task: Task) -> frozenset[str]:
+    """What rollouts of this task can be graded by: keys of facts.NEEDS."""
+    teacher = {"teacher_full", "teacher_logp", "teacher_samples"}
+    return frozenset(teacher | ({"reward"} if task.verifier is not None else set()))

@@ -1,0 +1,46 @@
+"""Where a training stands: what a checkpoint has beside the arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from opd import disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Updates, seconds, and what evaluations have said so far."""
+
+    update: int = 0
+    seconds: float = 0.0  # of all updates, the compilation of the first included
+    taken: float = 0.0  # of the last one
+    judged: int = -1  # update of the last evaluation
+    evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    best: float | None = None  # the most that an evaluation was worth
+    waited: int = 0  # evaluations since
+    resumed_from: tuple[int, ...] = ()
+
+    @staticmethod
+    def resumed(said: Mapping[str, Any]) -> Note:
+        """The note of a checkpoint that is gone on from."""
+        return Note(**{**said, "resumed_from": (*said["resumed_from"], said["update"])})
+
+    def updated(self, taken: float) -> Note:
+        """After one more update."""
+        return dataclasses.replace(
+            self, update=self.update + 1, seconds=self.seconds + taken, taken=taken
+        )
+
+    def judged_by(self, found: Mapping[str, Any], worth: float | None) -> tuple[Note, bool]:
+        """After an evaluation, and whether it is the best so far."""
+        better = worth is not None and (self.best is None or worth > self.best)
+        moved = dataclasses.replace(
+            self,
+            judged=self.update,
+            evaluation=disk.strict(found),
+            best=worth if better else self.best,
+            waited=0 if better else self.waited + 1,
+        )
+        return moved, better

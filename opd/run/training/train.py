@@ -1,0 +1,328 @@
+"""The trainer: one method, any row of the table; a killed run goes on as if nothing had happened.
+
+A workdir holds config.json, models/, checkpoints/, best/, metrics.jsonl (a line an update),
+evaluations.jsonl, samples.jsonl, probe.jsonl, tensorboard/, and done.json once it is finished.
+Whatever is random is a function of (seed, update), so that the state, what a learner remembers and
+a note of where the run stood are all that a checkpoint needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opd import disk
+from opd.data import pipeline
+from opd.engine import costs, optimizer
+from opd.engine.steps import Sampling
+from opd.method import facts, table
+from opd.method.table import Method
+from opd.run.drawing import World
+from opd.run.players import players
+from opd.run.probe import evaluate
+from opd.run.rollouts import behavior, rewards
+from opd.run.settings import config as configs
+from opd.run.settings.config import Config, to_dict
+from opd.run.store import checkpoint, progress
+from opd.run.training import checks, policy, preference
+from opd.run.training.log import Log
+from opd.run.training.note import Note
+from opd.run.training.policy import Learner
+
+# Keys that a workdir's second start may change.
+FREE = (
+    "config.updates",
+    "config.checkpoint.",
+    "config.evaluate.",
+    "config.probe.",
+    "config.models",
+)
+# Figures whose being infinite or NaN says where a gradient's comes from.
+CULPRITS = ("loss", "reward", "kl", "entropy", "gradient_norm", "critic_gradient_norm")
+
+
+class Diverged(RuntimeError):
+    """Too many gradients in a row that were infinite or NaN."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run trains with, found right before anything is compiled."""
+
+    world: World
+    method: Method
+    sampling: Sampling  # how the rollouts are drawn
+
+    @property
+    def biased(self) -> str | None:
+        """What the method's claim lacks, drawn like this."""
+        return facts.bias(self.method, checks.law(self.world.sampling, self.sampling))
+
+
+def check(config: Config, workdir: Path) -> Plan:
+    """All that can be wrong, said before a model is compiled or anything written.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    checks.folder(workdir)
+    begun = _begun(workdir)
+    if begun is not None:
+        checks.same(config, begun["config"], workdir, FREE)
+    method = table.parse(config.method.spelled)
+    facts.trainable(method)
+    probed = config.probe_methods if config.probe.every else ()
+    if probed and method.behavior != "student":
+        raise ValueError(
+            f"config.probe.every = {config.probe.every}: allowed is 0 with behavior="
+            f"{method.behavior}: a probe's rows are claims about the student's own rollouts"
+        )
+    if probed and config.prompts < 4:
+        raise ValueError(
+            f"config.prompts = {config.prompts}: a probe needs 4 prompt groups or more"
+        )
+    has = behavior.needs_met(method, config) | {"reference", "value"}
+    if rewards.given(config.reward):
+        has |= {"reward"}
+    world, *_ = checks.ready(config, (method, *probed), has)
+    behavior.check(method, config, world.task)
+    if config.trains == "reward":
+        preference.check(config, world.task)
+    sampling = checks.drawn(config.sampling, world.sampling, world.task.tokenizer.vocab)
+    if probed and sampling != world.sampling:
+        raise ValueError(
+            f"config.probe.every = {config.probe.every}: allowed is 0 where config.sampling isn't "
+            "the policy itself: a probe's rows are claims about the policy's own rollouts"
+        )
+    plan = Plan(world, method, sampling)
+    if begun is not None:
+        now = checks.inputs(config, plan.world.task)
+        checks.same_inputs(now, begun["inputs"], workdir)
+    return plan
+
+
+def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, Any] | None:
+    """Trains until `config.updates`, and returns done.json; None where SIGTERM asked to leave.
+
+    Raises:
+        ValueError: what `check` finds wrong, or another process in the workdir.
+        Diverged: more than `optimizer.skips` gradients in a row were not finite.
+    """
+    plan = plan or check(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with checkpoint.lock(workdir), Terminated() as terminated:
+        done = _read(workdir / "done.json")
+        if done is not None and (done["step"] >= config.updates or done["stopped"]):
+            return done
+        (workdir / "done.json").unlink(missing_ok=True)
+        said = {"config": to_dict(config), "inputs": checks.inputs(config, plan.world.task)}
+        disk.dump_json(said, workdir / "config.json")
+        return _train(config, workdir, plan, terminated)
+
+
+def _train(
+    config: Config, workdir: Path, plan: Plan, terminated: Terminated
+) -> dict[str, Any] | None:
+    biased = plan.biased if config.trains == "policy" else None
+    if biased is not None:
+        print(f"{plan.method.name} is biased: {biased}", file=sys.stderr)
+    shown = pipeline.first_prompt(plan.world.task)
+    if shown is not None:
+        print(f"first prompt: {shown}", file=sys.stderr)
+    learner = prepare(config, workdir, plan)
+    state, memory, note = learner.start(), {}, Note()
+    with (
+        checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as kept,
+        checkpoint.Checkpoints(workdir / "best", 1) as best,
+        terminated.deferred(),
+    ):
+        found = kept.restore(checkpoint.abstract(state))
+        if found is not None:
+            state, memory, note = found.tree, found.memory, Note.resumed(found.note)
+        with (
+            Log(workdir, note.update if found else -1) as log,
+            progress.progress(learner.name, config.updates) as bar,
+        ):
+            bar(note.update)
+            saved = note.update
+            while True:
+                if _due(note, config):
+                    said, shown = learner.judge(state, config.evaluate.samples)
+                    note, better = note.judged_by(said, learner.merit(said))
+                    log.evaluation(note, memory, said, shown)
+                    if better:
+                        best.save(note.update, learner.params(state), dataclasses.asdict(note))
+                over = note.update >= config.updates or _stale(note, config)
+                leave = over or terminated.asked
+                if note.update > saved and (leave or note.update % config.checkpoint.every == 0):
+                    kept.save(note.update, state, dataclasses.asdict(note), memory)
+                    saved = note.update
+                if leave:
+                    break
+                began = time.perf_counter()
+                state, memory, values = learner.advance(state, memory, note.update)
+                note = note.updated(time.perf_counter() - began)
+                row, total = map(int, optimizer.skipped(state.optimizer))
+                log.update(note, memory, values | {"skipped": total})
+                _finite(row, values, note, config)
+                bar(note=f"reward {values['reward']:.2f}" if "reward" in values else None)
+    if not over:
+        print(f"asked to stop: saved at update {note.update}", file=sys.stderr)
+        return None
+    done = {
+        "step": note.update,
+        "rollouts": policy.generated(memory),
+        "params_sha256": checkpoint.digest(state.params),
+        "resumed_from": list(note.resumed_from),
+        "eval": note.evaluation,
+        "stopped": "no better evaluation" if note.update < config.updates else None,
+        "biased": biased,
+    }
+    disk.dump_json(done, workdir / "done.json")
+    return done
+
+
+def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
+    """Data, players and what judges them: made in the workdir, or found there."""
+    world = dataclasses.replace(plan.world, task=pipeline.load(config.tokenized, workdir))
+    student, start = players.make("student", config.student, world, workdir, config.models)
+    if config.trains == "reward":
+        return preference.prepare(config, workdir, world, (student, start))
+    teacher = None
+    asked = (
+        config.evaluate.teacher or config.probe.every or behavior.draws_teacher(plan.method, config)
+    )
+    if asked or costs.needs_teacher(plan.method):
+        teacher = players.make("teacher", config.teacher, world, workdir, config.models)
+    held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
+    grade = rewards.grader(config.reward, world)
+    other = grade if rewards.given(config.reward) else None
+    judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out, grade=other)
+    return policy.make(
+        world, student, start, teacher, plan.method, config, config.optimizer.learning_rate,
+        config.seed, judge, grade, plan.sampling, workdir,
+    )  # fmt: skip
+
+
+def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -> Config:
+    """The config of a workdir's run, with another split or number of prompts to evaluate on.
+
+    Raises:
+        ValueError: no run of ours, or a split or number that can't be.
+    """
+    said = _begun(workdir)
+    if said is None:
+        raise ValueError(f"--workdir={workdir}: no training run there (config.json is missing)")
+    found, asked = said["config"], {"split": split, "prompts": prompts}
+    found["evaluate"] |= {key: value for key, value in asked.items() if value is not None}
+    return configs.build(found)
+
+
+def step_there(workdir: Path, step: str | None) -> int | str:
+    """The checkpoint that is asked for: `best`, a number, or the last one where none is.
+
+    Raises:
+        ValueError: it isn't there; says which are.
+    """
+    steps = checkpoint.steps(workdir / "checkpoints")
+    there = [*map(str, steps), *(["best"] if checkpoint.steps(workdir / "best") else [])]
+    if step is None and steps:
+        return steps[-1]
+    if step not in there:
+        known = ", ".join(there) or "none"
+        raise ValueError(f"--step={step or 'last'}: no such checkpoint; there are: {known}")
+    return step if step == "best" else int(step)
+
+
+def score(config: Config, workdir: Path, plan: Plan, step: int | str) -> dict[str, Any]:
+    """The evaluation of one checkpoint: its update, and the figures with their intervals."""
+    learner = prepare(config, workdir, plan)
+    state = learner.start()
+    folder = workdir / ("best" if step == "best" else "checkpoints")
+    wanted = state.params if step == "best" else state
+    with checkpoint.Checkpoints(folder, None) as kept:
+        found = kept.restore(checkpoint.abstract(wanted), None if step == "best" else int(step))
+    assert found is not None, "step_there found it"
+    # What was best is kept as it was judged.
+    state = (
+        found.tree
+        if step != "best"
+        else dataclasses.replace(state, params=found.tree, optimizer=None)
+    )
+    return {"step": found.note["update"]} | disk.strict(learner.judge(state, 0)[0])
+
+
+def _due(note: Note, config: Config) -> bool:
+    """Whether an evaluation stands out: at the start, at every n-th update and at the last."""
+    asked = note.update % config.evaluate.every == 0 or note.update >= config.updates
+    return asked and note.judged != note.update
+
+
+def _stale(note: Note, config: Config) -> bool:
+    """Whether training has waited long enough for a better evaluation."""
+    return 0 < config.evaluate.patience <= note.waited
+
+
+def _finite(row: int, values: Mapping[str, Any], note: Note, config: Config) -> None:
+    """Ends a run whose gradients are not finite time and again."""
+    if row > config.optimizer.skips:
+        numbers = {k: v for k, v in values.items() if k.startswith(CULPRITS)}
+        culprits = [name for name, value in numbers.items() if not np.all(np.isfinite(value))]
+        raise Diverged(
+            f"update {note.update}: {row} gradients in a row were not finite "
+            f"({', '.join(culprits) or 'gradient'}); allowed is optimizer.skips = "
+            f"{config.optimizer.skips}"
+        )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object that a run of ours left, if it is there and whole."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _begun(workdir: Path) -> dict[str, Any] | None:
+    """What a workdir's run was begun with: its config and inputs."""
+    found = _read(workdir / "config.json")
+    return found if found is not None and found.keys() >= {"config", "inputs"} else None
+
+
+class Terminated:
+    """SIGTERM as a question: asked once there is something to save, at once before that."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._deferred = False
+
+    def __enter__(self) -> Terminated:
+        self._before = signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within it a signal sets `asked`, and nothing else."""
+        self._deferred = True
+        yield
+        self._deferred = False
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.asked = True
+        if not self._deferred:
+            print("asked to stop: there was nothing to save yet", file=sys.stderr)
+            sys.exit(0)
