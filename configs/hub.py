@@ -15,7 +15,7 @@ def get_config():
     config = config_dict(Config())
     config.updates = 200
     config.prompts, config.group_size = 16, 4
-    config.data.max_completion = 256
+    config.data.update(task="jsonl", max_completion=256)
     config.probe.rows = ("opd", "opd_sampled", "opd_baseline", "opd_topk@k=16", "soft_label")
     config.probe.update(groups=128, batch=8)
     config.compare.arms = ("opd", "opd_sampled")

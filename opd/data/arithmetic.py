@@ -8,7 +8,8 @@ import random
 from collections.abc import Callable
 from types import MappingProxyType
 
-from opd.data.builder import Example, ExampleBuilder, Splits
+from opd.data.builder import Example, ExampleBuilder, Source, Splits
+from opd.data.verifiers import exact_match
 
 # name -> (symbol, function)
 OPERATIONS: MappingProxyType[str, tuple[str, Callable[[int, int], int]]] = MappingProxyType(
@@ -107,3 +108,6 @@ class Arithmetic(ExampleBuilder, skip_registration=True):
 
     def examples(self) -> Splits:
         return splits(self.task)
+
+
+SOURCE = Source(ArithmeticConfig, splits, exact_match, builder=Arithmetic, alphabet=ALPHABET)
