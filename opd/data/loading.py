@@ -110,6 +110,7 @@ def _origin(config: DataConfig) -> dict[str, Any]:
 def _name(origin: Mapping[str, Any]) -> str:
     """What prepared data of this origin is called."""
     digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+    # 48 bits: a name that people can read, and that no two origins are likely to share.
     return f"{origin['task']}-{digest[:12]}"
 
 
@@ -131,7 +132,7 @@ def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, origin: Mapp
         if isinstance(tokenizer, BPETokenizer):
             tokenizer.save(staging / "tokenizer.json")
         (staging / "config.json").write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
-        staging.chmod(0o755)
+        staging.chmod(0o755)  # mkdtemp's is for its owner alone
         try:
             os.rename(staging, where)
         except OSError:
@@ -229,4 +230,5 @@ def first_prompt(task: Task) -> str | None:
     """What the model gets to read of the first training prompt, cut, where a folder writes it."""
     if not isinstance(task.tokenizer, hub_tokenizer.HubTokenizer):
         return None
-    return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:400]
+    shown = 400  # a template and a question are seen in so many characters, and a screen is left
+    return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:shown]

@@ -155,7 +155,10 @@ def endless(
 
 
 def _shuffle_seed(split: str, seed: int) -> int:
-    """grain adds the epoch to its seed: hashed, or seed s + 1 would replay s one epoch later."""
+    """grain adds the epoch to its seed: hashed, or seed s + 1 would replay s one epoch later.
+
+    Its seeds have 32 bits.
+    """
     return int.from_bytes(hashlib.sha256(f"{split}\0{seed}".encode()).digest()[:4], "big")
 
 

@@ -64,6 +64,7 @@ def held_out(config: PromptsConfig, examples: Sequence[Example]) -> Splits:
         ValueError: more prompts asked for than there are.
     """
     distinct = {example.prompt for example in examples}
+    # Two are the fewest that an interval can be over; at least one prompt is left to train on.
     default = min(max(2, len(distinct) // 10), (len(distinct) - 1) // 2)
     validation, test = (
         default if size is None else size for size in (config.validation, config.test)
