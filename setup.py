@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.11",
     # experiments, configs and tests are run from a clone, and are not installed.
     packages=find_packages(include=["opd", "opd.*"]),
-    package_data={"opd": ["py.typed"], "opd.report": ["*.j2"]},
+    package_data={"opd": ["py.typed", "*.pyi"], "opd.report": ["*.j2"]},
     install_requires=[
         # What the method, the models, the measurements and the engine stand on.
         "chex>=0.1.91",
