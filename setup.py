@@ -6,6 +6,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "ruff>=0.9",
     "scipy>=1.14",
+    "setuptools>=70",  # a test reads this file
 ]
 
 setup(
@@ -15,8 +16,9 @@ setup(
     "program: gradient estimators measured side by side on identical rollouts",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["opd", "opd.*", "experiments", "experiments.*"]),
-    package_data={"opd.report": ["*.j2"], "experiments.claims": ["*.j2", "*.json"]},
+    # experiments, configs and tests are run from a clone, and are not installed.
+    packages=find_packages(include=["opd", "opd.*"]),
+    package_data={"opd": ["py.typed", "*.pyi"], "opd.report": ["*.j2"]},
     install_requires=[
         # What the method, the models, the measurements and the engine stand on.
         "chex>=0.1.91",
@@ -43,7 +45,6 @@ setup(
     extras_require={
         "test": TEST,
         "dev": [*TEST, "mypy>=1.15", "pre-commit>=4.0"],
-        "hub": ["huggingface_hub>=0.30"],
         "math": ["math-verify[antlr4_13_2]>=0.7"],
         "oracles": ["torch==2.13.0", "transformers>=5.0"],
         "gpu": ["jax[cuda12]"],

@@ -11,32 +11,12 @@ Shows whether old states still serve where a teacher grades every token: compare
 from 0.22 to 0.55, greedy from 0.49 to 0.84.
 """
 
-from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.settings.config import (
-    BufferConfig,
-    CheckpointConfig,
-    Config,
-    EvaluateConfig,
-    MethodConfig,
-    OptimizerConfig,
-    config_dict,
-)
+from configs import _addition
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    return config_dict(
-        Config(
-            updates=200,
-            prompts=48,
-            group_size=4,
-            data=DATA,
-            teacher=TEACHER,
-            student=STUDENT,
-            method=MethodConfig(name="dagger"),
-            buffer=BufferConfig(size=1024, age=0),
-            optimizer=OptimizerConfig(learning_rate=2e-3),
-            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=50, keep=3),
-        )
-    )
+    config = _addition.get_config()
+    config.method.name = "dagger"
+    config.buffer.update(size=1024, age=0)
+    return config

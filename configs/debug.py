@@ -5,55 +5,24 @@
 Too little of everything for its numbers to mean anything.
 """
 
-from opd.data.pipeline import DataConfig
-from opd.run.settings.config import (
-    CheckpointConfig,
-    CompareConfig,
-    Config,
-    EvaluateConfig,
-    FitConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PlayerConfig,
-    ProbeConfig,
-    config_dict,
-)
+from opd.run.settings.config import Config, config_dict
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    return config_dict(
-        Config(
-            updates=3,
-            prompts=4,
-            group_size=4,
-            data=DataConfig(
-                task="arithmetic",
-                operation="add",
-                digits=1,
-                tokenizer="char",
-                train=32,
-                validation=8,
-                test=8,
-                length=8,
-            ),
-            teacher=PlayerConfig(
-                model=ModelConfig(width=24, layers=1, heads=2),
-                fit=FitConfig(steps=20, batch=32, learning_rate=1e-2),
-            ),
-            student=PlayerConfig(
-                model=ModelConfig(width=16, layers=1, heads=2),
-                fit=FitConfig(steps=10, batch=32, learning_rate=1e-2),
-            ),
-            probe=ProbeConfig(
-                rows=("opd", "opd_sampled", "opd@gamma=1", "grpo"),
-                groups=8,
-                batch=4,
-                sketch=64,
-            ),
-            optimizer=OptimizerConfig(warmup=1),
-            compare=CompareConfig(arms=("opd", "grpo")),
-            checkpoint=CheckpointConfig(every=2, keep=3),
-            evaluate=EvaluateConfig(every=2, split="test", prompts=8, samples=2),
-        )
-    )
+    config = config_dict(Config())
+    config.updates = 3
+    config.prompts, config.group_size = 4, 4
+    config.data.update(task="arithmetic", operation="add", digits=1, tokenizer="char")
+    config.data.update(train=32, validation=8, test=8, length=8)
+    config.teacher.model.update(width=24, layers=1, heads=2)
+    config.teacher.fit.update(steps=20, batch=32, learning_rate=1e-2)
+    config.student.model.update(width=16, layers=1, heads=2)
+    config.student.fit.update(steps=10, batch=32, learning_rate=1e-2)
+    config.probe.rows = ("opd", "opd_sampled", "opd@gamma=1", "grpo")
+    config.probe.update(groups=8, batch=4, sketch=64)
+    config.compare.arms = ("opd", "grpo")
+    config.optimizer.warmup = 1
+    config.evaluate.update(every=2, split="test", prompts=8, samples=2)
+    config.checkpoint.update(every=2, keep=3)
+    return config

@@ -12,30 +12,11 @@ two minutes on two busy CPU cores after three for the players: KL from 11.9 to 2
 from 0.22 to 0.56, greedy from 0.49 to 0.75.
 """
 
-from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.settings.config import (
-    CheckpointConfig,
-    Config,
-    EvaluateConfig,
-    MethodConfig,
-    OptimizerConfig,
-    config_dict,
-)
+from configs import _addition
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    return config_dict(
-        Config(
-            updates=200,
-            prompts=48,
-            group_size=4,
-            data=DATA,
-            teacher=TEACHER,
-            student=STUDENT,
-            method=MethodConfig(name="opd"),
-            optimizer=OptimizerConfig(learning_rate=2e-3),
-            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=50, keep=3),
-        )
-    )
+    config = _addition.get_config()
+    config.method.name = "opd"
+    return config

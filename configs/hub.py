@@ -7,33 +7,19 @@ Tokenizer and chat template are the student's folder's. The rate is for all para
 (`student.lora.rank`) takes ten times as much. `compare` takes the same flags.
 """
 
-from opd.data.pipeline import DataConfig
-from opd.run.settings.config import (
-    CheckpointConfig,
-    CompareConfig,
-    Config,
-    EvaluateConfig,
-    OptimizerConfig,
-    ProbeConfig,
-    config_dict,
-)
+from opd.run.settings.config import Config, config_dict
 
 
 def get_config():
     """A complete config but for the folders and the prompts, which have no default."""
-    config = Config(
-        updates=200,
-        prompts=16,
-        group_size=4,
-        data=DataConfig(max_completion=256),
-        probe=ProbeConfig(
-            rows=("opd", "opd_sampled", "opd_baseline", "opd_topk@k=16", "soft_label"),
-            groups=128,
-            batch=8,
-        ),
-        optimizer=OptimizerConfig(learning_rate=1e-5, warmup=10, microbatches=4),
-        compare=CompareConfig(arms=("opd", "opd_sampled")),
-        evaluate=EvaluateConfig(every=20, prompts=64, samples=4),
-        checkpoint=CheckpointConfig(every=50),
-    )
-    return config_dict(config)
+    config = config_dict(Config())
+    config.updates = 200
+    config.prompts, config.group_size = 16, 4
+    config.data.update(task="jsonl", max_completion=256)
+    config.probe.rows = ("opd", "opd_sampled", "opd_baseline", "opd_topk@k=16", "soft_label")
+    config.probe.update(groups=128, batch=8)
+    config.compare.arms = ("opd", "opd_sampled")
+    config.optimizer.update(learning_rate=1e-5, warmup=10, microbatches=4)
+    config.evaluate.update(every=20, prompts=64, samples=4)
+    config.checkpoint.every = 50
+    return config

@@ -10,30 +10,12 @@ sequence KL instead of the myopic one. Seed 0: KL from 11.9 to 2.4 nats, accurac
 greedy from 0.49 to 0.83.
 """
 
-from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.settings.config import (
-    CheckpointConfig,
-    Config,
-    EvaluateConfig,
-    MethodConfig,
-    OptimizerConfig,
-    config_dict,
-)
+from configs import _addition
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    return config_dict(
-        Config(
-            updates=200,
-            prompts=48,
-            group_size=4,
-            data=DATA,
-            teacher=TEACHER,
-            student=STUDENT,
-            method=MethodConfig(name="minillm"),
-            optimizer=OptimizerConfig(learning_rate=1e-3),
-            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=50, keep=3),
-        )
-    )
+    config = _addition.get_config()
+    config.method.name = "minillm"
+    config.optimizer.learning_rate = 1e-3
+    return config

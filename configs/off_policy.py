@@ -16,32 +16,12 @@ offline_rl is steadier with --config.optimizer.learning_rate=5e-4.
 Shows what the student learns from states that are not its own.
 """
 
-from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.settings.config import (
-    CheckpointConfig,
-    Config,
-    DatasetConfig,
-    EvaluateConfig,
-    MethodConfig,
-    OptimizerConfig,
-    config_dict,
-)
+from configs import _addition
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    return config_dict(
-        Config(
-            updates=200,
-            prompts=48,
-            group_size=4,
-            data=DATA,
-            teacher=TEACHER,
-            student=STUDENT,
-            method=MethodConfig(name="sft"),
-            dataset=DatasetConfig(groups=512),
-            optimizer=OptimizerConfig(learning_rate=2e-3),
-            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=50, keep=3),
-        )
-    )
+    config = _addition.get_config()
+    config.method.name = "sft"
+    config.dataset.groups = 512
+    return config

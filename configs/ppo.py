@@ -9,34 +9,17 @@ Shows how far accuracy rises at as many rollouts as in configs/rl.py, or more wh
 early: after four updates, or once the policy has moved 0.05 nats a sequence.
 """
 
-from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.settings.config import (
-    CheckpointConfig,
-    Config,
-    CriticConfig,
-    EvaluateConfig,
-    MethodConfig,
-    OptimizerConfig,
-    ReuseConfig,
-    config_dict,
-)
+from configs import _addition
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    return config_dict(
-        Config(
-            updates=800,
-            prompts=24,
-            group_size=8,
-            data=DATA,
-            teacher=TEACHER,
-            student=STUDENT,
-            method=MethodConfig(name="ppo"),
-            reuse=ReuseConfig(updates=4, kl=0.05),
-            critic=CriticConfig(learning_rate=1e-3),
-            optimizer=OptimizerConfig(learning_rate=3e-4),
-            evaluate=EvaluateConfig(every=200, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=200, keep=3),
-        )
-    )
+    config = _addition.get_config()
+    config.method.name = "ppo"
+    config.prompts, config.group_size = 24, 8
+    config.reuse.update(updates=4, kl=0.05)
+    config.critic.learning_rate = 1e-3
+    config.optimizer.learning_rate = 3e-4
+    config.updates = 800  # four on a batch: the rollouts of 200
+    config.evaluate.every = config.checkpoint.every = 200
+    return config

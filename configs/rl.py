@@ -10,30 +10,13 @@ groups of 8, more of which have both right and wrong completions. Seed 0, a minu
 cores after three for the players: accuracy from 0.22 to 0.44, greedy from 0.49 to 0.65.
 """
 
-from configs._addition import DATA, STUDENT, TEACHER
-from opd.run.settings.config import (
-    CheckpointConfig,
-    Config,
-    EvaluateConfig,
-    MethodConfig,
-    OptimizerConfig,
-    config_dict,
-)
+from configs import _addition
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    return config_dict(
-        Config(
-            updates=200,
-            prompts=24,
-            group_size=8,
-            data=DATA,
-            teacher=TEACHER,
-            student=STUDENT,
-            method=MethodConfig(name="grpo"),
-            optimizer=OptimizerConfig(learning_rate=5e-4),
-            evaluate=EvaluateConfig(every=50, split="test", prompts=256, samples=4),
-            checkpoint=CheckpointConfig(every=50, keep=3),
-        )
-    )
+    config = _addition.get_config()
+    config.method.name = "grpo"
+    config.prompts, config.group_size = 24, 8
+    config.optimizer.learning_rate = 5e-4
+    return config

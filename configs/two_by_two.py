@@ -13,55 +13,20 @@ they go, soft_label draws them from the teacher, and offline_rl has as many of t
 each: configs/sweeps/two_by_two.py. The studies of gamma and reuse start from this config too.
 """
 
-from opd.data.pipeline import DataConfig
-from opd.run.settings.config import (
-    CheckpointConfig,
-    Config,
-    DatasetConfig,
-    EvaluateConfig,
-    FitConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PlayerConfig,
-    config_dict,
-)
+from configs import _addition
 
 UPDATES, PROMPTS = 160, 32
 
 
 def get_config():
     """A complete config; every key can be overridden with --config.KEY=VALUE."""
-    model = ModelConfig(width=64, layers=2, heads=4)
-    return config_dict(
-        Config(
-            updates=UPDATES,
-            prompts=PROMPTS,
-            group_size=4,
-            data=DataConfig(
-                task="arithmetic",
-                operation="add",
-                digits=2,
-                reverse=True,
-                tokenizer="char",
-                train=4000,
-                validation=384,
-                test=640,
-                length=64,
-            ),
-            teacher=PlayerConfig(
-                model=model,
-                fit=FitConfig(steps=1500, batch=128, learning_rate=5e-3, stop_at=0.95),
-            ),
-            student=PlayerConfig(
-                model=model,
-                fit=FitConfig(
-                    steps=1500, batch=64, learning_rate=3e-3, stop_at=0.25, check_every=5
-                ),
-            ),
-            # Logged rollouts: as many as the other corners draw.
-            dataset=DatasetConfig(groups=UPDATES * PROMPTS),
-            optimizer=OptimizerConfig(learning_rate=1e-3, decay=UPDATES),
-            evaluate=EvaluateConfig(every=20, split="test", prompts=640, samples=2, teacher=True),
-            checkpoint=CheckpointConfig(every=UPDATES, keep=1),
-        )
-    )
+    config = _addition.get_config()
+    config.updates, config.prompts = UPDATES, PROMPTS
+    config.data.update(validation=384, test=640)
+    config.student.model.width = config.teacher.model.width
+    config.student.fit.check_every = 5
+    config.dataset.groups = UPDATES * PROMPTS  # logged rollouts: as many as the others draw
+    config.optimizer.update(learning_rate=1e-3, decay=UPDATES)
+    config.evaluate.update(every=20, prompts=640, samples=2, teacher=True)
+    config.checkpoint.update(every=UPDATES, keep=1)
+    return config

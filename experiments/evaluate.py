@@ -28,9 +28,7 @@ _PROMPTS = flags.DEFINE_integer(
     "prompts", None, "prompts at most; the run's own number, or all", lower_bound=1
 )
 _PATH = flags.DEFINE_string("path", None, "a Hugging Face folder, in place of --workdir")
-_TASK = flags.DEFINE_string(
-    "task", None, "of --path: FILE.jsonl, tfds:NAME[:SPLIT], gsm8k:DIR or arithmetic"
-)
+_TASK = flags.DEFINE_string("task", None, f"of --path: {score.spelled()}")
 _LENGTH = flags.DEFINE_integer("length", 256, "of --path: tokens at most", lower_bound=1)
 _VERIFIER = flags.DEFINE_string(
     "verifier", None, "of --path: exact, final_answer, math, regex:PATTERN or MODULE:NAME"
@@ -82,9 +80,7 @@ def _refuse(given: str, others: tuple[launch.Flag, ...]) -> None:
 
 def _asked() -> score.Asked:
     if not _TASK.value:
-        raise ValueError(
-            "--task is missing; allowed are FILE.jsonl, tfds:NAME, gsm8k:DIR, arithmetic"
-        )
+        raise ValueError(f"--task is missing; allowed are {score.spelled()}")
     return score.Asked(
         path=Path(_PATH.value),
         task=_TASK.value,

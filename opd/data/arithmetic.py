@@ -8,7 +8,8 @@ import random
 from collections.abc import Callable
 from types import MappingProxyType
 
-from opd.data.builder import Example, ExampleBuilder, Splits
+from opd.data.builder import Example, ExampleBuilder, Source, Splits
+from opd.data.verifiers import exact_match
 
 # name -> (symbol, function)
 OPERATIONS: MappingProxyType[str, tuple[str, Callable[[int, int], int]]] = MappingProxyType(
@@ -31,7 +32,7 @@ class ArithmeticConfig:
     operation: str = "add"
     digits: int = 2
     reverse: bool = False  # the answer's least-significant digit first
-    train: int = 4000
+    train: int = 4000  # of 5,050 pairs of two digits; sizes are chosen by hand, not tuned
     validation: int = 256
     test: int = 256
     length: int = 256
@@ -107,3 +108,6 @@ class Arithmetic(ExampleBuilder, skip_registration=True):
 
     def examples(self) -> Splits:
         return splits(self.task)
+
+
+SOURCE = Source(ArithmeticConfig, splits, exact_match, builder=Arithmetic, alphabet=ALPHABET)

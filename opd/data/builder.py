@@ -1,4 +1,4 @@
-"""What every prepared task shares: the example, and a TFDS builder that needs no TensorFlow."""
+"""What tasks are made of: the example, a source of them, and a TFDS builder without TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from opd.data.chat import Messages
+from opd.data.verifiers import Verifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,27 @@ def read(builder: ExampleBuilder) -> Splits:
 
 def _example(record: Mapping[str, bytes]) -> Example:
     return Example(**{name: record[name].decode("utf-8") for name in FEATURES})
+
+
+def _no_files(config: Any) -> tuple[Path, ...]:
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A task: where its examples come from, and who grades what is said to them.
+
+    `config` is a frozen dataclass whose fields are the keys of `data` that mean something for the
+    task. A key that is None there keeps the field's own default; a field that isn't a key is worked
+    out. It raises ValueError at what is wrong with them.
+    """
+
+    config: type
+    splits: Callable[[Any], Splits]  # a pure function of that config and its files
+    verifier: Verifier  # where `data.verifier` names no other
+    files: Callable[[Any], Sequence[Path]] = _no_files  # what `splits` reads
+    builder: type[ExampleBuilder] | None = None  # None: read from its files every time
+    alphabet: str | None = None  # of a character tokenizer, where `data.alphabet` has none
 
 
 def hold_out(keys: Iterable[str], count: int, seed: int) -> set[str]:

@@ -89,6 +89,7 @@ class Template:
 
 
 def _line(error: Exception) -> str:
+    # Two lines of a terminal: a template's error may quote the whole template.
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -9,9 +9,9 @@ import dataclasses
 import re
 from pathlib import Path
 
-from opd.data.builder import Example, ExampleBuilder, Splits, hold_out
+from opd.data.builder import Example, ExampleBuilder, Source, Splits, hold_out
 from opd.data.jsonl import read_objects, text_field
-from opd.data.verifiers import MARKER, parse_number
+from opd.data.verifiers import MARKER, final_answer, parse_number
 
 FILES = ("train.jsonl", "test.jsonl")
 
@@ -23,12 +23,23 @@ _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
 class GSM8KConfig:
     """The folder of the two files, and how many training questions are held out or kept."""
 
-    path: str
-    validation: int = 500
+    path: str | None = None
+    validation: int = 500  # of 7,473 questions; chosen by hand, not tuned
     train: int | None = None  # None: all that aren't held out
     test: int | None = None  # None: all
     annotations: bool = False  # keep <<...>>
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError(
+                f"data.task = 'gsm8k' needs data.path = a folder with {' and '.join(FILES)}"
+            )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The two files."""
+        return tuple(Path(self.path) / name for name in FILES)
 
 
 def read(path: Path, annotations: bool) -> list[Example]:
@@ -61,11 +72,11 @@ def splits(config: GSM8KConfig) -> Splits:
     Raises:
         ValueError: missing folder or file, malformed line, more questions asked for than there are.
     """
-    train, test = (read(Path(config.path) / name, config.annotations) for name in FILES)
+    train, test = (read(path, config.annotations) for path in config.files)
     questions = {example.prompt for example in train}
     if config.validation >= len(questions):
         raise ValueError(
-            f"data.validation = {config.validation}: {Path(config.path) / FILES[0]} allows at most "
+            f"data.validation = {config.validation}: {config.files[0]} allows at most "
             f"{len(questions) - 1}"
         )
     held_out = hold_out(questions, config.validation, config.seed)
@@ -85,3 +96,6 @@ class GSM8K(ExampleBuilder, skip_registration=True):
 
     def examples(self) -> Splits:
         return splits(self.task)
+
+
+SOURCE = Source(GSM8KConfig, splits, final_answer, lambda config: config.files, GSM8K)

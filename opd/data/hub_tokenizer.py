@@ -213,7 +213,7 @@ def _template(folder: Path, described: Mapping[str, Any]) -> str | None:
     return given if isinstance(given, str) else None
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=8)  # folders and chats: more than a run has
 def load(folder: Path, chat: ChatConfig = PLAIN) -> HubTokenizer:
     """A folder's tokenizer; large ones take seconds, and a run asks more than once."""
     return HubTokenizer(folder, chat)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from opd.data.builder import Example
 from opd.data.chat import Messages
 
 
@@ -76,30 +75,3 @@ def messages_field(where: str, line: dict[str, Any]) -> Messages:
         last = f"one of {found[-1][0]!r}" if found else "nothing"
         raise ValueError(f"{where}: 'messages' ends with {last}: allowed is one of 'user'")
     return found
-
-
-def read_prompts(path: Path) -> list[Example]:
-    """Prompts, one object a line: `prompt` or `messages`, and optionally `answer`.
-
-    An answer is a string or an integer, and doubles as the solution to imitate.
-
-    Raises:
-        ValueError: a malformed line, by file and number.
-    """
-    examples = []
-    for where, line in read_objects(path):
-        messages = None
-        if "messages" in line:
-            if "prompt" in line:
-                raise ValueError(f"{where}: has 'prompt' and 'messages': allowed is one of them")
-            messages = messages_field(where, line)
-            prompt = json.dumps(line["messages"], ensure_ascii=False)
-        else:
-            prompt = text_field(where, line, "prompt")
-        answer = line.get("answer")
-        if isinstance(answer, int) and not isinstance(answer, bool):
-            answer = str(answer)
-        elif answer is not None:
-            answer = text_field(where, line, "answer")
-        examples.append(Example(prompt, answer, answer, messages))
-    return examples

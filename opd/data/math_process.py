@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 
+# Chosen by hand, not tuned: what takes longer is no answer, and no start.
 SECONDS = 5.0  # of one comparison
 STARTING = 120.0  # of its imports
 

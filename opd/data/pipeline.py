@@ -1,37 +1,21 @@
-"""From a config to batches of NumPy arrays: tasks, prompts, demonstrations, verification.
+"""From a task to arrays and back: prompts, demonstrations, completions and their rewards.
 
-N examples, P prompt length, B rollouts, T completion length.
+The room's front door: what a config and a task are comes with it. N examples, P prompt length, B
+rollouts, T completion length.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from opd.data import arithmetic, gsm8k, hub_tokenizer, jsonl, tfds_prompts
-from opd.data.builder import Example, ExampleBuilder, Splits, hold_out, read, write
-from opd.data.chat import PLAIN, ChatConfig
-from opd.data.tokenizers import (
-    BYTE_VOCAB,
-    BPETokenizer,
-    ByteTokenizer,
-    CharTokenizer,
-    Tokenizer,
-    check,
-    train_bpe,
-)
-from opd.data.verifiers import Verifier, named
+from opd.data.builder import Example
+from opd.data.config import DataConfig, integer
+from opd.data.loading import Task, first_prompt, load
 
 __all__ = [
     "DataConfig",
@@ -41,452 +25,12 @@ __all__ = [
     "demonstrations",
     "encode_prompts",
     "encode_solutions",
+    "endless",
+    "first_prompt",
     "load",
     "prompts",
     "verify",
 ]
-
-TASKS = ("arithmetic", "gsm8k", "jsonl", "tfds")
-TOKENIZERS = ("byte", "char", "bpe")
-LONG_PROMPTS = ("error", "skip")
-
-# Part of what a prepared folder is named after: raise it when what is written changes.
-FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """What to learn, in which tokens. None: the task's own default, or the longest there is.
-
-    Raises:
-        ValueError: one line, what was given and what is allowed.
-    """
-
-    task: str = "arithmetic"
-    path: str | None = None  # gsm8k: the folder of train.jsonl and test.jsonl
-    prompts: str | None = None  # FILE.jsonl, or tfds:NAME[:SPLIT]; it makes the task jsonl or tfds
-    prompt_feature: str | None = None  # tfds: which feature is the prompt; None: prompt
-    answer_feature: str | None = None  # tfds: which is the answer; None: answer, where there is one
-    operation: str = "add"  # arithmetic, see ArithmeticConfig
-    digits: int = 2
-    reverse: bool = False
-    annotations: bool = False  # gsm8k: keep the <<...>> of the worked answers
-    tokenizer: str | None = None  # byte, char, bpe, or a Hugging Face folder; None: a player's
-    chat: ChatConfig = PLAIN  # how a folder's tokenizer writes prompts
-    alphabet: str | None = None  # char; arithmetic has a default
-    bpe_size: int = 2048
-    max_prompt: int | None = None  # P, tokens
-    max_completion: int | None = None  # T, tokens, EOS included
-    long_prompts: str = "error"
-    verifier: str | None = None  # exact, final_answer, math, regex:PATTERN, MODULE:NAME
-    train: int | None = None  # examples (arithmetic: operand pairs, both orders of each)
-    validation: int | None = None
-    test: int | None = None
-    length: int | None = None  # arithmetic: the held-out length
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _choice("task", self.task, TASKS)
-        if self.tokenizer not in (None, *TOKENIZERS) and not os.path.isdir(self.tokenizer):
-            raise ValueError(
-                f"data.tokenizer = {self.tokenizer!r}: allowed are {', '.join(TOKENIZERS)}, or a "
-                "folder with tokenizer.json"
-            )
-        _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
-        _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                _integer(f"data.{name}", value, least)
-        for name in ("reverse", "annotations"):
-            _choice(name, getattr(self, name), (False, True))
-        if self.verifier is not None:
-            named(self.verifier)
-        if self.seed >= 2**32:
-            raise ValueError(f"data.seed = {self.seed}: allowed are 0 to 2^32 - 1")
-        if self.prompts and self.path:
-            raise ValueError("data.path and data.prompts are both given: allowed is one of them")
-        if self.kind == "jsonl" and not self.prompts:
-            raise ValueError("data.task = 'jsonl' needs data.prompts = FILE.jsonl")
-        if self.kind == "tfds":
-            tfds_prompts.parse(self.prompts or "")
-        elif (self.prompt_feature, self.answer_feature) != (None, None):
-            raise ValueError(
-                "data.prompt_feature, data.answer_feature: allowed with data.prompts = tfds:NAME "
-                "only"
-            )
-        if self.kind == "gsm8k" and not self.path:
-            files = " and ".join(gsm8k.FILES)
-            raise ValueError(f"data.task = 'gsm8k' needs data.path = a folder with {files}")
-        if self.kind == "arithmetic":
-            if self.path:
-                raise ValueError(f"data.path = {self.path!r}: allowed for data.task = 'gsm8k' only")
-            _arithmetic(self)
-        if self.tokenizer == "char" and self.kind != "arithmetic" and not self.alphabet:
-            raise ValueError("data.tokenizer = 'char' needs data.alphabet, or choose byte or bpe")
-
-    @property
-    def from_folder(self) -> Path | None:
-        """The folder whose tokenizer it is, if it is one's."""
-        made = self.tokenizer in (None, *TOKENIZERS)
-        return None if made else Path(self.tokenizer)
-
-    @property
-    def kind(self) -> str:
-        """The task, `jsonl` or `tfds` where prompts are given."""
-        if not self.prompts:
-            return self.task
-        return "tfds" if self.prompts.startswith(tfds_prompts.PREFIX) else "jsonl"
-
-
-_OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
-_LEAST = {
-    "digits": 1,
-    "bpe_size": BYTE_VOCAB,
-    "max_prompt": 1,
-    "max_completion": 1,
-    "train": 1,
-    "validation": 0,
-    "test": 0,
-    "length": 0,
-    "seed": 0,
-}
-
-
-def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        choices = ", ".join(map(str, allowed))
-        raise ValueError(f"data.{name} = {value!r}: allowed are {choices}")
-
-
-def _integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} = {value!r}: allowed are integers from {least}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Examples by split, the tokenizer they are read with, and who grades them.
-
-    `max_prompt` is P and `max_completion` T, both resolved; `skipped` counts the prompts dropped
-    for their length, by split. `where` is the folder of the prepared data, if any; `identity` names
-    what they were prepared from, sources by content.
-
-    Raises:
-        ValueError: a tokenizer whose pad is its EOS.
-    """
-
-    config: DataConfig
-    tokenizer: Tokenizer
-    verifier: Verifier | None
-    splits: Splits
-    max_prompt: int
-    max_completion: int
-    skipped: Mapping[str, int]
-    where: Path | None = None
-    identity: str = ""
-
-    def __post_init__(self) -> None:
-        check(self.tokenizer)
-
-    def split(self, name: str) -> tuple[Example, ...]:
-        """One split's examples.
-
-        Raises:
-            ValueError: there is none of that name.
-        """
-        if name not in self.splits:
-            allowed = ", ".join(self.splits)
-            raise ValueError(f"split {name!r}: the {self.config.kind} task has {allowed}")
-        return self.splits[name]
-
-
-# --- sources: config -> splits ---------------------------------------------------------------
-
-
-def _sizes(config: DataConfig, names: Sequence[str]) -> dict[str, int]:
-    """The sizes that were given; a task's own config has the defaults."""
-    return {n: getattr(config, n) for n in names if getattr(config, n) is not None}
-
-
-def _arithmetic(config: DataConfig) -> arithmetic.ArithmeticConfig:
-    given = {name: getattr(config, name) for name in ("operation", "digits", "reverse", "seed")}
-    sizes = _sizes(config, ("train", "validation", "test", "length"))
-    return arithmetic.ArithmeticConfig(**given, **sizes)
-
-
-def _gsm8k(config: DataConfig) -> gsm8k.GSM8KConfig:
-    given = {name: getattr(config, name) for name in ("path", "annotations", "seed")}
-    return gsm8k.GSM8KConfig(**given, **_sizes(config, ("train", "validation", "test")))
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptsConfig:
-    """Prompts that come as one list: a file, or a split of a dataset.
-
-    None holds out a tenth of the distinct prompts, or two; of fewer than five prompts, one or none.
-    """
-
-    prompts: str
-    validation: int | None = None
-    test: int | None = None
-    train: int | None = None
-    seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class TFDSConfig(PromptsConfig):
-    """A prepared TFDS dataset, and its features that are prompts and answers."""
-
-    dataset: str = ""
-    split: str = "train"
-    prompt_feature: str | None = None
-    answer_feature: str | None = None
-
-
-def _jsonl(config: DataConfig) -> PromptsConfig:
-    sizes = _sizes(config, ("train", "validation", "test"))
-    return PromptsConfig(config.prompts or "", seed=config.seed, **sizes)
-
-
-def _tfds(config: DataConfig) -> TFDSConfig:
-    dataset, split = tfds_prompts.parse(config.prompts or "")
-    features = {name: getattr(config, name) for name in ("prompt_feature", "answer_feature")}
-    sizes = _sizes(config, ("train", "validation", "test"))
-    return TFDSConfig(
-        config.prompts or "", seed=config.seed, dataset=dataset, split=split, **features, **sizes
-    )
-
-
-def _jsonl_splits(config: PromptsConfig) -> Splits:
-    return _held_out(config, jsonl.read_prompts(Path(config.prompts)))
-
-
-def _tfds_splits(config: TFDSConfig) -> Splits:
-    features = config.prompt_feature, config.answer_feature
-    return _held_out(config, tfds_prompts.read(config.dataset, config.split, *features))
-
-
-def _held_out(config: PromptsConfig, examples: Sequence[Example]) -> Splits:
-    """Train, validation and test, no prompt in two of them."""
-    distinct = {example.prompt for example in examples}
-    default = min(max(2, len(distinct) // 10), (len(distinct) - 1) // 2)
-    validation, test = (
-        default if size is None else size for size in (config.validation, config.test)
-    )
-    if validation + test >= len(distinct):
-        raise ValueError(
-            f"data.validation + data.test = {validation} + {test}: {config.prompts} has "
-            f"{len(distinct)} distinct prompts, allowed are 0 to {len(distinct) - 1}"
-        )
-    first = hold_out(distinct, validation, config.seed)
-    second = hold_out(distinct - first, test, config.seed)
-    sides = {
-        "train": [e for e in examples if e.prompt not in first | second][: config.train],
-        "validation": [e for e in examples if e.prompt in first],
-        "test": [e for e in examples if e.prompt in second],
-    }
-    return {name: tuple(side) for name, side in sides.items() if side}
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One task: its own config, its splits, the files they come from, how it is prepared."""
-
-    config: Callable[[DataConfig], Any]
-    splits: Callable[[Any], Splits]
-    files: Callable[[DataConfig], list[Path]]
-    builder: Callable[[Any, Path], ExampleBuilder] | None  # None: read from its file every time
-    verifier: str
-
-
-SOURCES: Mapping[str, Source] = MappingProxyType(
-    {
-        "arithmetic": Source(
-            _arithmetic, arithmetic.splits, lambda c: [], arithmetic.Arithmetic, "exact"
-        ),
-        "gsm8k": Source(
-            _gsm8k,
-            gsm8k.splits,
-            lambda c: [Path(c.path or "") / name for name in gsm8k.FILES],
-            gsm8k.GSM8K,
-            "final_answer",
-        ),
-        "jsonl": Source(_jsonl, _jsonl_splits, lambda c: [Path(c.prompts or "")], None, "exact"),
-        "tfds": Source(
-            _tfds,
-            _tfds_splits,
-            lambda c: tfds_prompts.files(*tfds_prompts.parse(c.prompts or "")),
-            None,
-            "exact",
-        ),
-    }
-)
-
-
-def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
-    """The configured tokenizer; a BPE sees the training split alone."""
-    if config.from_folder is not None:
-        return hub_tokenizer.load(config.from_folder, config.chat)
-    if config.tokenizer in (None, "byte"):
-        return ByteTokenizer()
-    if config.tokenizer == "char":
-        return CharTokenizer(config.alphabet or arithmetic.ALPHABET)
-    train = splits["train"]
-    texts = (example.prompt + (example.solution or "") for example in train)
-    return train_bpe(texts, config.bpe_size)
-
-
-# --- prepared data ---------------------------------------------------------------------------
-
-
-def _identity(config: DataConfig) -> dict[str, Any]:
-    """All that the prepared data depends on: sources by content, not by place."""
-    source = SOURCES[config.kind]
-    own = dataclasses.asdict(source.config(config))
-    own.pop("path", None)
-    own.pop("prompts", None)
-    tokenizer: dict[str, Any] = {"tokenizer": config.tokenizer or "byte"}
-    if config.from_folder is not None:
-        found = hub_tokenizer.load(config.from_folder, config.chat)
-        tokenizer = {"tokenizer": found.fingerprint(), "chat": dataclasses.asdict(config.chat)}
-    if config.tokenizer == "bpe":
-        tokenizer["bpe_size"] = config.bpe_size
-    files = {}
-    for path in source.files(config):
-        try:
-            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    return {"format": FORMAT, "task": config.kind, **own, **tokenizer, "files": files}
-
-
-def _name(identity: Mapping[str, Any]) -> str:
-    """What prepared data of this identity is called."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{identity['task']}-{digest[:12]}"
-
-
-def _read_prepared(config: DataConfig, where: Path) -> tuple[Splits, Tokenizer]:
-    source = SOURCES[config.kind]
-    own = source.config(config)
-    splits = read(source.builder(own, where)) if source.builder else source.splits(own)
-    if config.tokenizer == "bpe":
-        return splits, BPETokenizer.load(where / "tokenizer.json")
-    return splits, _tokenizer(config, splits)
-
-
-def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, identity: Mapping) -> None:
-    """Writes a folder beside `where`, complete, and only then gives it its name."""
-    where.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=where.parent))
-    try:
-        source = SOURCES[config.kind]
-        if source.builder:
-            write(source.builder(source.config(config), staging))
-        if isinstance(tokenizer, BPETokenizer):
-            tokenizer.save(staging / "tokenizer.json")
-        (staging / "config.json").write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
-        staging.chmod(0o755)
-        try:
-            os.rename(staging, where)
-        except OSError:
-            if not where.is_dir():  # else another process was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-# --- loading ---------------------------------------------------------------------------------
-
-
-def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> Task:
-    """The configured task, prepared under `workdir/data` or found there; in memory without one.
-
-    Whatever is wrong with the config or the source is said before anything is written.
-
-    Raises:
-        ValueError: a missing or malformed source (file and line), a prompt that is too long.
-    """
-    if config.from_folder is None and config.chat != PLAIN:
-        raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
-    identity = _identity(config)
-    name = _name(identity)
-    where = None if workdir is None else Path(workdir) / "data" / name
-    if where is not None and where.is_dir():
-        task = _task(config, *_read_prepared(config, where))
-        return dataclasses.replace(task, where=where, identity=name)
-    source = SOURCES[config.kind]
-    splits = source.splits(source.config(config))
-    tokenizer = _tokenizer(config, splits)
-    task = _task(config, splits, tokenizer)
-    if where is not None:
-        _prepare(config, tokenizer, where, identity)
-    return dataclasses.replace(task, where=where, identity=name)
-
-
-def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
-    lengths = {
-        n: [len(tokenizer.encode_prompt(e.asked)) for e in split] for n, split in splits.items()
-    }
-    max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
-    kept, skipped = {}, {}
-    for name, split in splits.items():
-        fits = [length <= max_prompt for length in lengths[name]]
-        if config.long_prompts == "error" and not all(fits):
-            at = fits.index(False)
-            raise ValueError(
-                f"data.max_prompt = {max_prompt}: prompt {at} of {name} has {lengths[name][at]} "
-                f"tokens ({split[at].prompt[:40]!r}); allowed are at most {max_prompt}, or "
-                "data.long_prompts = 'skip'"
-            )
-        kept[name] = tuple(e for e, fit in zip(split, fits, strict=True) if fit)
-        skipped[name] = fits.count(False)
-        if not kept[name]:
-            shortest = min(lengths[name])
-            raise ValueError(
-                f"data.max_prompt = {max_prompt}: no prompt of {name} fits, the shortest has "
-                f"{shortest} tokens"
-            )
-    everything = [example for split in kept.values() for example in split]
-    graded = all(example.answer is not None for example in everything)
-    longest = _longest_solution(tokenizer, everything)  # even where it isn't needed: all are read
-    if config.max_completion is None and longest is None:
-        raise ValueError("data.max_completion = None: needs a number of tokens, 1 or more, here")
-    return Task(
-        config=config,
-        tokenizer=tokenizer,
-        verifier=named(config.verifier or SOURCES[config.kind].verifier) if graded else None,
-        splits=MappingProxyType(kept),
-        max_prompt=max_prompt,
-        max_completion=config.max_completion or longest,
-        skipped=MappingProxyType(skipped),
-    )
-
-
-def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int | None:
-    """Tokens of the longest solution with its EOS; None where there is none.
-
-    Raises:
-        ValueError: a solution that the tokenizer has no tokens for.
-    """
-    longest = None
-    for example in examples:
-        if example.solution is not None:
-            try:
-                length = 1 + len(tokenizer.encode(example.solution))
-            except ValueError as error:
-                raise ValueError(f"answer to {example.prompt[:40]!r}: {error}") from None
-            longest = max(longest or 0, length)
-    return longest
-
-
-def first_prompt(task: Task) -> str | None:
-    """What the model gets to read of the first training prompt, cut, where a folder writes it."""
-    if not isinstance(task.tokenizer, hub_tokenizer.HubTokenizer):
-        return None
-    return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:400]
-
 
 # --- batches ---------------------------------------------------------------------------------
 
@@ -605,13 +149,16 @@ def endless(
     Raises:
         ValueError: a batch of less than one.
     """
-    _integer("batch", batch, 1)
+    integer("batch", batch, 1)
     rows = grain.MapDataset.range(count).shuffle(seed=_shuffle_seed(name, seed)).repeat()
     return rows.batch(batch, batch_fn=collate)
 
 
 def _shuffle_seed(split: str, seed: int) -> int:
-    """grain adds the epoch to its seed: hashed, or seed s + 1 would replay s one epoch later."""
+    """grain adds the epoch to its seed: hashed, or seed s + 1 would replay s one epoch later.
+
+    Its seeds have 32 bits.
+    """
     return int.from_bytes(hashlib.sha256(f"{split}\0{seed}".encode()).digest()[:4], "big")
 
 

@@ -62,7 +62,7 @@ def split(pairs: Sequence[Pair], seed: int) -> tuple[tuple[Pair, ...], tuple[Pai
         ValueError: fewer than three distinct prompts.
     """
     prompts = {pair.prompt for pair in pairs}
-    if len(prompts) < 3:
+    if len(prompts) < 3:  # two are held out, the fewest that an interval can be over
         raise ValueError(f"pairs of {len(prompts)} distinct prompts: allowed are 3 or more")
     apart = hold_out(prompts, max(2, len(prompts) // 10), seed)
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
-from opd.data.builder import Example, quiet
+from opd.data.builder import Example, Source, Splits, quiet
+from opd.data.prompts import PromptsConfig, held_out
+from opd.data.verifiers import exact_match
 
 PREFIX = "tfds:"
 # A dataset as TFDS spells it, name[/config][:version], and a split of it.
@@ -31,6 +34,21 @@ def parse(said: str) -> tuple[str, str]:
             f"data.prompts = {said!r}: allowed is tfds:NAME[/CONFIG][:VERSION][:SPLIT]"
         )
     return match["dataset"], match["split"] or "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class TFDSConfig(PromptsConfig):
+    """A prepared TFDS dataset, and its features that are prompts and answers."""
+
+    dataset: str = dataclasses.field(init=False)
+    split: str = dataclasses.field(init=False)
+    prompt_feature: str | None = None  # None: prompt
+    answer_feature: str | None = None  # None: answer, where there is one
+
+    def __post_init__(self) -> None:
+        dataset, split = parse(self.prompts or "")
+        object.__setattr__(self, "dataset", dataset)
+        object.__setattr__(self, "split", split)
 
 
 def _line(error: Exception) -> str:
@@ -125,3 +143,16 @@ def _text(where: str, name: str, value: Any) -> str:
         return str(value)
     kind = type(value).__name__
     raise ValueError(f"{where}: {name!r} is a {kind}, allowed are text and integers")
+
+
+def splits(config: TFDSConfig) -> Splits:
+    """A dataset's prompts by split.
+
+    Raises:
+        ValueError: what `read` refuses, or more prompts asked for than there are.
+    """
+    features = config.prompt_feature, config.answer_feature
+    return held_out(config, read(config.dataset, config.split, *features))
+
+
+SOURCE = Source(TFDSConfig, splits, exact_match, lambda c: files(c.dataset, c.split))

@@ -174,7 +174,7 @@ def median(samples: Sequence[float]) -> Figure:
     ordered = sorted(samples)
     count = len(ordered)
     out, below = 0, 1  # order statistics left out on each side; 2^n P(Binomial <= out)
-    while 40 * (below + math.comb(count, out + 1)) <= 2**count:
+    while 40 * (below + math.comb(count, out + 1)) <= 2**count:  # 2 P <= 1 / 20
         out += 1
         below += math.comb(count, out)
     return statistics.median(ordered), ordered[out], ordered[-1 - out]

@@ -46,7 +46,7 @@ class Pass:
     """How a pass is made: the policies' temperature, and tokens a chunk. Static."""
 
     temperature: float = 1.0
-    chunk: int = 128
+    chunk: int = 128  # chosen by hand; a whole completion at once would hold [B, T, V]
 
 
 Weigh = Callable[[TokenStats, Any], tuple[Coefficients, ...]]

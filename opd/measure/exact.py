@@ -166,6 +166,7 @@ def problem(
     for field, shape in zip(dataclasses.fields(made)[1:], shapes):
         if getattr(made, field.name).shape != shape:
             raise ValueError(f"{field.name}: shape {getattr(made, field.name).shape}, not {shape}")
+    # Far above the rounding of float64, far below what anyone would mean.
     for name, x in ("exp(logp_teacher)", np.exp(made.logp_teacher)), ("prompt_prob", prompt_prob):
         if np.min(x) < 0 or not np.allclose(np.sum(x, -1), 1, rtol=0, atol=1e-9):
             raise ValueError(f"{name}: must be non-negative and sum to 1")
@@ -469,6 +470,7 @@ def groups(
     """
     tree, given = problem.tree, problem.given
     rows = [np.flatnonzero(tree.prompt == x) for x in range(len(problem.prompt_prob))]
+    # What fits into memory, G integers a group; chosen by hand.
     if size < 2 or sum(len(row) ** size for row in rows) > 5_000_000:
         raise ValueError(f"group size {size}: must be >= 2, with at most 5000000 groups")
     if baseline not in ("zero", "mean", "leave_one_out"):

@@ -31,7 +31,7 @@ import numpy as np
 
 Array = np.ndarray
 
-LEVEL = 0.95
+LEVEL = 0.95  # the usual one; coverage was measured at it
 # An interval may be trusted from this many groups on, and from this many effective groups on:
 # (sum_g d_g)^2 / sum_g d_g^2 with d_g group g's share of the variance. Heavy tails lower the
 # latter. Both from experiments/coverage.
@@ -101,7 +101,7 @@ Figures = dict[str, Interval | bool | int | None]
 # ---------------------------------------------------------------------------------- quantiles
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # a number of groups or prompts each: more than a run has
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
     """The t with P(|T| <= t) = level, T Student's with an integer number of degrees of freedom.
 
@@ -123,7 +123,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
         return 2 / math.pi * (theta + series) if odd else series
 
     low, high = 0.0, math.pi / 2
-    for _ in range(60):
+    for _ in range(60):  # halvings: beyond the 52 bits of a float
         middle = (low + high) / 2
         low, high = (middle, high) if inside(middle) < level else (low, middle)
     return math.sqrt(freedom) * math.tan((low + high) / 2)
@@ -239,7 +239,7 @@ def _hall(value: float, rest: Array) -> tuple[float, float]:
     squares = deviation * deviation  # `**` is slow
     s = math.sqrt(float(squares.sum()) / (n - 1))
     skewness = float(squares @ deviation) / (n * s**3)
-    if abs(skewness) < 1e-6:
+    if abs(skewness) < 1e-6:  # at 0 it is 0 / 0, and so near to it no correction
         return value, value  # the t interval already
     ends = np.array([1, -1]) * t_quantile(n - 1) / math.sqrt(n)
     w = 3 / skewness * (np.cbrt(1 + skewness * (ends - skewness / (6 * n))) - 1)

@@ -42,10 +42,10 @@ class DecoderConfig:
     heads: int  # H
     kv_heads: int | None = None  # N; None: one for each query head
     head_dim: int | None = None  # K; None: width / heads
-    mlp: int | None = None  # inner width of SwiGLU; None: 4 x width
-    rope_base: float = 10_000.0
+    mlp: int | None = None  # inner width of SwiGLU; None: 4 x width (Vaswani et al. 2017)
+    rope_base: float = 10_000.0  # Su et al. 2021
     rope_scaling: RopeScaling | None = None
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-6  # as the families have it
     qk_norm: bool = False  # RMSNorm of queries and keys over K, before the rotation
     qkv_bias: bool = False
     activation: str = "silu"  # of the gate
@@ -63,7 +63,7 @@ class DecoderConfig:
     tokens: int | None = None  # ids that exist; the rows of V above are padding. None: all
     dtype: str = "float32"  # of the computation
     param_dtype: str = "float32"
-    max_length: int = 2048  # prompt and completion together
+    max_length: int = 2048  # prompt and completion together; a run gives its own
 
     def __post_init__(self) -> None:
         fill = functools.partial(object.__setattr__, self)
@@ -475,6 +475,7 @@ def _truncated_normal(std: float):
 
     def init(key: Array, shape: tuple[int, ...], dtype) -> Array:
         flat = jax.random.truncated_normal(key, -2.0, 2.0, (math.prod(shape),), dtype)
+        # What is left of a standard normal's deviation when it is cut at two.
         return flat.reshape(shape) * (std / 0.8796256610342398)
 
     return init

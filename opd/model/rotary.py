@@ -75,6 +75,7 @@ def yarn(plain: np.ndarray, base: float, scaling: RopeScaling) -> tuple[np.ndarr
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
+    # transformers widens a ramp of no width by as much.
     ramp = np.clip((np.arange(len(plain)) - low) / max(high - low, 1e-3), 0, 1)
     warm = 0.1 * math.log(scaling.factor) + 1 if scaling.factor > 1 else 1.0
     return (

@@ -1,4 +1,4 @@
-"""What tests of data are made of: a small TFDS dataset, and a folder with a tokenizer."""
+"""What tests of data are made of: small sources of every task, and a folder with a tokenizer."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tokenizers as hf
 
-from opd.data import builder
+from opd.data import builder, gsm8k
 
 ROWS = [{"prompt": f"{n}+{n}=", "answer": str(2 * n), "sum": 2 * n, "x": 0.5} for n in range(12)]
 
@@ -43,6 +43,45 @@ def prepare(folder, rows=ROWS):
     builder.write(Sums(rows, data_dir=folder))
     return folder / "sums" / "1.0.0"
 
+
+SIZES = {"train": 20, "validation": 8, "test": 8, "length": 10}
+
+
+def jsonl_file(folder, rows):
+    path = folder / "prompts.jsonl"
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(text + "\n" for text in lines), encoding="utf-8")
+    return str(path)
+
+
+def gsm8k_folder(folder, count=8):
+    folder.mkdir(exist_ok=True)
+    rows = [{"question": f"{n} + 1?", "answer": f"so {n + 1}\n#### {n + 1}"} for n in range(count)]
+    for name in gsm8k.FILES:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def _jsonl(folder):
+    return {"prompts": jsonl_file(folder, [{"prompt": f"{n}?", "answer": n} for n in range(40)])}
+
+
+def _gsm8k(folder):
+    path = gsm8k_folder(folder / "gsm8k", 40)
+    asked = (folder / "gsm8k" / "test.jsonl").read_text().replace(" + 1?", " and 1?")
+    (folder / "gsm8k" / "test.jsonl").write_text(asked)
+    return {"path": path}
+
+
+def _tfds(folder):
+    rows = [{"prompt": f"{n}+{n}=", "answer": str(2 * n)} for n in range(40)]
+    prepare(folder / "tfds", rows)
+    return {"prompts": "tfds:sums"}
+
+
+# Of tasks that read files: what writes small ones into a folder and says the keys of `data` that
+# find them, TFDS_DATA_DIR being its `tfds`. A task that makes its examples needs no line.
+SOURCES = {"gsm8k": _gsm8k, "jsonl": _jsonl, "tfds": _tfds}
 
 CORPUS = ["a hundred hens lay a hundred eggs", "37 + 45 = 82", "ça coûte 5 €\n"] * 4
 

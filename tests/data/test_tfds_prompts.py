@@ -5,8 +5,8 @@ import json
 import pytest
 from small import ROWS, prepare
 
-from opd.data import pipeline
 from opd.data.pipeline import DataConfig, load
+from opd.data.verifiers import exact_match
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_dataset_s_prompts_and_answers_are_read_and_some_held_out(prepared):
         "validation": 2,
         "test": 3,
     }
-    assert everything(task) == SUMS and task.verifier is pipeline.named("exact")
+    assert everything(task) == SUMS and task.verifier is exact_match
     assert all(e.solution == e.answer for e in task.split("train"))
     again = load(DataConfig(prompts="tfds:sums:1.0.0:train", validation=2, test=3))
     assert again.splits == task.splits
@@ -92,7 +92,10 @@ def test_its_identity_is_its_content_not_its_place(prepared, tmp_path, monkeypat
             {"prompts": "tfds:sums", "answer_feature": "x"},
             "tfds:sums:train, 0: 'x' is a float, allowed are text and integers",
         ),
-        ({"prompts": "a.jsonl", "prompt_feature": "q"}, "allowed with data.prompts = tfds:NAME"),
+        (
+            {"prompts": "a.jsonl", "prompt_feature": "q"},
+            "data.prompt_feature = 'q': allowed for data.task = 'tfds' only",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(prepared, tmp_path, given, message):

@@ -3,17 +3,12 @@
 import dataclasses
 import json
 import re
-import runpy
-from pathlib import Path
 
 import pytest
 
-from opd.method import facts, table
+from opd.method import table
 from opd.run.settings import config as configs
 from opd.run.settings.config import CompareConfig, Config, EvaluateConfig, ProbeConfig
-
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "configs").glob("[!_]*.py"))  # _NAME.py: what several of them share
 
 
 def test_a_dictionary_becomes_a_config_and_comes_back():
@@ -34,38 +29,6 @@ def test_a_config_dict_has_every_key_and_the_types_of_those_that_are_none():
         found.student.fit.stop_at = "soon"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_config_file_has_all_keys_and_is_accepted(path):
-    found = runpy.run_path(str(path))["get_config"]().to_dict()
-    # A key that a file leaves out can't be overridden on the command line.
-    assert leaves(found) == leaves(configs.to_dict(Config()))
-    try:
-        facts.trainable(table.parse(configs.build(found).method.spelled))
-    except ValueError as error:  # data that each user has elsewhere
-        assert "needs data.path" in str(error) or "needs data.prompts" in str(error)
-
-
-NAMES = r"[a-z_]+@(?!best)\w[\w.=,]*\w|(?<=method\.name=)[a-z]\w*"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_methods_that_a_config_file_speaks_of_are_methods(path):
-    """WORKDIR@best is a checkpoint, and ROW stands for whichever."""
-    for name in re.findall(NAMES, path.read_text()):
-        table.parse(name)
-
-
-def test_the_quickstart_and_the_configs_of_methods_have_the_same_players():
-    shared = runpy.run_path(str(ROOT / "configs" / "_addition.py"))
-    found = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]().to_dict()
-    config = configs.build(found)
-    assert (config.data, config.teacher, config.student) == (
-        shared["DATA"],
-        shared["TEACHER"],
-        shared["STUDENT"],
-    )
-
-
 def test_a_method_is_a_row_and_its_axes():
     config = configs.build({"method": {"name": "opd_topk@k=4", "tail": "drop", "coef": 2}})
     assert config.method.spelled == "opd_topk@k=4,tail=drop,coef=2.0"
@@ -78,17 +41,6 @@ def test_a_key_may_be_a_word_of_python_s():
     assert config.student.from_ == "runs/a@3"
     assert configs.to_dict(config)["student"]["from"] == "runs/a@3"
     assert configs.kind_of("teacher.from") == str | None
-
-
-def leaves(nested, prefix=""):
-    """Dotted keys of nested dictionaries."""
-    return {
-        leaf
-        for key, value in nested.items()
-        for leaf in (
-            leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
-        )
-    }
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,11 @@
 """Studies: paired intervals, the rule that decides, and what is read of a sweep's folder."""
 
-import dataclasses
-import importlib
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.stats
+from made_up_sweep import make_up
 
-from opd import disk
 from opd.run.sweeping import study, sweep
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_paired_interval_is_students_over_seeds():
@@ -56,24 +49,6 @@ def test_the_first_that_is_worse(shifts, better, expected):
     assert study.first_worse(by, better) == expected
 
 
-def make_up(workdir, point, evaluations, rollouts, staleness=()):
-    """A finished point: an evaluation for each number of rollouts, a metric's line an update."""
-    folder = workdir / "points" / sweep.name(point)
-    folder.mkdir(parents=True)
-    for at, figures in zip(rollouts, evaluations, strict=True):
-        said = {name: {"value": v, "low": v - 1, "high": v + 1} for name, v in figures.items()}
-        line = {"update": at, "rollouts": at} | said
-        with open(folder / "evaluations.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-    lines = [
-        {"update": number + 1, "rollouts": batch, "ess_trajectory": ess, "drift": 1 - ess}
-        | {"ess_token": 1.0}
-        for number, (batch, ess) in enumerate(staleness)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "done.json").write_text("{}")
-
-
 def test_what_a_sweep_has_left(tmp_path):
     points = [{"method.name": name, "seed": seed} for name in ("opd", "grpo") for seed in (3, 5)]
     for point in points:
@@ -110,66 +85,3 @@ def test_numbers_are_rounded_and_nothing_else():
     value = {"a": [1234567, 0.123456789, None, True], "b": {"c": 1.5e-9, "d": "0.123456789"}}
     rounded = {"a": [1234567, 0.12346, None, True], "b": {"c": 1.5e-9, "d": "0.123456789"}}
     assert study.rounded(value) == rounded
-
-
-def made_up_results(name, workdir, folder, worth):
-    """results.json of a committed study on points whose figures are `worth(point)`."""
-    one = dataclasses.replace(
-        importlib.import_module(f"experiments.{name}.run").STUDY, folder=folder
-    )
-    _, points = sweep.load(one.sweep)
-    for point in points:
-        kl, accuracy = worth(point)
-        seed = point["seed"]
-        ends = {"kl": kl + 0.01 * seed, "accuracy": accuracy, "length": 3.5 + 0.01 * seed}
-        begun = {"kl": 6.0 + seed, "accuracy": 0.3, "length": 3.4}
-        make_up(workdir, point, [begun, ends], (0, 128), [(128, 1.0), (128, 0.5)])
-    ran = {"seeds": [0, 1], "teacher": {"accuracy": [0.95]}}
-    disk.dump_json(ran, workdir / f"{name}.json")
-    one.main([f"--workdir={workdir}", "--read"])
-    assert 5_000 < (folder / f"{folder.name}.png").stat().st_size < 150_000
-    return json.loads((folder / "results.json").read_text(), parse_constant=lambda text: 1 / 0)
-
-
-def test_the_study_of_reuse_can_say_both(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    folder = tmp_path / "reuse"
-    folder.mkdir()
-
-    def worth(point):
-        m, seed = point["reuse.updates"], point["seed"]
-        hurts = point["method.name"] == "ppo" and m >= 8
-        return 4.0 / m, 0.6 - 0.2 * hurts + 0.01 * (seed * m % 3)
-
-    found = made_up_results("reuse", tmp_path / "runs", folder, worth)
-    said = {row: one["first_worse"] for row, one in found["decided"].items()}
-    assert said == {"opd": None, "grpo": None, "ppo": 8}
-    assert [found["decided"][row]["figure"] for row in said] == ["kl", "accuracy", "accuracy"]
-    assert found["arms"][0]["at_last_use"]["drift"]["value"] == 0.5
-    base, twice = (arm for arm in found["arms"] if arm["name"] == "opd" and arm["reuse"] <= 2)
-    assert "difference" not in base["last"]["kl"]
-    assert twice["last"]["kl"]["difference"]["value"] == pytest.approx(-2.0)
-
-
-def test_the_other_studies_take_their_differences_to_what_they_say(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    for name in ("two_by_two", "gamma"):
-        (tmp_path / name).mkdir()
-    found = made_up_results(
-        "two_by_two", tmp_path / "a", tmp_path / "two_by_two",
-        lambda point: (1.0 if point["method.name"] == "opd" else 3.0, 0.5),
-    )  # fmt: skip
-    assert len(found["arms"]) == 4 and found["teacher"] == {"accuracy": [0.95]}
-    for arm in found["arms"]:
-        difference = arm["last"]["kl"].get("difference")
-        assert (difference is None) == (arm["name"] == "opd")
-        assert difference is None or difference["value"] == pytest.approx(2.0)
-        assert arm["curves"]["kl"]["rollouts"] == [0, 128]
-    found = made_up_results(
-        "gamma", tmp_path / "b", tmp_path / "gamma",
-        lambda point: (len(point["method.name"]) + point["method.gamma"], 0.5),
-    )  # fmt: skip
-    for arm in found["arms"]:
-        difference = arm["last"]["kl"].get("difference")
-        assert (difference is None) == (arm["gamma"] == 0)
-        assert difference is None or difference["value"] == pytest.approx(arm["gamma"])

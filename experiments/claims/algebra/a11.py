@@ -35,9 +35,10 @@ from experiments.claims.lab import (
     rollout,
     vectors,
 )
-from experiments.claims.published import LOSSES, published_errors
+from experiments.claims.published import errors as published_errors
 from opd.measure import exact
 from opd.measure.exact import Problem
+from opd.measure.losses import LOSSES
 from opd.method import baselines, table
 
 Array = np.ndarray

@@ -18,7 +18,9 @@ from experiments.claims.claim import (
     spread,
     worst,
 )
-from experiments.claims.published import LOSSES, B, Case, T, V, published_errors
+from experiments.claims.published import errors
+from opd.measure import losses
+from opd.measure.losses import LOSSES, B, Case, T, V
 from opd.method import table
 
 Array = np.ndarray
@@ -38,8 +40,8 @@ def measure(effort: Effort) -> Finding:
     """All rows and settings that have a published loss, at each seed."""
     names, found, outside = list(LOSSES), [], []
     for seed in effort.seeds:
-        found += published_errors(seed, list(LOSSES)).values()
-        outside.append(off_score(logit_mse(Case(seed))))
+        found += errors(seed, list(LOSSES)).values()
+        outside.append(off_score(logit_mse(losses.draw(seed))))
     rows = {table.parse(name).row for name in names}
     signals = [{term.signal for term in table.ROWS[row].terms} for row in rows]
     numbers = {

@@ -107,7 +107,9 @@ SIZES = MappingProxyType(
 
 
 def sizes(hf: Json, tied: bool = False) -> dict[str, Any]:
-    """The fields that all families have.
+    """The fields that all families have; a key that is left out has transformers' default.
+
+    Of `max_position_embeddings` they have several, of which this is the least.
 
     Raises:
         ValueError: a size is missing, or something that no decoder here has.

@@ -30,7 +30,7 @@ POST = MappingProxyType(
 
 
 def read(hf: Json) -> dict[str, Any]:
-    """config.json as the decoder's fields."""
+    """config.json as the decoder's fields; a key that is left out has transformers' default."""
     window = {"sliding_window": 4096} | dict(hf)
     caps = {
         "attention_cap": hf.get("attn_logit_softcapping", 50.0),

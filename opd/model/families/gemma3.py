@@ -18,7 +18,7 @@ from opd.model.families.family import (
 
 
 def read(hf: Json) -> dict[str, Any]:
-    """config.json as the decoder's fields."""
+    """config.json as the decoder's fields; a key that is left out has transformers' default."""
     window = {"sliding_window": 4096} | dict(hf)
     pattern = hf.get("sliding_window_pattern", 6)
     caps = {

@@ -10,7 +10,7 @@ from opd.model.families.family import Family, Json, rope, sizes, sliding, tensor
 
 def read(hf: Json) -> dict[str, Any]:
     """config.json as the decoder's fields; all layers slide, or none."""
-    window = {"sliding_window": 4096} | dict(hf)
+    window = {"sliding_window": 4096} | dict(hf)  # transformers' default
     return sizes(hf) | rope(hf) | sliding(window, lambda layer: True)
 
 

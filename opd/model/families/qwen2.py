@@ -26,7 +26,7 @@ def window(hf: Json) -> dict[str, Any]:
     """Layers from `max_window_layers` on slide, where `use_sliding_window` says so."""
     if not hf.get("use_sliding_window", False):
         return {}
-    given = {"sliding_window": 4096} | dict(hf)
+    given = {"sliding_window": 4096} | dict(hf)  # this and 28 are transformers' defaults
     return sliding(given, lambda layer: layer >= hf.get("max_window_layers", 28))
 
 

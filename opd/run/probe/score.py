@@ -9,7 +9,9 @@ from typing import Any
 from opd import disk
 from opd.data import pipeline, tfds_prompts
 from opd.data.chat import PLAIN, ChatConfig
+from opd.data.config import keys
 from opd.data.pipeline import DataConfig, Example
+from opd.data.tasks import TASKS
 from opd.engine import backend, sharding
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
@@ -21,15 +23,13 @@ from opd.run.probe import evaluate
 from opd.run.settings.config import PlayerConfig
 from opd.run.store import progress
 
-GSM8K = "gsm8k:"
-
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """What is to be scored, on what, and how completions are drawn."""
 
     path: Path
-    task: str  # FILE.jsonl, tfds:NAME[:SPLIT], gsm8k:DIR or arithmetic
+    task: str  # as `spelled` has them
     split: str | None = None  # None: test, or a dataset's train
     prompts: int | None = None  # at most; None: all
     length: int = 256  # tokens of a completion at most
@@ -51,6 +51,17 @@ class Plan:
     examples: tuple[Example, ...]
 
 
+def spelled() -> str:
+    """What `Asked.task` may be: a list of prompts by its place, the others by name."""
+    named = [
+        f"{name}:DIR" if "path" in keys(source) else name
+        for name, source in TASKS.items()
+        if "prompts" not in keys(source)
+    ]
+    named.sort(key=lambda text: ":" not in text)
+    return ", ".join(("FILE.jsonl", f"{tfds_prompts.PREFIX}NAME", *named))
+
+
 def data(asked: Asked) -> tuple[DataConfig, str]:
     """The task as the pipeline has it, and the split of it; a list of prompts counts whole.
 
@@ -67,18 +78,15 @@ def data(asked: Asked) -> tuple[DataConfig, str]:
     if name.startswith(tfds_prompts.PREFIX):
         prompts = name if asked.split is None else f"{name}:{asked.split}"
         return DataConfig(prompts=prompts, **whole, **common), "train"
-    if name == "arithmetic":
-        return DataConfig(task=name, **common), asked.split or "test"
-    if name.startswith(GSM8K):
-        path = name.removeprefix(GSM8K)
-        return DataConfig(task="gsm8k", path=path, **common), asked.split or "test"
+    task, colon, path = name.partition(":")
+    if task in TASKS:
+        place = {"path": path} if colon else {}
+        return DataConfig(task=task, **place, **common), asked.split or "test"
     if name.endswith(".jsonl"):
         if asked.split is not None:
             raise ValueError(f"--split={asked.split}: {name} has none, all its lines are scored")
         return DataConfig(prompts=name, **whole, **common), "train"
-    raise ValueError(
-        f"--task={name}: allowed are FILE.jsonl, {tfds_prompts.PREFIX}NAME, {GSM8K}DIR, arithmetic"
-    )
+    raise ValueError(f"--task={name}: allowed are {spelled()}")
 
 
 def check(asked: Asked) -> Plan:

@@ -1,0 +1,148 @@
+"""What to learn, in which tokens: the keys under `data`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from opd.data import arithmetic, tfds_prompts
+from opd.data.builder import Source
+from opd.data.chat import PLAIN, ChatConfig
+from opd.data.tasks import TASKS
+from opd.data.tokenizers import BYTE_VOCAB
+from opd.data.verifiers import named
+
+TOKENIZERS = ("byte", "char", "bpe")
+LONG_PROMPTS = ("error", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to learn, in which tokens. None: the task's own default, or the longest there is.
+
+    Where `prompts` are given they say what the task is, jsonl or tfds. Sizes and difficulties that
+    a task doesn't have mean nothing for it, so that one config file serves several tasks; a place
+    or a feature that it doesn't read is refused.
+
+    Raises:
+        ValueError: one line, what was given and what is allowed.
+    """
+
+    task: str = "arithmetic"
+    path: str | None = None  # gsm8k: the folder of train.jsonl and test.jsonl
+    prompts: str | None = None  # jsonl: FILE.jsonl; tfds: tfds:NAME[:SPLIT]
+    prompt_feature: str | None = None  # tfds: which feature is the prompt; None: prompt
+    answer_feature: str | None = None  # tfds: which is the answer; None: answer, where there is one
+    operation: str = "add"  # arithmetic, see ArithmeticConfig
+    digits: int = 2
+    reverse: bool = False
+    annotations: bool = False  # gsm8k: keep the <<...>> of the worked answers
+    tokenizer: str | None = None  # byte, char, bpe, or a Hugging Face folder; None: a player's
+    chat: ChatConfig = PLAIN  # how a folder's tokenizer writes prompts
+    alphabet: str | None = None  # char; arithmetic has a default
+    bpe_size: int = 2048  # a small model's; chosen by hand, not tuned
+    max_prompt: int | None = None  # P, tokens
+    max_completion: int | None = None  # T, tokens, EOS included
+    long_prompts: str = "error"
+    verifier: str | None = None  # exact, final_answer, math, regex:PATTERN, MODULE:NAME
+    train: int | None = None  # examples (arithmetic: operand pairs, both orders of each)
+    validation: int | None = None
+    test: int | None = None
+    length: int | None = None  # arithmetic: the held-out length
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("task", self.task, tuple(TASKS))
+        if self.tokenizer not in (None, *TOKENIZERS) and not os.path.isdir(self.tokenizer):
+            raise ValueError(
+                f"data.tokenizer = {self.tokenizer!r}: allowed are {', '.join(TOKENIZERS)}, or a "
+                "folder with tokenizer.json"
+            )
+        _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
+        _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                integer(f"data.{name}", value, least)
+        for name in ("reverse", "annotations"):
+            _choice(name, getattr(self, name), (False, True))
+        if self.verifier is not None:
+            named(self.verifier)
+        if self.seed >= 2**32:
+            raise ValueError(f"data.seed = {self.seed}: allowed are 0 to 2^32 - 1")
+        if self.prompts and self.path:
+            raise ValueError("data.path and data.prompts are both given: allowed is one of them")
+        if self.prompts:
+            listed = "tfds" if self.prompts.startswith(tfds_prompts.PREFIX) else "jsonl"
+            object.__setattr__(self, "task", listed)  # frozen: said once, here
+        for name in _PLACES:
+            readers = [task for task, source in TASKS.items() if name in keys(source)]
+            if getattr(self, name) is not None and self.task not in readers:
+                raise ValueError(
+                    f"data.{name} = {getattr(self, name)!r}: allowed for data.task = "
+                    f"{' or '.join(map(repr, readers))} only"
+                )
+        self.own()
+        if self.tokenizer == "char" and not (self.alphabet or self.source.alphabet):
+            raise ValueError("data.tokenizer = 'char' needs data.alphabet, or choose byte or bpe")
+
+    @property
+    def source(self) -> Source:
+        """The task's row of the table."""
+        return TASKS[self.task]
+
+    def own(self) -> Any:
+        """The task's own config: the keys that mean something for it.
+
+        Raises:
+            ValueError: what that refuses.
+        """
+        for name in keys(self.source):
+            assert hasattr(self, name), f"opd/data/config.py: DataConfig needs a field {name!r}"
+        given = {name: getattr(self, name) for name in keys(self.source)}
+        return self.source.config(**{k: value for k, value in given.items() if value is not None})
+
+    @property
+    def from_folder(self) -> Path | None:
+        """The folder whose tokenizer it is, if it is one's."""
+        made = self.tokenizer in (None, *TOKENIZERS)
+        return None if made else Path(self.tokenizer)
+
+
+# Where data lie, and what of them is read: given in vain, they would be believed.
+_PLACES = ("path", "prompt_feature", "answer_feature")
+_OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
+_LEAST = {
+    "digits": 1,
+    "bpe_size": BYTE_VOCAB,
+    "max_prompt": 1,
+    "max_completion": 1,
+    "train": 1,
+    "validation": 0,
+    "test": 0,
+    "length": 0,
+    "seed": 0,
+}
+
+
+def keys(source: Source) -> tuple[str, ...]:
+    """The keys of `data` that a task reads."""
+    return tuple(field.name for field in dataclasses.fields(source.config) if field.init)
+
+
+def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        choices = ", ".join(map(str, allowed))
+        raise ValueError(f"data.{name} = {value!r}: allowed are {choices}")
+
+
+def integer(name: str, value: Any, least: int) -> None:
+    """Refuses what isn't a whole number of at least so much.
+
+    Raises:
+        ValueError: one line, what was given and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} = {value!r}: allowed are integers from {least}")

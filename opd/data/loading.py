@@ -1,0 +1,234 @@
+"""From a config to a task: its examples by split, their tokenizer, and who grades completions.
+
+A task is prepared once under a folder named after all that its data depend on, or read in memory.
+N examples, P prompt length, T completion length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from opd.data import hub_tokenizer
+from opd.data.builder import Example, Splits, read, write
+from opd.data.chat import PLAIN
+from opd.data.config import DataConfig
+from opd.data.tokenizers import (
+    BPETokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    check,
+    train_bpe,
+)
+from opd.data.verifiers import Verifier, named
+
+# Part of what a prepared folder is named after: raise it when what is written changes.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Examples by split, the tokenizer they are read with, and who grades them.
+
+    `max_prompt` is P and `max_completion` T, both resolved; `skipped` counts the prompts dropped
+    for their length, by split. `where` is the folder of the prepared data, if any; `identity` names
+    what they were prepared from, sources by content.
+
+    Raises:
+        ValueError: a tokenizer whose pad is its EOS.
+    """
+
+    config: DataConfig
+    tokenizer: Tokenizer
+    verifier: Verifier | None
+    splits: Splits
+    max_prompt: int
+    max_completion: int
+    skipped: Mapping[str, int]
+    where: Path | None = None
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        check(self.tokenizer)
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        """One split's examples.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if name not in self.splits:
+            allowed = ", ".join(self.splits)
+            raise ValueError(f"split {name!r}: the {self.config.task} task has {allowed}")
+        return self.splits[name]
+
+
+def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
+    """The configured tokenizer; a BPE sees the training split alone."""
+    if config.from_folder is not None:
+        return hub_tokenizer.load(config.from_folder, config.chat)
+    if config.tokenizer in (None, "byte"):
+        return ByteTokenizer()
+    if config.tokenizer == "char":
+        return CharTokenizer(config.alphabet or config.source.alphabet)
+    train = splits["train"]
+    texts = (example.prompt + (example.solution or "") for example in train)
+    return train_bpe(texts, config.bpe_size)
+
+
+# --- prepared data ---------------------------------------------------------------------------
+
+
+def _origin(config: DataConfig) -> dict[str, Any]:
+    """All that the prepared data depends on: sources by content, not by place."""
+    own = config.own()
+    keys = {k: v for k, v in dataclasses.asdict(own).items() if k not in ("path", "prompts")}
+    tokenizer: dict[str, Any] = {"tokenizer": config.tokenizer or "byte"}
+    if config.from_folder is not None:
+        found = hub_tokenizer.load(config.from_folder, config.chat)
+        tokenizer = {"tokenizer": found.fingerprint(), "chat": dataclasses.asdict(config.chat)}
+    if config.tokenizer == "bpe":
+        tokenizer["bpe_size"] = config.bpe_size
+    files = {}
+    for path in config.source.files(own):
+        try:
+            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    return {"format": FORMAT, "task": config.task, **keys, **tokenizer, "files": files}
+
+
+def _name(origin: Mapping[str, Any]) -> str:
+    """What prepared data of this origin is called."""
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+    # 48 bits: a name that people can read, and that no two origins are likely to share.
+    return f"{origin['task']}-{digest[:12]}"
+
+
+def _read_prepared(config: DataConfig, where: Path) -> tuple[Splits, Tokenizer]:
+    source, own = config.source, config.own()
+    splits = read(source.builder(own, where)) if source.builder else source.splits(own)
+    if config.tokenizer == "bpe":
+        return splits, BPETokenizer.load(where / "tokenizer.json")
+    return splits, _tokenizer(config, splits)
+
+
+def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, origin: Mapping) -> None:
+    """Writes a folder beside `where`, complete, and only then gives it its name."""
+    where.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=where.parent))
+    try:
+        if config.source.builder:
+            write(config.source.builder(config.own(), staging))
+        if isinstance(tokenizer, BPETokenizer):
+            tokenizer.save(staging / "tokenizer.json")
+        (staging / "config.json").write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
+        staging.chmod(0o755)  # mkdtemp's is for its owner alone
+        try:
+            os.rename(staging, where)
+        except OSError:
+            if not where.is_dir():  # else another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+# --- loading ---------------------------------------------------------------------------------
+
+
+def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> Task:
+    """The configured task, prepared under `workdir/data` or found there; in memory without one.
+
+    Whatever is wrong with the config or the source is said before anything is written.
+
+    Raises:
+        ValueError: a missing or malformed source (file and line), a prompt that is too long.
+    """
+    if config.from_folder is None and config.chat != PLAIN:
+        raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
+    origin = _origin(config)
+    name = _name(origin)
+    where = None if workdir is None else Path(workdir) / "data" / name
+    if where is not None and where.is_dir():
+        task = _task(config, *_read_prepared(config, where))
+        return dataclasses.replace(task, where=where, identity=name)
+    splits = config.source.splits(config.own())
+    tokenizer = _tokenizer(config, splits)
+    task = _task(config, splits, tokenizer)
+    if where is not None:
+        _prepare(config, tokenizer, where, origin)
+    return dataclasses.replace(task, where=where, identity=name)
+
+
+def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
+    lengths = {
+        n: [len(tokenizer.encode_prompt(e.asked)) for e in split] for n, split in splits.items()
+    }
+    max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
+    kept, skipped = {}, {}
+    for name, split in splits.items():
+        fits = [length <= max_prompt for length in lengths[name]]
+        if config.long_prompts == "error" and not all(fits):
+            at = fits.index(False)
+            raise ValueError(
+                f"data.max_prompt = {max_prompt}: prompt {at} of {name} has {lengths[name][at]} "
+                f"tokens ({split[at].prompt[:40]!r}); allowed are at most {max_prompt}, or "
+                "data.long_prompts = 'skip'"
+            )
+        kept[name] = tuple(e for e, fit in zip(split, fits, strict=True) if fit)
+        skipped[name] = fits.count(False)
+        if not kept[name]:
+            shortest = min(lengths[name])
+            raise ValueError(
+                f"data.max_prompt = {max_prompt}: no prompt of {name} fits, the shortest has "
+                f"{shortest} tokens"
+            )
+    everything = [example for split in kept.values() for example in split]
+    graded = all(example.answer is not None for example in everything)
+    longest = _longest_solution(tokenizer, everything)  # even where it isn't needed: all are read
+    if config.max_completion is None and longest is None:
+        raise ValueError("data.max_completion = None: needs a number of tokens, 1 or more, here")
+    verifier = named(config.verifier) if config.verifier else config.source.verifier
+    return Task(
+        config=config,
+        tokenizer=tokenizer,
+        verifier=verifier if graded else None,
+        splits=MappingProxyType(kept),
+        max_prompt=max_prompt,
+        max_completion=config.max_completion or longest,
+        skipped=MappingProxyType(skipped),
+    )
+
+
+def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int | None:
+    """Tokens of the longest solution with its EOS; None where there is none.
+
+    Raises:
+        ValueError: a solution that the tokenizer has no tokens for.
+    """
+    longest = None
+    for example in examples:
+        if example.solution is not None:
+            try:
+                length = 1 + len(tokenizer.encode(example.solution))
+            except ValueError as error:
+                raise ValueError(f"answer to {example.prompt[:40]!r}: {error}") from None
+            longest = max(longest or 0, length)
+    return longest
+
+
+def first_prompt(task: Task) -> str | None:
+    """What the model gets to read of the first training prompt, cut, where a folder writes it."""
+    if not isinstance(task.tokenizer, hub_tokenizer.HubTokenizer):
+        return None
+    shown = 400  # a template and a question are seen in so many characters, and a screen is left
+    return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:shown]
