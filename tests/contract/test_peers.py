@@ -178,7 +178,7 @@ def test_bug_01_metrics_count_generated_tokens_across_parts():
 
     def said(rows):
         part = jax.tree.map(lambda leaf: leaf[rows], (rollout, stats))
-        return metrics.rollout_metrics(*part)
+        return metrics.metrics_of(metrics.Batch(*part))
 
     joined = merge_metrics(said(slice(0, 1)), said(slice(1, 3)))
     entropy = stats.entropy_student[MASK].mean()
@@ -457,7 +457,9 @@ def test_bug_11_metrics_are_joined_by_their_type():
     """
     rollout, stats = batch(), gradients()[1]
     parts = [
-        metrics.rollout_metrics(*jax.tree.map(lambda leaf, rows=rows: leaf[rows], (rollout, stats)))
+        metrics.metrics_of(
+            metrics.Batch(*jax.tree.map(lambda leaf, rows=rows: leaf[rows], (rollout, stats)))
+        )
         for rows in (slice(0, 1), slice(1, 3))
     ]
     joined = merge_metrics(*parts)

@@ -55,8 +55,8 @@ def close(found, wanted, rtol=2e-5):
 @pytest.mark.parametrize("name", MESHES)
 def test_the_probe_sums_what_the_gradients_are(name):
     """Sum over groups of Y_g = U times the batch's gradient, columns relative to a reference."""
-    _, _, params, rollout, head, _, given, uniforms, total, *_ = ready(name).probe
-    total, gram, sketch = compiled(name, "probe")(params, rollout, head, given, uniforms, total)
+    _, _, params, rollout, head, _, coefs, uniforms, total, *_ = ready(name).probe
+    total, gram, sketch = compiled(name, "probe")(params, rollout, head, coefs, uniforms, total)
     base = steps.differences(scene.METHODS)
     assert any(at >= 0 for at in base)
 
@@ -108,10 +108,10 @@ def test_a_mixture_draws_by_both_policies():
     partner = scene.params(scene.TEACHER, 2)
     drawn = programs.rollout(
         here.mesh, scene.STUDENT, here.params, **sharding.shard_batch(scene.batch(), here.mesh),
-        key=draws.key(scene.SEED, scene.STEP, "action"), how=scene.SAMPLING,
+        key=draws.key(scene.SEED, scene.STEP, "action"), sampling=scene.SAMPLING,
         partner=scene.TEACHER, partner_params=partner, share=share,
     )  # fmt: skip
-    head = programs.teacher(here.mesh, scene.TEACHER, partner, drawn)
+    head = programs.head(here.mesh, scene.TEACHER, partner, drawn)
     said = programs.score(here.mesh, scene.STUDENT, here.params, drawn, head, scene.HOW)
     wanted = np.log(share * np.exp(said.logp_student) + (1 - share) * np.exp(said.logp_teacher))
     np.testing.assert_allclose(drawn.logp_behavior, np.where(drawn.mask, wanted, 0), atol=2e-5)
@@ -239,7 +239,7 @@ def test_no_estimator_leaks_into_another():
         reward=np.zeros(rows, np.float32),
     )
     student, teacher = (programs.init(mesh, model, seed) for seed in (1, 2))
-    head = programs.teacher(mesh, model, teacher, rollout)
+    head = programs.head(mesh, model, teacher, rollout)
     opd, reinforce = table.parse("opd"), table.parse("reinforce")
     run = functools.partial(programs.gradients, mesh, model, student, rollout, head)
     how = Pass(chunk=40)

@@ -130,11 +130,11 @@ def complete(
     mask = np.zeros(prompt.shape, bool)
     for row, own in enumerate(ids):
         prompt[row, width - len(own) :], mask[row, width - len(own) :] = own, True
-    how = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
+    sampling = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
     mesh = _mesh(policy.params)
     rows = programs.batch_rows(prompt, mask, 1)
     key = draws.key(seed, 0, "action")
-    drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, how=how)
+    drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, sampling=sampling)
     tokens, graded = np.asarray(drawn.tokens), np.asarray(drawn.mask)
     return [tokenizer.decode(row[kept].tolist()) for row, kept in zip(tokens, graded, strict=True)]
 
