@@ -16,7 +16,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["opd", "opd.*", "experiments", "experiments.*"]),
-    package_data={"opd.report": ["*.j2"], "experiments.claims": ["*.j2", "*.json"]},
+    package_data={
+        "opd": ["py.typed", "*.pyi"],
+        "opd.report": ["*.j2"],
+        "experiments.claims": ["*.j2", "*.json"],
+    },
     install_requires=[
         # What the method, the models, the measurements and the engine stand on.
         "chex>=0.1.91",
