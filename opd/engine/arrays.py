@@ -211,10 +211,11 @@ def divergence(
     if student.ndim < 1 or student.shape != teacher.shape:
         raise ValueError(f"shapes {student.shape} and {teacher.shape}: [..., V] twice is allowed")
     for whose, logp in (("student", student), ("teacher", teacher)):
-        total = _numbers(jax.nn.logsumexp(logp, axis=-1))
-        if total is not None and not np.allclose(total, 0, atol=1e-2):
-            largest = math.exp(float(np.max(total)))
-            raise ValueError(f"logp_{whose}: probabilities sum to {largest:g}, 1 is allowed")
+        numbers = _numbers(logp)
+        total = np.ones(()) if numbers is None else np.exp(numbers).sum(-1)
+        if not np.allclose(total, 1, rtol=0, atol=1e-2):
+            worst = total.flat[np.argmax(np.abs(total - 1))]
+            raise ValueError(f"logp_{whose}: probabilities sum to {worst:g}, 1 is allowed")
     return DivergenceAt(
         jnp.sum(distance.value(teacher, student, argument), -1),
         distance.weight(teacher, student, argument),
@@ -250,8 +251,8 @@ def ess(rollout: Rollout, logp_student: ArrayLike, kind: str = "trajectory") -> 
     logp, shape = jnp.asarray(logp_student), rollout.tokens.shape
     if logp.shape != shape:
         raise ValueError(f"logp_student has shape {logp.shape}: {shape} is allowed")
-    known = _numbers(metrics.measurable(rollout))
-    if known is not None and not known.any():
+    unknown = _unknown(rollout)
+    if unknown is not None and unknown.sum() == np.asarray(rollout.mask).sum():
         raise ValueError("the rollout's logp_behavior is unknown (NaN): ess needs it")
     return metrics.ess(rollout, logp, kind)
 
@@ -262,6 +263,12 @@ def ess(rollout: Rollout, logp_student: ArrayLike, kind: str = "trajectory") -> 
 def _numbers(array: Any) -> np.ndarray | None:
     """An array's numbers on the host; None where it is traced and has none yet."""
     return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
+
+
+def _unknown(rollout: Rollout) -> np.ndarray | None:
+    """The graded tokens whose behavior's log-probability is NaN, on the host, if it is there."""
+    mask, logp = _numbers(rollout.mask), _numbers(rollout.logp_behavior)
+    return None if mask is None or logp is None else mask & np.isnan(logp)
 
 
 def _pass(temperature: float, chunk: int) -> Pass:
@@ -337,7 +344,7 @@ def _check_method(method: Method, rollout: Rollout, student: Head, teacher: Head
     ratio = any(term.importance != "none" for term in method.terms)
     corrected = any(term.correction != "none" for term in method.terms)
     if corrected or (ratio and rollout.logp_proximal is None):
-        unknown = _numbers(rollout.mask & jnp.isnan(rollout.logp_behavior))
+        unknown = _unknown(rollout)
         if unknown is not None and unknown.any():
             raise ValueError(
                 f"{method.name} needs logp_behavior, and the rollout's is unknown (NaN) at "

@@ -17,7 +17,7 @@ from opd import masked, trees
 from opd.masked import zero
 from opd.method import importance
 from opd.method.coefficients import Weights, bounded, losses
-from opd.method.table import SIGNALS, Method
+from opd.method.table import Method
 from opd.types import Array, Max, Mean, Metrics, Params, Rollout, Sum, TokenStats
 
 # ------------------------------------------------------------------------- what they are taken of
@@ -89,9 +89,12 @@ def whole(value: Array) -> Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A line of the table. `of` gives None where a batch lacks what the metric is made of."""
+    """A line of the table. `of` gives None where a batch lacks what the metric is made of.
 
-    of: Callable[[Batch], Mean | Sum | Max | None]
+    What it gives by name is as many metrics: `loss_reward` and `loss_teacher` of `loss`.
+    """
+
+    of: Callable[[Batch], Mean | Sum | Max | dict[str, Mean] | None]
     unit: str
     says: str
 
@@ -119,10 +122,6 @@ def _kl_by_position(batch: Batch) -> Mean | None:
 def _reward(batch: Batch) -> Mean | None:
     reward = batch.rollout.reward
     return None if reward is None else batch.per_rollout(jnp.sum(reward))
-
-
-def _loss(batch: Batch, signal: str) -> Mean | None:
-    return whole(batch.losses[signal]) if signal in batch.losses else None
 
 
 def _clip_fraction(batch: Batch) -> Mean | None:
@@ -202,16 +201,10 @@ METRICS: dict[str, Metric] = {
         _clip_fraction,
         "share of tokens", "whose ratio a bound has changed",
     ),
-    **{
-        f"loss_{signal}": Metric(
-            functools.partial(_loss, signal=signal),
-            "the signal's", f"what the terms of signal={signal} descend, coefficients in",
-        )
-        for signal in SIGNALS
-    },
-    "loss_value": Metric(
-        functools.partial(_loss, signal="value"),
-        "reward squared", "the critic's regression: half its squared error",
+    "loss": Metric(
+        lambda b: {signal: whole(loss) for signal, loss in b.losses.items()},
+        "the signal's", "what the terms of each signal descend, coefficients in; `loss_value`: "
+        "half the critic's squared error",
     ),
     "gradient_norm": Metric(
         lambda b: _norm(b.gradient),
@@ -226,8 +219,14 @@ METRICS: dict[str, Metric] = {
 
 def metrics_of(batch: Batch) -> Metrics:
     """Every metric of the table that the batch has what it takes for."""
-    found = {name: metric.of(batch) for name, metric in METRICS.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    metrics: Metrics = {}
+    for name, metric in METRICS.items():
+        value = metric.of(batch)
+        if isinstance(value, dict):
+            metrics |= {f"{name}_{part}": each for part, each in value.items()}
+        elif value is not None:
+            metrics[name] = value
+    return metrics
 
 
 # ------------------------------------------------------------------------------------- staleness
