@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 Array = jax.Array
 Params = Any
@@ -30,7 +31,14 @@ class Rollout:
     """Sequences drawn from a behavior policy, rows of one prompt group side by side.
 
     The completion's token t is predicted by row P - 1 + t of the model's hidden states. The EOS
-    action is graded, everything after it is not, and prompts never are.
+    action is graded, everything after it is not, and prompts never are. `Rollout.of` makes one of
+    completions alone.
+
+    >>> import numpy as np
+    >>> import opd
+    >>> rollout = opd.Rollout.of(np.zeros((4, 3), int), reward=np.arange(4.0), group=[7, 7, 9, 9])
+    >>> rollout.mask.shape, rollout.group.tolist()
+    ((4, 3), [0, 0, 1, 1])
     """
 
     prompt: Array  # [B, P] int32, left-padded
@@ -48,6 +56,67 @@ class Rollout:
     logp_proximal: Array | None = None  # of the trust region's policy; None: the behavior is it
     logp_reference: Array | None = None  # of the policy that a penalty holds the student to
     value: Array | None = None  # the critic's estimate at the state, when the token was drawn
+
+    @classmethod
+    def of(
+        cls,
+        tokens: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        reward: ArrayLike | None = None,
+        group: ArrayLike | None = None,
+        ended: ArrayLike | None = None,
+        logp_behavior: ArrayLike | None = None,
+        logp_proximal: ArrayLike | None = None,
+        logp_reference: ArrayLike | None = None,
+        value: ArrayLike | None = None,
+    ) -> Rollout:
+        """A rollout of completions that were drawn elsewhere; its prompt is one token of padding.
+
+        Args:
+            tokens: [B, T] whole numbers.
+            mask: [B, T], true for graded actions, EOS included; None: all.
+            reward: [B], of whole completions.
+            group: [B] whole numbers, equal for rollouts of one prompt; None: no two are.
+            ended: [B], false where a completion was cut; None: none was.
+            logp_behavior: [B, T] nats, of the policy that drew the tokens; None: unknown.
+            logp_proximal: [B, T] nats, of the policy that a trust region is around.
+            logp_reference: [B, T] nats, of the policy that a penalty holds the student to.
+            value: [B, T], a critic's estimates at the states.
+
+        Raises:
+            ValueError: tokens that are no whole numbers, or another shape than is said here.
+        """
+        tokens = jnp.asarray(tokens)
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            given = f"{tokens.dtype}{list(tokens.shape)}"
+            raise ValueError(f"tokens are {given}: whole numbers [B, T] are allowed")
+        rows, grid = tokens.shape[:1], tokens.shape
+
+        def array(name: str, given: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
+            found = None if given is None else jnp.asarray(given)
+            if found is not None and found.shape != shape:
+                raise ValueError(f"{name} has shape {found.shape}: {shape} is allowed")
+            return found
+
+        mask = array("mask", jnp.ones(grid, bool) if mask is None else mask, grid).astype(bool)
+        known = jnp.full(grid, jnp.nan) if logp_behavior is None else logp_behavior
+        group = array("group", jnp.arange(*rows) if group is None else group, rows)
+        ended = array("ended", jnp.ones(rows, bool) if ended is None else ended, rows)
+        return cls(
+            prompt=jnp.zeros((*rows, 1), jnp.int32),
+            prompt_mask=jnp.ones((*rows, 1), bool),
+            tokens=tokens.astype(jnp.int32),
+            mask=mask,
+            logp_behavior=jnp.where(mask, array("logp_behavior", known, grid), 0),
+            ended=ended.astype(bool),
+            group=jnp.unique(group, return_inverse=True, size=rows[0])[1].astype(jnp.int32),
+            row=jnp.arange(rows[0], dtype=jnp.int32),
+            reward=array("reward", reward, rows),
+            logp_proximal=array("logp_proximal", logp_proximal, grid),
+            logp_reference=array("logp_reference", logp_reference, grid),
+            value=array("value", value, grid),
+        )
 
     @property
     def sequence(self) -> Array:

@@ -1,9 +1,9 @@
 """The library on a tree that is enumerated whole: students, and each row's vectors on all rollouts.
 
-`opd/measure/exact.py` knows the truth. Here the functions that trainer and probe call (statistics,
-coefficients, the pull-back through the vocabulary) are handed every sequence of a tree as one
-batch, with logits for hidden states and the identity for an unembedding, so that the cotangents
-are dJ/dlogits. The student's Jacobian, from the oracle's side, makes them gradients [M].
+`opd/measure/exact.py` knows the truth. Here the function that trainer and probe call, from both
+sides of the vocabulary to cotangents, is handed every sequence of a tree as one batch, with logits
+in the place of hidden states, so that the cotangents are dJ/dlogits. The student's Jacobian, from
+the oracle's side, makes them gradients [M].
 
 Letters are the oracle's: S states, N sequences, T depth, V vocabulary, M parameters. 64 bits.
 """
@@ -18,14 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from opd.engine import vocab
+from opd.engine import estimator, vocab
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact
 from opd.measure.exact import Estimator, Problem, Tree
 from opd.method import local, table
-from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
-from opd.types import Coefficients, Rollout
+from opd.types import Rollout
 
 Array = np.ndarray
 
@@ -222,11 +221,10 @@ def rollout(
 
 
 def heads(problem: Problem) -> tuple[Head, Head]:
-    """Student's and teacher's side of the vocabulary: logits as hidden states, the identity."""
-    eye = jnp.eye(problem.logits.shape[1])
+    """Student's and teacher's side of the vocabulary: their logits."""
     at = np.maximum(problem.tree.visited, 0)
     student, teacher = problem.logits[at], np.maximum(problem.logp_teacher, NEVER)[at]
-    return Head(jnp.asarray(student), eye), Head(jnp.asarray(teacher), eye)
+    return Head(jnp.asarray(student)), Head(jnp.asarray(teacher))
 
 
 def _how(rollout: Rollout) -> Pass:
@@ -242,27 +240,8 @@ def _cotangents(
     scale: jax.Array,
     uniforms: jax.Array | None,
 ) -> jax.Array:
-    how = _how(rollout)
-    stats = vocab.stats(student, teacher, rollout.tokens, how)
-    given = tuple(coefficients(m, weights(m, rollout), stats, rollout.group) for m in methods)
-    given = jax.tree.map(lambda leaf: leaf * scale, given)
-    return _pull(methods, rollout, student, teacher, given, uniforms)
-
-
-@partial(jax.jit, static_argnums=0)
-def _pull(
-    methods: tuple[Method, ...],
-    rollout: Rollout,
-    student: Head,
-    teacher: Head,
-    given: tuple[Coefficients, ...],
-    uniforms: jax.Array | None,
-) -> jax.Array:
-    rules = tuple(method.rules for method in methods)
-    found, _ = vocab.pull(
-        student, teacher, rollout.tokens, rules, lambda _, x: x, given, uniforms, _how(rollout)
-    )
-    return found.hidden
+    made, _ = estimator.cotangents(student, teacher, rollout, methods, uniforms, _how(rollout))
+    return scale * made.hidden
 
 
 def cotangents(
@@ -344,7 +323,7 @@ def _coupled(methods, batch: Rollout, student: Head, teacher: Head, members: jax
     def one(members: jax.Array):
         own, known = jax.tree.map(lambda leaf: leaf[members], (batch, stats))
         own = dataclasses.replace(own, group=jnp.zeros_like(members))
-        return tuple(coefficients(m, weights(m, own), known, own.group) for m in methods)
+        return estimator.coefficients_of(methods, own, known)
 
     return jax.vmap(one)(members)
 
@@ -419,7 +398,6 @@ def batch_cotangents(
         logp_teacher: [B, T, V].
     """
     methods = tuple(map(table.parse, rows))
-    eye = jnp.eye(logits.shape[-1])
-    sides = (Head(jnp.asarray(x), eye) for x in (logits, logp_teacher))
+    sides = (Head(jnp.asarray(x)) for x in (logits, logp_teacher))
     count = jnp.asarray(float(len(logits)))
     return np.asarray(_cotangents(methods, batch, *sides, count, None))

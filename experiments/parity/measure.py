@@ -85,10 +85,12 @@ def greedy(given: Scene) -> int:
     width = max(PROMPTS)
     prompt = np.stack([np.pad(each, (width - len(each), 0)) for each in _prompts()])
     mask = np.stack([np.arange(width) >= width - size for size in PROMPTS])
-    how = Sampling(CONTINUED, eos_ids=(), pad_id=0, temperature=0.0)
+    sampling = Sampling(CONTINUED, eos_ids=(), pad_id=0, temperature=0.0)
     rows = programs.batch_rows(prompt, mask, 1)
     policy, key = given.policy, draws.key(0, 0, "action")
-    drawn = programs.rollout(mesh(), policy.model, policy.params, **rows, key=key, how=how)
+    drawn = programs.rollout(
+        mesh(), policy.model, policy.params, **rows, key=key, sampling=sampling
+    )
     agree = np.all(np.asarray(drawn.tokens) == continued(given), axis=0)
     return CONTINUED if agree.all() else int(np.argmin(agree))
 

@@ -20,7 +20,9 @@ from opd.types import Model
 
 Figure = tuple[float, float, float]  # value, low, high
 
-TEACHER_NEEDS = frozenset({"teacher_full", "teacher_logp", "teacher_samples", "teacher_rollouts"})
+# A teacher grades, or it draws; a row that needs either runs one.
+GRADED = frozenset({"teacher_full", "teacher_logp", "teacher_samples"})
+TEACHER_NEEDS = GRADED | {"teacher_rollouts"}
 
 
 class Counted(Model, Protocol):

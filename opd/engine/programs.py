@@ -1,14 +1,16 @@
 """The steps, jitted: the only place where anything is compiled, with shardings from one table.
 
-A program is called with arrays that lie anywhere; it lays parameters and batches on the mesh by
-the rules of `sharding` and hands its results back laid out the same way. What is static (mesh,
-models, methods, sizes) selects the program.
+A program is called with arrays that lie anywhere. How they lie on the mesh follows from what they
+are called (LAYOUTS), parameters and batches by the rules of `sharding`; results say it themselves.
+What is static (mesh, models, methods, sizes) selects the program.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,81 +20,168 @@ import optax
 from jax.sharding import Mesh
 
 from opd import trees
-from opd.engine import preference, sharding, steps
+from opd.engine import estimator, preference, sharding, steps, vocab
 from opd.engine.preference import Pairs
 from opd.engine.sampling import Partner
 from opd.engine.steps import Critic, Sampling, State
 from opd.engine.vocab import Head, Pass
-from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.model.scalar import Scalar
 from opd.types import Array, Coefficients, Metrics, Model, Params, Rollout, TokenStats
+
+# ---------------------------------------------------------------------- how things lie on the mesh
+
+Call = Mapping[str, Any]  # a program's arguments, by name
+Layout = Callable[[Any, Call], Any]  # from an argument or a result to the same, laid out
 
 
 def _laid(tree: Any, shardings: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, shardings)
 
 
-def _params(params: Params, model: Model | Scalar, mesh: Mesh) -> Params:
-    return _laid(params, sharding.param_shardings(model, mesh))
+def _params(params: Params, call: Call) -> Params:
+    """By the model's rules."""
+    return _laid(params, sharding.param_shardings(call["model"], call["mesh"]))
 
 
-def _batch(tree: Any, mesh: Mesh) -> Any:
-    return _laid(tree, sharding.batch_shardings(tree, mesh))
+def _partner(params: Params, call: Call) -> Params:
+    return _laid(params, sharding.param_shardings(call["partner"], call["mesh"]))
 
 
-def _head(head: Head | None, mesh: Mesh) -> Head | None:
-    if head is None:
-        return None
-    matrix = sharding.constrain(head.unembedding, ("vocab", "embed"), mesh)
-    return dataclasses.replace(head, hidden=_batch(head.hidden, mesh), unembedding=matrix)
+def _batch(tree: Any, call: Call) -> Any:
+    """Leaves [B, ...] by their rows."""
+    return _laid(tree, sharding.batch_shardings(tree, call["mesh"]))
 
 
-def _stack(tree: Params, model: Model, mesh: Mesh) -> Params:
+def _groups(tree: Any, call: Call) -> Any:
+    """Leaves [B, ...] as [U, G, ...]: the scan runs over groups, so the mesh lies on their rows."""
+
+    def split(leaf: Array) -> Array:
+        leaf = leaf.reshape(-1, call["group_size"], *leaf.shape[1:])
+        names = (None, "batch", *(None,) * (leaf.ndim - 2))
+        return sharding.constrain(leaf, names, call["mesh"])
+
+    return jax.tree.map(split, tree)
+
+
+def _head(head: Head, call: Call) -> Head:
+    """Hidden states by their rows, the matrix as the parameter that it is."""
+    matrix = sharding.constrain(head.unembedding, ("vocab", "embed"), call["mesh"])
+    return dataclasses.replace(head, hidden=_batch(head.hidden, call), unembedding=matrix)
+
+
+def _head_in_groups(head: Head, call: Call) -> Head:
+    return dataclasses.replace(head, hidden=_groups(head.hidden, call))
+
+
+def _stack(tree: Params, call: Call) -> Params:
     """K trees of what is trained, [K, ...]: every one of them lies as the parameters do."""
+    model = call["model"]
     return jax.tree.map(
-        lambda leaf, names: sharding.constrain(leaf, ("estimator", *names), mesh),
+        lambda leaf, names: sharding.constrain(leaf, ("estimator", *names), call["mesh"]),
         tree,
         model.trained(model.axes()),
     )
 
 
-def _state(
-    state: State,
-    model: Model | Scalar,
-    mesh: Mesh,
-    optimizer: optax.GradientTransformation,
-    critic: Critic | None = None,
-) -> State:
+def _state(state: State, call: Call) -> State:
     """Parameters by their rules, the optimizer's moments as the parameters they belong to."""
+    model, mesh, critic = call["model"], call["mesh"], call.get("critic")
     where, everywhere = sharding.param_shardings(model, mesh), sharding.replicated(mesh)
     moments = optax.tree_map_params(
-        optimizer,
+        call["optimizer"],
         _laid,
         state.optimizer,
         model.trained(where),
         transform_non_params=lambda leaf: _laid(leaf, everywhere),
     )
-    judge = None
+    own = None
     if critic is not None:
-        judge = _state(state.critic, critic.model, mesh, critic.optimizer)
-    return State(_laid(state.params, where), moments, _laid(state.step, everywhere), judge)
+        its = {"mesh": mesh, "model": critic.model, "optimizer": critic.optimizer}
+        own = _state(state.critic, its)
+    return State(_laid(state.params, where), moments, _laid(state.step, everywhere), own)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model"))
+# Arguments by name. What isn't here (a key, a seed) lies where it lies.
+LAYOUTS: dict[str, Layout | None] = {
+    "params": _params,
+    "partner_params": _partner,
+    "state": _state,
+    "total": _stack,
+    "teacher": _head,
+    "behavior": _head,
+    "rollout": _batch,
+    "pairs": _batch,
+    "prompt": _batch,
+    "prompt_mask": _batch,
+    "group": _batch,
+    "row": _batch,
+    "prefix": _batch,
+}
+# What selects a program, and what a call uses up.
+STATIC = (
+    "mesh", "model", "partner", "share", "optimizer", "critic", "method", "methods", "kind", "how",
+    "sampling", "parts", "count", "group_size", "sketch",
+)  # fmt: skip
+CONSUMED = ("state", "total")
+
+
+def program(*results: Layout | None, **layouts: Layout | None):
+    """From a function of arrays on a mesh to a compiled program of arrays that lie anywhere.
+
+    Args:
+        results: how each result lies; None: as it comes out.
+        layouts: of arguments that lie otherwise than LAYOUTS says.
+    """
+    lays = LAYOUTS | layouts
+
+    def compiled(function: Callable) -> jax.stages.Wrapped:
+        signature = inspect.signature(function)
+
+        def place(name: str, value: Any, call: Call) -> Any:
+            lay = lays.get(name)
+            return value if lay is None or value is None else lay(value, call)
+
+        @functools.wraps(function)
+        def laid(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            call = bound.arguments
+            made = function(**{name: place(name, value, call) for name, value in call.items()})
+            parts = made if len(results) > 1 else (made,)
+            out = tuple(
+                part if lay is None else lay(part, call)
+                for part, lay in zip(parts, results, strict=True)
+            )
+            return out if len(results) > 1 else out[0]
+
+        named = signature.parameters
+        return jax.jit(
+            laid,
+            static_argnames=[name for name in STATIC if name in named],
+            donate_argnames=[name for name in CONSUMED if name in named],
+        )
+
+    return compiled
+
+
+# -------------------------------------------------------------------------------------- programs
+
+
+@program(_params)
 def init(mesh: Mesh, model: Model | Scalar, seed: Array) -> Params:
     """Fresh parameters, born in their shards."""
-    return _params(model.init(jax.random.key(seed)), model, mesh)
+    return model.init(jax.random.key(seed))
 
 
-@partial(jax.jit, static_argnames=("mesh", "model"))
+@program(_params, params=None)
 def adapt(mesh: Mesh, model: Decoder, params: Params, key: Array) -> Params:
     """A plain decoder's parameters with an adapter that changes nothing yet."""
-    return _params(model.adapted(params, key), model, mesh)
+    return model.adapted(params, key)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "optimizer", "critic"))
+@program(_state, params=None)
 def start(
     mesh: Mesh,
     model: Model | Scalar,
@@ -112,13 +201,13 @@ def start(
         return State(params, optimizer.init(model.trained(params)), jnp.zeros((), jnp.int32))
 
     state = fresh(model, params, optimizer)
-    if critic is not None:
-        judge = fresh(critic.model, critic.model.upon(params), critic.optimizer)
-        state = dataclasses.replace(state, critic=judge)
-    return _state(state, model, mesh, optimizer, critic)
+    if critic is None:
+        return state
+    upon = fresh(critic.model, critic.model.upon(params), critic.optimizer)
+    return dataclasses.replace(state, critic=upon)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "how", "partner", "share"))
+@program(_batch)
 def rollout(
     mesh: Mesh,
     model: Model,
@@ -128,65 +217,40 @@ def rollout(
     group: Array,
     row: Array,
     key: Array,
-    how: Sampling,
+    sampling: Sampling,
     prefix: Array | None = None,
     partner: Model | None = None,
     partner_params: Params | None = None,
     share: float = 1.0,
 ) -> Rollout:
     """`steps.rollout_step`; a partner draws all but `share` of each row's tokens."""
-    params = _params(params, model, mesh)
-    prompt, prompt_mask, group, row = _batch((prompt, prompt_mask, group, row), mesh)
-    prefix = _batch(prefix, mesh)
-    other = None
-    if partner is not None:
-        other = Partner(partner, _params(partner_params, partner, mesh), share)
-    drawn = steps.rollout_step(
-        model, params, prompt, prompt_mask, group, row, key, how, prefix, other
+    other = None if partner is None else Partner(partner, partner_params, share)
+    return steps.rollout_step(
+        model, params, prompt, prompt_mask, group, row, key, sampling, prefix, other
     )
-    return _batch(drawn, mesh)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model"))
-def teacher(mesh: Mesh, model: Model, params: Params, rollout: Rollout) -> Head:
-    """The teacher's side of the vocabulary on a rollout: scored once, its hidden states kept."""
-    params = _params(params, model, mesh)
-    return _head(steps.head(model, params, _batch(rollout, mesh)), mesh)
+@program(_head)
+def head(mesh: Mesh, model: Model, params: Params, rollout: Rollout) -> Head:
+    """`steps.head`: a model's side of the vocabulary on a rollout, to be kept."""
+    return steps.head(model, params, rollout)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "how"))
+@program(_batch)
 def score(
-    mesh: Mesh,
-    model: Model,
-    params: Params,
-    rollout: Rollout,
-    teacher: Head | None,
-    how: Pass,
+    mesh: Mesh, model: Model, params: Params, rollout: Rollout, teacher: Head | None, how: Pass
 ) -> TokenStats:
     """`steps.score_step`."""
-    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
-    stats = steps.score_step(model, params, rollout, _head(teacher, mesh), how)
-    return _batch(stats, mesh)
+    return steps.score_step(model, params, rollout, teacher, how)
 
 
-@partial(jax.jit, static_argnames=("methods",))
-def coefficients_of(
-    methods: tuple[Method, ...], rollout: Rollout, stats: TokenStats
-) -> tuple[Coefficients, ...]:
-    """Coefficients of K methods on a whole batch."""
-    return tuple(
-        coefficients(method, weights(method, rollout), stats, rollout.group) for method in methods
-    )
-
-
-@partial(jax.jit, static_argnames=("mesh", "model"))
+@program(_batch)
 def values(mesh: Mesh, model: Scalar, params: Params, rollout: Rollout) -> Array:
     """`steps.value_step`."""
-    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
-    return _batch(steps.value_step(model, params, rollout), mesh)
+    return steps.value_step(model, params, rollout)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "kind", "how"))
+@program(None)
 def drift(
     mesh: Mesh,
     model: Model,
@@ -197,15 +261,10 @@ def drift(
     how: Pass,
 ) -> dict[str, Array]:
     """`steps.drift_step`."""
-    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
-    return steps.drift_step(model, params, rollout, _head(behavior, mesh), kind, how)
+    return steps.drift_step(model, params, rollout, behavior, kind, how)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("mesh", "model", "optimizer", "method", "how", "parts", "critic"),
-    donate_argnames=("state",),
-)
+@program(_state, None)
 def update(
     mesh: Mesh,
     model: Model,
@@ -220,31 +279,24 @@ def update(
     critic: Critic | None = None,
 ) -> tuple[State, Metrics]:
     """`steps.update_step`; the state handed in is consumed."""
-    state = _state(state, model, mesh, optimizer, critic)
-    rollout, teacher = _batch(rollout, mesh), _head(teacher, mesh)
-    state, metrics = steps.update_step(
+    return steps.update_step(
         model, optimizer, state, rollout, teacher, method, seed, how, parts, critic
     )
-    return _state(state, model, mesh, optimizer, critic), metrics
 
 
-@partial(jax.jit, static_argnames=("mesh", "model"))
+@program(_batch)
 def reward_of(mesh: Mesh, model: Scalar, params: Params, rollout: Rollout) -> Array:
     """`preference.reward_step`: scores [B]."""
-    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
-    return _batch(preference.reward_step(model, params, rollout), mesh)
+    return preference.reward_step(model, params, rollout)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model"))
+@program(_batch)
 def preferred(mesh: Mesh, model: Scalar, params: Params, pairs: Pairs) -> Array:
     """`preference.scores`: of chosen and rejected, [B, 2]."""
-    params, pairs = _params(params, model, mesh), _batch(pairs, mesh)
-    return _batch(preference.scores(model, params, pairs), mesh)
+    return preference.scores(model, params, pairs)
 
 
-@partial(
-    jax.jit, static_argnames=("mesh", "model", "optimizer", "parts"), donate_argnames=("state",)
-)
+@program(_state, None)
 def prefer(
     mesh: Mesh,
     model: Scalar,
@@ -254,12 +306,10 @@ def prefer(
     parts: int = 1,
 ) -> tuple[State, Metrics]:
     """`preference.preference_step`; the state handed in is consumed."""
-    state, pairs = _state(state, model, mesh, optimizer), _batch(pairs, mesh)
-    state, metrics = preference.preference_step(model, optimizer, state, pairs, parts)
-    return _state(state, model, mesh, optimizer), metrics
+    return preference.preference_step(model, optimizer, state, pairs, parts)
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "methods", "how"))
+@program(_stack)
 def gradients(
     mesh: Mesh,
     model: Model,
@@ -271,15 +321,11 @@ def gradients(
     how: Pass,
 ) -> Params:
     """`steps.pull_back` on a whole batch, its gradients alone: leaves [K, ...], ascent."""
-    params, rollout = _params(params, model, mesh), _batch(rollout, mesh)
-    found, _ = steps.pull_back(model, params, rollout, _head(teacher, mesh), methods, uniforms, how)
-    return _stack(found, model, mesh)
+    return steps.pull_back(model, params, rollout, teacher, methods, uniforms, how)[0]
 
 
-@partial(
-    jax.jit,
-    static_argnames=("mesh", "model", "methods", "how", "group_size", "sketch"),
-    donate_argnames=("total",),
+@program(
+    _stack, None, None, rollout=_groups, teacher=_head_in_groups, coefs=_groups, uniforms=_groups
 )
 def probe(
     mesh: Mesh,
@@ -288,7 +334,7 @@ def probe(
     rollout: Rollout,
     teacher: Head | None,
     methods: tuple[Method, ...],
-    given: tuple[Coefficients, ...],
+    coefs: tuple[Coefficients, ...],
     uniforms: Array | None,
     total: Params,
     how: Pass,
@@ -296,32 +342,26 @@ def probe(
     sketch: int,
 ) -> tuple[Params, Array, Array]:
     """`steps.probe_step` on a batch [B, ...] of B / G groups; the running sums are consumed."""
-    params, total = _params(params, model, mesh), _stack(total, model, mesh)
-
-    def split(leaf: Array) -> Array:
-        # The scan runs over groups, so the mesh lies on a group's rollouts.
-        leaf = leaf.reshape(-1, group_size, *leaf.shape[1:])
-        names = (None, "batch", *(None,) * (leaf.ndim - 2))
-        return sharding.constrain(leaf, names, mesh)
-
-    hidden = None if teacher is None else split(teacher.hidden)
-    side = None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
-    rollout, given, uniforms = jax.tree.map(split, (rollout, given, uniforms))
-    total, gram, sketched = steps.probe_step(
-        model, params, rollout, side, methods, given, uniforms, total, how, sketch
+    return steps.probe_step(
+        model, params, rollout, teacher, methods, coefs, uniforms, total, how, sketch
     )
-    return _stack(total, model, mesh), gram, sketched
 
 
-@partial(jax.jit, static_argnames=("mesh", "model", "count"))
+@program(_stack, params=None)
 def no_moments(mesh: Mesh, model: Model, params: Params, count: int) -> Params:
     """Running sums of nothing, leaves [K, ...] in float32 or wider."""
 
     def zeros(leaf: Array) -> Array:
         return jnp.zeros((count, *leaf.shape), jnp.promote_types(leaf.dtype, jnp.float32))
 
-    empty = jax.tree.map(zeros, model.trained(params))
-    return _stack(empty, model, mesh)
+    return jax.tree.map(zeros, model.trained(params))
+
+
+# ------------------------------------------------------------- of arrays that lie where they are
+
+coefficients_of = jax.jit(estimator.coefficients_of, static_argnames=("methods",))
+cotangents = jax.jit(estimator.cotangents, static_argnames=("methods", "how"))
+statistics = jax.jit(vocab.stats, static_argnames=("how", "rules"))
 
 
 @jax.jit

@@ -1,8 +1,8 @@
 """The jitted steps: rollout, score, pull back, update, probe. Pure functions of their arguments.
 
-Data flows one way: prompts -> `rollout_step` -> Rollout -> `teacher_step` (the teacher's hidden
-states, kept) -> `pull_back` (statistics, coefficients, the vocabulary, the body) -> the optimizer
-(`update_step`) or the running moments (`probe_step`).
+Data flows one way: prompts -> `rollout_step` -> Rollout -> `head` (the teacher's hidden states,
+kept) -> `pull_back` (the student's forward, `estimator.cotangents`, the body's vjp) -> the
+optimizer (`update_step`) or the running moments (`probe_step`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from opd import draws, trees
-from opd.engine import metrics, sampling, vocab
+from opd.engine import estimator, metrics, vocab
+from opd.engine.sampling import Partner, generate
 from opd.engine.vocab import Head, Pass
 from opd.masked import zero
 from opd.method import facts, local
@@ -78,17 +79,6 @@ def head_of(model: Model, params: Params, hidden: Array) -> Head:
     return Head(hidden, model.unembedding(params), model.logit_cap, model.tokens)
 
 
-def fresh_uniforms(
-    seed: Array, step: Array, rollout: Rollout, methods: tuple[Method, ...]
-) -> Array | None:
-    """Uniforms [B, T, k] of a step's candidate draws, or None if no method draws any."""
-    count = vocab.draws(tuple(method.rules for method in methods))
-    if count == 0:
-        return None
-    key = draws.key(seed, step, "candidate")
-    return draws.uniforms(key, rollout.row, rollout.tokens.shape[1], count)
-
-
 def pull_back(
     model: Model,
     params: Params,
@@ -97,11 +87,12 @@ def pull_back(
     methods: tuple[Method, ...],
     uniforms: Array | None,
     how: Pass,
-    given: tuple[Coefficients, ...] | None = None,
+    coefs: tuple[Coefficients, ...] | None = None,
 ) -> tuple[Params, TokenStats]:
     """Gradients of K methods on one rollout batch: one student forward, K pull-backs.
 
-    Ascent direction of each method's objective under its own reduction.
+    `estimator.cotangents` between a forward and its vjp. Ascent direction of each method's
+    objective under its own reduction.
 
     Args:
         model: the student.
@@ -111,8 +102,7 @@ def pull_back(
         methods: K rows.
         uniforms: [B, T, k] for rows that draw candidates afresh.
         how: temperature and chunk.
-        given: the coefficients, where `rollout` is a part of the batch that they belong to;
-            None to compute them from this batch.
+        coefs: as `estimator.cotangents` takes them.
 
     Returns:
         Gradients of the part that is trained, leaves [K, ...], and the statistics [B, T].
@@ -122,10 +112,8 @@ def pull_back(
         return head(model, model.with_trained(params, part), rollout)
 
     student, vjp = jax.vjp(forward, model.trained(params))
-    rules = tuple(method.rules for method in methods)
-    weigh, given = _weigh(methods, rollout, student, teacher, given, how)
-    cotangent, stats = vocab.pull(
-        student, teacher, rollout.tokens, rules, weigh, given, uniforms, how
+    cotangent, stats = estimator.cotangents(
+        student, teacher, rollout, methods, uniforms, how, coefs
     )
     (gradients,) = jax.vmap(vjp)(cotangent)
     return gradients, stats
@@ -157,9 +145,9 @@ def accumulate(
         return carry, score_step(model, params, rollout, side(hidden), how, rules)
 
     def add(total: Params, part) -> tuple[Params, None]:
-        rollout, hidden, uniforms, given = part
+        rollout, hidden, uniforms, coefs = part
         gradients, _ = pull_back(
-            model, params, rollout, side(hidden), methods, uniforms, how, given
+            model, params, rollout, side(hidden), methods, uniforms, how, coefs
         )
         return jax.tree.map(jnp.add, total, gradients), None
 
@@ -167,13 +155,11 @@ def accumulate(
     rules = methods[0].rules if len(methods) == 1 else ()
     _, scored = jax.lax.scan(score, None, jax.tree.map(cut, (rollout, hidden)))
     stats = jax.tree.map(join, scored)
-    given = tuple(
-        coefficients(method, weights(method, rollout), stats, rollout.group) for method in methods
-    )
+    coefs = estimator.coefficients_of(methods, rollout, stats)
     nothing = jax.tree.map(
         lambda leaf: jnp.zeros((len(methods), *leaf.shape), leaf.dtype), model.trained(params)
     )
-    whole = jax.tree.map(cut, (rollout, hidden, uniforms, given))
+    whole = jax.tree.map(cut, (rollout, hidden, uniforms, coefs))
     return jax.lax.scan(add, nothing, whole)[0], stats
 
 
@@ -187,24 +173,6 @@ def _join(leaf: Array) -> Array:
     return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
 
-def _weigh(methods, rollout, student, teacher, given, how) -> tuple[vocab.Weigh, Any]:
-    """How the vocabulary pass gets its coefficients: at hand, as it goes, or by a pass before."""
-    if given is not None:
-        return (lambda stats, given: given), given
-    known = tuple(weights(method, rollout) for method in methods)
-
-    def finish(stats: TokenStats, known) -> tuple[Coefficients, ...]:
-        return tuple(
-            coefficients(method, part, stats, rollout.group)
-            for method, part in zip(methods, known, strict=True)
-        )
-
-    if all(facts.pointwise(method) for method in methods):
-        return finish, known
-    stats = vocab.stats(student, teacher, rollout.tokens, how)
-    return (lambda stats, given: given), finish(stats, known)
-
-
 def rollout_step(
     model: Model,
     params: Params,
@@ -213,26 +181,26 @@ def rollout_step(
     group: Array,
     row: Array,
     key: Array,
-    how: Sampling,
+    sampling: Sampling,
     prefix: Array | None = None,
-    partner: sampling.Partner | None = None,
+    partner: Partner | None = None,
 ) -> Rollout:
     """Draw one completion a row: prefill and decode in one program.
 
     The noise is a function of (key, row, position) alone. `prefix` [B, T] has tokens to take in
     place of draws, -1 elsewhere. A `partner` draws its share of each row's tokens.
     """
-    drawn = sampling.generate(
+    drawn = generate(
         model,
         params,
         prompt,
         prompt_mask,
-        draws.uniforms(key, row, how.length),
-        eos_ids=how.eos_ids,
-        pad_id=how.pad_id,
-        temperature=how.temperature,
-        top_k=how.top_k,
-        top_p=how.top_p,
+        draws.uniforms(key, row, sampling.length),
+        eos_ids=sampling.eos_ids,
+        pad_id=sampling.pad_id,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
         prefix=prefix,
         partner=partner,
     )
@@ -266,13 +234,13 @@ def value_step(model: Scalar, params: Params, rollout: Rollout, parts: int = 1) 
     Differentiable in `params`; `parts` microbatches one after the other, none of them remembered.
     """
 
-    def values(params: Params, rollout: Rollout) -> Array:
-        found = model.values(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
-        return found[:, rollout.prompt.shape[1] - 1 :]
+    def estimates(params: Params, rollout: Rollout) -> Array:
+        values = model.values(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
+        return values[:, rollout.prompt.shape[1] - 1 :]
 
     if parts == 1:
-        return values(params, rollout)
-    again = jax.checkpoint(lambda part: values(params, part))
+        return estimates(params, rollout)
+    again = jax.checkpoint(lambda part: estimates(params, part))
     return _join(jax.lax.map(again, jax.tree.map(_cut(parts), rollout)))
 
 
@@ -293,11 +261,11 @@ def drift_step(
     """
     now = head(model, params, rollout)
     if behavior is None:
-        found = vocab.stats(now, None, rollout.tokens, how)
-        return metrics.staleness(rollout, found.logp_student, kind)
-    found = vocab.stats(behavior, now, rollout.tokens, how)  # its student is the behavior here
-    moved = metrics.staleness(rollout, found.logp_teacher, kind)
-    return moved | {"drift": jnp.mean(jnp.sum(zero(found.kl, rollout.mask), 1))}
+        stats = vocab.stats(now, None, rollout.tokens, how)
+        return metrics.staleness(rollout, stats.logp_student, kind)
+    stats = vocab.stats(behavior, now, rollout.tokens, how)  # its student is the behavior here
+    moved = metrics.staleness(rollout, stats.logp_teacher, kind)
+    return moved | {"drift": jnp.mean(jnp.sum(zero(stats.kl, rollout.mask), 1))}
 
 
 def update_step(
@@ -326,22 +294,22 @@ def update_step(
         value, learn = jax.vjp(estimate, state.critic.params)
         if any(term.returns == "vtrace" for term in method.terms):
             rollout = dataclasses.replace(rollout, value=value)
-    uniforms = fresh_uniforms(seed, state.step, rollout, (method,))
+    uniforms = estimator.fresh_uniforms(seed, state.step, rollout, (method,))
     asked = (model, state.params, rollout, teacher, (method,), uniforms, how)
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
     ascent = jax.tree.map(lambda leaf: leaf[0], stacked)
     known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
-    found = metrics.rollout_metrics(rollout, stats, facts.weighs(method))
-    found |= metrics.method_metrics(method, known, stats, rollout)
-    found["gradient_norm"] = metrics.whole(trees.norm(ascent))
     params, inner = _step(model, optimizer, state, ascent)
-    judge = state.critic
+    critic_state, critic_ascent = state.critic, None
     if critic is not None:
         cotangent = coefficients(method, known, stats, rollout.group).value
-        (up,) = learn(cotangent.astype(value.dtype))
-        judge = State(*_step(critic.model, critic.optimizer, judge, up), judge.step + 1)
-        found["critic_gradient_norm"] = metrics.whole(trees.norm(up))
-    return State(params, inner, state.step + 1, judge), found
+        (critic_ascent,) = learn(cotangent.astype(value.dtype))
+        moved = _step(critic.model, critic.optimizer, critic_state, critic_ascent)
+        critic_state = State(*moved, critic_state.step + 1)
+    batch = metrics.Batch(
+        rollout, stats, facts.weighs(method), method, known, ascent, critic_ascent
+    )
+    return State(params, inner, state.step + 1, critic_state), metrics.metrics_of(batch)
 
 
 def _step(
@@ -360,11 +328,11 @@ def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:
     <Y_i, Y_i> - 2 <Y_i, Y_ref> + <Y_ref, Y_ref> would lose.
     """
     names = [method.name for method in methods]
-    found = []
+    columns = []
     for name, method in zip(names, methods, strict=True):
         reference = facts.reference(method).name
-        found.append(names.index(reference) if reference in names and reference != name else -1)
-    return tuple(found)
+        columns.append(names.index(reference) if reference in names and reference != name else -1)
+    return tuple(columns)
 
 
 def probe_step(
@@ -373,7 +341,7 @@ def probe_step(
     rollout: Rollout,
     teacher: Head | None,
     methods: tuple[Method, ...],
-    given: tuple[Coefficients, ...],
+    coefs: tuple[Coefficients, ...],
     uniforms: Array | None,
     total: Params,
     how: Pass,
@@ -386,7 +354,7 @@ def probe_step(
 
     Args:
         rollout: leaves [U, G, ...], as are the teacher's hidden states and the uniforms.
-        given: coefficients of the whole batch, [U, G, T].
+        coefs: coefficients of the whole batch, [U, G, T].
         total: running sums, leaves [K, ...].
         sketch: width W.
 
@@ -397,22 +365,22 @@ def probe_step(
     base = differences(methods)
 
     def one(total: Params, part) -> tuple[Params, tuple[Array, Array]]:
-        rollout, hidden, given, uniforms = part
+        rollout, hidden, coefs, uniforms = part
         side = None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
-        gradients, _ = pull_back(model, params, rollout, side, methods, uniforms, how, given)
-        kept = jax.tree.map(
+        gradients, _ = pull_back(model, params, rollout, side, methods, uniforms, how, coefs)
+        columns = jax.tree.map(
             lambda leaf, sums: _relative(leaf.astype(sums.dtype) * groups, base), gradients, total
         )
-        total = jax.tree.map(jnp.add, total, kept)
-        return total, (trees.gram(kept, kept), trees.sketch(kept, sketch))
+        total = jax.tree.map(jnp.add, total, columns)
+        return total, (trees.gram(columns, columns), trees.sketch(columns, sketch))
 
     hidden = None if teacher is None else teacher.hidden
-    total, (gram, sketched) = jax.lax.scan(one, total, (rollout, hidden, given, uniforms))
+    total, (gram, sketched) = jax.lax.scan(one, total, (rollout, hidden, coefs, uniforms))
     return total, gram, sketched
 
 
 def _relative(leaf: Array, base: tuple[int, ...]) -> Array:
     """Columns less the column that each is kept relative to."""
     index = jnp.asarray([max(b, 0) for b in base])
-    kept = jnp.asarray([b >= 0 for b in base]).reshape(-1, *[1] * (leaf.ndim - 1))
-    return leaf - zero(leaf[index], kept)
+    there = jnp.asarray([b >= 0 for b in base]).reshape(-1, *[1] * (leaf.ndim - 1))
+    return leaf - zero(leaf[index], there)

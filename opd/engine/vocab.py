@@ -31,12 +31,18 @@ from opd.types import Array, Coefficients, TokenStats
 class Head:
     """One side of the vocabulary: hidden states that predict the completion, and its matrix.
 
-    Logits x are cap tanh(x / cap) where there is a cap. Ids from `tokens` on are padding, of
-    probability 0; None: all V exist.
+    Without a matrix the hidden states are the logits, [B, T, V]. Logits x are cap tanh(x / cap)
+    where there is a cap. Ids from `tokens` on are padding, of probability 0; None: all V exist.
+
+    >>> import jax.numpy as jnp
+    >>> import opd
+    >>> head = opd.Head(jnp.ones((2, 3, 4)), jnp.ones((7, 4)))
+    >>> opd.statistics(opd.Rollout.of(jnp.zeros((2, 3), int)), head).logp_student.shape
+    (2, 3)
     """
 
     hidden: Array  # [B, T, D]
-    unembedding: Array  # [V, D]
+    unembedding: Array | None = None  # [V, D]
     cap: float | None = None
     tokens: int | None = None
 
@@ -77,6 +83,8 @@ def logits(head: Head) -> Array:
     to a fifth of the gradient. Float32 inputs are not rounded to a narrower type on the way in.
     """
     wide = jnp.promote_types(head.hidden.dtype, jnp.float32)
+    if head.unembedding is None:
+        return shaped(head.hidden.astype(wide), head.cap, head.tokens)
     product = jnp.einsum(
         "btd,vd->btv",
         head.hidden,
@@ -111,8 +119,7 @@ def stats(
         return carry, _token_stats(logp_student, logp_teacher, tokens, rules)
 
     whole = (student.hidden, None if teacher is None else teacher.hidden, tokens)
-    _, found = _over_chunks(block, None, whole, how.chunk)
-    return found
+    return _over_chunks(block, None, whole, how.chunk)[1]
 
 
 def pull(
@@ -121,7 +128,7 @@ def pull(
     tokens: Array,
     rules: tuple[tuple[local.Rule, ...], ...],
     weigh: Weigh,
-    given: Any,
+    known: Any,
     uniforms: Array | None,
     how: Pass,
 ) -> tuple[Head, TokenStats]:
@@ -131,54 +138,64 @@ def pull(
     |a| = sum_v a(v). Ascent direction.
 
     Args:
-        student: the policy's side, [B, T, D] and [V, D].
+        student: the policy's side, [B, T, D] and [V, D]; or [B, T, V] and no matrix.
         teacher: the teacher's side, or None if no rule and no weight asks it.
         tokens: [B, T], the rollout's own.
         rules: each estimator's local rules.
-        weigh: from a chunk's statistics and its slice of `given` to K Coefficients. The
-            identity on `given` where they were computed beforehand.
-        given: pytree of [B, T, ...] arrays.
+        weigh: from a chunk's statistics and its slice of `known` to K Coefficients. The
+            identity on `known` where they were computed beforehand.
+        known: what the coefficients are made of besides statistics, [B, T, ...] each.
         uniforms: [B, T, k] for rules that draw, k the most that an estimator draws.
         how: temperature and chunk.
 
     Returns:
-        Head of cotangents, [K, B, T, D] and [K, V, D], and the statistics [B, T] of the pass; with
-        the divergences of its rules for one estimator alone.
+        Head of cotangents, [K, B, T, D] and [K, V, D] (or [K, B, T, V] and no matrix), and the
+        statistics [B, T] of the pass; with the divergences of its rules for one estimator alone.
     """
     wide = jnp.promote_types(student.hidden.dtype, jnp.float32)
     alone = rules[0] if len(rules) == 1 else ()
 
-    def block(d_unembedding: tuple[Array, ...], part):
-        hidden, teacher_hidden, tokens, given, uniforms = part
-        own = logits(dataclasses.replace(student, hidden=hidden))
-        logp_student = jax.nn.log_softmax(own / how.temperature, axis=-1)
-        logp_teacher = _teacher_logp(teacher, teacher_hidden, how, own.shape[-1])
-        found = _token_stats(logp_student, logp_teacher, tokens, alone)
+    def block(d_unembedding: tuple[Array | None, ...], part):
+        hidden, teacher_hidden, tokens, known, uniforms = part
+        capped = logits(dataclasses.replace(student, hidden=hidden))
+        logp_student = jax.nn.log_softmax(capped / how.temperature, axis=-1)
+        logp_teacher = _teacher_logp(teacher, teacher_hidden, how, capped.shape[-1])
+        statistics = _token_stats(logp_student, logp_teacher, tokens, alone)
         cache: dict[tuple[local.Rule, int], Array] = {}
         d_hidden, added = [], []
-        for chosen, weight, total in zip(rules, weigh(found, given), d_unembedding, strict=True):
+        coefs = weigh(statistics, known)
+        for chosen, weight, total in zip(rules, coefs, d_unembedding, strict=True):
             pushed = _pushes(chosen, logp_teacher, logp_student, uniforms, cache)
             cotangent = _d_logits(pushed, weight, logp_student, tokens) / how.temperature
-            cotangent = cotangent if student.cap is None else cotangent * _slope(own, student)
-            # The block's matmuls run in the model's dtype and add up in float32 or wider.
-            cotangent = cotangent.astype(hidden.dtype)
-            d_hidden.append(
-                jnp.einsum(
-                    "btv,vd->btd", cotangent, student.unembedding, preferred_element_type=wide
-                ).astype(hidden.dtype)
-            )
-            added.append(
-                total + jnp.einsum("btv,btd->vd", cotangent, hidden, preferred_element_type=wide)
-            )
-        return tuple(added), (tuple(d_hidden), found)
+            cotangent = cotangent if student.cap is None else cotangent * _slope(capped, student)
+            back, total = _into_head(student, hidden, cotangent.astype(hidden.dtype), total)
+            d_hidden.append(back)
+            added.append(total)
+        return tuple(added), (tuple(d_hidden), statistics)
 
-    start = tuple(jnp.zeros(student.unembedding.shape, wide) for _ in rules)
+    matrix = student.unembedding
+    start = tuple(None if matrix is None else jnp.zeros(matrix.shape, wide) for _ in rules)
     teacher_hidden = None if teacher is None else teacher.hidden
-    whole = (student.hidden, teacher_hidden, tokens, given, uniforms)
-    d_unembedding, (d_hidden, found) = _over_chunks(block, start, whole, how.chunk)
-    dtype = student.unembedding.dtype
-    d_hidden, d_unembedding = jnp.stack(d_hidden), jnp.stack(d_unembedding).astype(dtype)
-    return dataclasses.replace(student, hidden=d_hidden, unembedding=d_unembedding), found
+    whole = (student.hidden, teacher_hidden, tokens, known, uniforms)
+    d_unembedding, (d_hidden, statistics) = _over_chunks(block, start, whole, how.chunk)
+    d_matrix = None if matrix is None else jnp.stack(d_unembedding).astype(matrix.dtype)
+    d_hidden = jnp.stack(d_hidden)
+    return dataclasses.replace(student, hidden=d_hidden, unembedding=d_matrix), statistics
+
+
+def _into_head(
+    head: Head, hidden: Array, cotangent: Array, total: Array | None
+) -> tuple[Array, Array | None]:
+    """A block's cotangent of the hidden states, and its matrix's added to those before it.
+
+    Both matmuls run in the model's dtype and add up in float32 or wider.
+    """
+    if head.unembedding is None:
+        return cotangent, None
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    d_hidden = jnp.einsum("btv,vd->btd", cotangent, head.unembedding, preferred_element_type=wide)
+    added = total + jnp.einsum("btv,btd->vd", cotangent, hidden, preferred_element_type=wide)
+    return d_hidden.astype(hidden.dtype), added
 
 
 def draws(rules: tuple[tuple[local.Rule, ...], ...]) -> int:

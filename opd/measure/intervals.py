@@ -238,6 +238,8 @@ def _hall(value: float, rest: Array) -> tuple[float, float]:
     deviation = pseudo - pseudo.mean()
     squares = deviation * deviation  # `**` is slow
     s = math.sqrt(float(squares.sum()) / (n - 1))
+    if s == 0:  # a constant's replicates, whose mean rounding has moved
+        return value, value
     skewness = float(squares @ deviation) / (n * s**3)
     if abs(skewness) < 1e-6:  # at 0 it is 0 / 0, and so near to it no correction
         return value, value  # the t interval already

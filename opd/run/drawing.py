@@ -70,7 +70,7 @@ def complete(
     """
     rows = programs.batch_rows(batch["prompt"], batch["prompt_mask"], group_size)
     rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
-    return programs.rollout(world.mesh, model, params, **rows, key=key, how=sampling, **mixed)
+    return programs.rollout(world.mesh, model, params, **rows, key=key, sampling=sampling, **mixed)
 
 
 def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) -> Rollout:

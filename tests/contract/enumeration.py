@@ -17,11 +17,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from experiments.claims.lab import law
-from opd.engine import steps, vocab
+from opd.engine import estimator, steps, vocab
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact
 from opd.method import facts
-from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.types import Coefficients, Rollout, TokenStats
@@ -185,9 +184,7 @@ def token_stats(lab: Lab) -> TokenStats:
     return vocab_stats(student, lab.teacher, lab.rollout.tokens, HOW)
 
 
-@partial(jax.jit, static_argnums=0)
-def _coefficients(methods, rollout, stats) -> tuple[Coefficients, ...]:
-    return tuple(coefficients(m, weights(m, rollout), stats, rollout.group) for m in methods)
+_coefficients = jax.jit(estimator.coefficients_of, static_argnums=0)
 
 
 def scaled(coefs: Coefficients, factor) -> Coefficients:
@@ -247,26 +244,23 @@ def expected_fresh(lab: Lab, method: Method) -> np.ndarray:
     (coefs,) = batch_coefficients(lab, (method,))
     weight = len(lab.probability) * lab.probability[:, None, None] * chance
     student = student_head(lab.student, lab.params, lab.rollout)
-    cotangent = _pull_draws(method.rules, student, lab, coefs, weight, uniforms)
+    cotangent = _pull_draws(method, student, lab, coefs, weight, uniforms)
     return flat_rows(through_body(lab.student, lab.params, cotangent))[0]
 
 
-def _pull_draws(rules, student, lab, coefs, weight, uniforms) -> Head:
+def _pull_draws(method, student, lab, coefs, weight, uniforms) -> Head:
     """The vocabulary pass with each tuple of draws r in turn, added up: cotangents [1, ...]."""
 
     @jax.jit
-    def run(student, teacher, tokens, coefs, weight, uniforms):
+    def run(student, teacher, rollout, coefs, weight, uniforms):
         def one(weight, uniforms):
-            given = (scaled(coefs, weight),)
-            pull = vocab.pull(
-                student, teacher, tokens, (rules,), lambda _, x: x, given, uniforms, HOW
-            )
-            return pull[0]
+            own = (scaled(coefs, weight),)
+            return estimator.cotangents(student, teacher, rollout, (method,), uniforms, HOW, own)[0]
 
         many = jax.vmap(one, in_axes=2)(weight, uniforms)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), many)
 
-    return run(student, lab.teacher, lab.rollout.tokens, coefs, weight, uniforms)
+    return run(student, lab.teacher, lab.rollout, coefs, weight, uniforms)
 
 
 def expected_grouped(lab: Lab, methods: tuple[Method, ...], size: int = 2) -> np.ndarray:

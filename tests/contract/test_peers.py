@@ -13,11 +13,11 @@ import optax
 import pytest
 
 from opd import draws
-from opd.engine import metrics, sampling, steps, vocab
+from opd.engine import metrics, programs, sampling, steps, vocab
 from opd.engine.steps import Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, local, reduction, returns, table
-from opd.method.coefficients import coefficients, weights
+from opd.method.coefficients import weights
 from opd.types import Coefficients, Max, Mean, Rollout, merge_metrics
 
 B, P, T, V, D = 3, 4, 5, 6, 3
@@ -178,7 +178,7 @@ def test_bug_01_metrics_count_generated_tokens_across_parts():
 
     def said(rows):
         part = jax.tree.map(lambda leaf: leaf[rows], (rollout, stats))
-        return metrics.rollout_metrics(*part)
+        return metrics.metrics_of(metrics.Batch(*part))
 
     joined = merge_metrics(said(slice(0, 1)), said(slice(1, 3)))
     entropy = stats.entropy_student[MASK].mean()
@@ -352,17 +352,9 @@ def expected_cotangent(name):
         group=np.arange(V),
     )
 
-    @jax.jit
-    def run():
-        def weigh(stats, known):
-            return (coefficients(method, known, stats, rollout.group),)
-
-        sides = [Head(jnp.tile(x, (V, 1, 1)), jnp.eye(V)) for x in (student, teacher)]
-        known = weights(method, rollout)
-        rules = (method.rules,)
-        return vocab.pull(*sides, rollout.tokens, rules, weigh, known, None, Pass())[0]
-
-    each = V * np.asarray(run().hidden)[0, :, 0]  # [v, V]; V rollouts share the mean
+    sides = [Head(jnp.tile(x, (V, 1, 1))) for x in (student, teacher)]
+    made, _ = programs.cotangents(*sides, rollout, (method,), None, Pass())
+    each = V * np.asarray(made.hidden)[0, :, 0]  # [v, V]; V rollouts share the mean
     prob = np.exp(student) / np.exp(student).sum()
     return prob @ each, np.abs(each).max()
 
@@ -457,7 +449,9 @@ def test_bug_11_metrics_are_joined_by_their_type():
     """
     rollout, stats = batch(), gradients()[1]
     parts = [
-        metrics.rollout_metrics(*jax.tree.map(lambda leaf, rows=rows: leaf[rows], (rollout, stats)))
+        metrics.metrics_of(
+            metrics.Batch(*jax.tree.map(lambda leaf, rows=rows: leaf[rows], (rollout, stats)))
+        )
         for rows in (slice(0, 1), slice(1, 3))
     ]
     joined = merge_metrics(*parts)

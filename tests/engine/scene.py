@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from opd import draws
-from opd.engine import programs, sharding, steps
+from opd.engine import estimator, programs, sharding
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Head, Pass
 from opd.method import table
@@ -101,7 +101,7 @@ def draw(mesh: Mesh, rows: dict[str, Any], seed: int = SEED) -> Rollout:
     """The scene's rollout, before its reward."""
     rows = sharding.shard_batch(rows, mesh)
     key = draws.key(seed, STEP, "action")
-    return programs.rollout(mesh, STUDENT, params(STUDENT, 1), **rows, key=key, how=SAMPLING)
+    return programs.rollout(mesh, STUDENT, params(STUDENT, 1), **rows, key=key, sampling=SAMPLING)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class Ready:
     rollout: Rollout
     head: Head
     stats: TokenStats
-    given: tuple[Coefficients, ...]
+    coefs: tuple[Coefficients, ...]
     uniforms: Array
 
     @property
@@ -121,7 +121,7 @@ class Ready:
         """Arguments of `programs.probe`; the running sums are fresh."""
         total = programs.no_moments(self.mesh, STUDENT, self.params, len(METHODS))
         return (
-            self.mesh, STUDENT, self.params, self.rollout, self.head, METHODS, self.given,
+            self.mesh, STUDENT, self.params, self.rollout, self.head, METHODS, self.coefs,
             self.uniforms, total, HOW, GROUP_SIZE, SKETCH,
         )  # fmt: skip
 
@@ -144,8 +144,8 @@ def ready(mesh: Mesh) -> Ready:
     """The scene on a mesh, up to where probe and update begin."""
     own = jax.device_put(params(STUDENT, 1), sharding.param_shardings(STUDENT, mesh))
     rollout = rewarded(draw(mesh, batch()))
-    head = programs.teacher(mesh, TEACHER, params(TEACHER, 2), rollout)
+    head = programs.head(mesh, TEACHER, params(TEACHER, 2), rollout)
     stats = programs.score(mesh, STUDENT, own, rollout, head, HOW)
-    given = programs.coefficients_of(METHODS, rollout, stats)
-    uniforms = steps.fresh_uniforms(SEED, STEP, rollout, METHODS)
-    return Ready(mesh, own, rollout, head, stats, given, uniforms)
+    coefs = programs.coefficients_of(METHODS, rollout, stats)
+    uniforms = estimator.fresh_uniforms(SEED, STEP, rollout, METHODS)
+    return Ready(mesh, own, rollout, head, stats, coefs, uniforms)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from opd.engine import costs, programs, sharding, steps, vocab
+from opd.engine import costs, estimator, programs, sharding, steps, vocab
 from opd.engine.vocab import Head, Pass
 from opd.method import table
 from opd.model import decoder
@@ -193,10 +193,7 @@ def vocabulary_pass(method, length):
     how = Pass(chunk=length)
 
     def vocabulary(student, teacher, rollout):
-        weigh, given = steps._weigh((method,), rollout, student, teacher, None, how)
-        return vocab.pull(
-            student, teacher, rollout.tokens, (method.rules,), weigh, given, None, how
-        )
+        return estimator.cotangents(student, teacher, rollout, (method,), None, how)
 
     teacher = teacher_of(method, WIDE, B, length)
     return vocabulary, head_of(WIDE, B, length), teacher, rollout_of(B, P, length)

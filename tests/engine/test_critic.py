@@ -138,7 +138,7 @@ def test_a_clip_fraction_counts_the_tokens_whose_ratio_a_bound_changed(here, sta
 def test_losses_are_what_the_rows_descend(name, here, state):
     """KL, JSD and -log pi, in float64 from whole rows of logits."""
     head = None if name.startswith("sft") else here.head
-    own = programs.teacher(here.mesh, scene.STUDENT, here.params, here.rollout)
+    own = programs.head(here.mesh, scene.STUDENT, here.params, here.rollout)
     pi, p = (
         np.asarray(steps.vocab.log_softmax(side, scene.HOW.temperature), np.float64)
         for side in (own, here.head)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import re
 
 import jax
@@ -55,8 +56,8 @@ def close(found, wanted, rtol=2e-5):
 @pytest.mark.parametrize("name", MESHES)
 def test_the_probe_sums_what_the_gradients_are(name):
     """Sum over groups of Y_g = U times the batch's gradient, columns relative to a reference."""
-    _, _, params, rollout, head, _, given, uniforms, total, *_ = ready(name).probe
-    total, gram, sketch = compiled(name, "probe")(params, rollout, head, given, uniforms, total)
+    _, _, params, rollout, head, _, coefs, uniforms, total, *_ = ready(name).probe
+    total, gram, sketch = compiled(name, "probe")(params, rollout, head, coefs, uniforms, total)
     base = steps.differences(scene.METHODS)
     assert any(at >= 0 for at in base)
 
@@ -108,10 +109,10 @@ def test_a_mixture_draws_by_both_policies():
     partner = scene.params(scene.TEACHER, 2)
     drawn = programs.rollout(
         here.mesh, scene.STUDENT, here.params, **sharding.shard_batch(scene.batch(), here.mesh),
-        key=draws.key(scene.SEED, scene.STEP, "action"), how=scene.SAMPLING,
+        key=draws.key(scene.SEED, scene.STEP, "action"), sampling=scene.SAMPLING,
         partner=scene.TEACHER, partner_params=partner, share=share,
     )  # fmt: skip
-    head = programs.teacher(here.mesh, scene.TEACHER, partner, drawn)
+    head = programs.head(here.mesh, scene.TEACHER, partner, drawn)
     said = programs.score(here.mesh, scene.STUDENT, here.params, drawn, head, scene.HOW)
     wanted = np.log(share * np.exp(said.logp_student) + (1 - share) * np.exp(said.logp_teacher))
     np.testing.assert_allclose(drawn.logp_behavior, np.where(drawn.mask, wanted, 0), atol=2e-5)
@@ -239,7 +240,7 @@ def test_no_estimator_leaks_into_another():
         reward=np.zeros(rows, np.float32),
     )
     student, teacher = (programs.init(mesh, model, seed) for seed in (1, 2))
-    head = programs.teacher(mesh, model, teacher, rollout)
+    head = programs.head(mesh, model, teacher, rollout)
     opd, reinforce = table.parse("opd"), table.parse("reinforce")
     run = functools.partial(programs.gradients, mesh, model, student, rollout, head)
     how = Pass(chunk=40)
@@ -247,3 +248,47 @@ def test_no_estimator_leaks_into_another():
     alone = jax.device_get(run((opd,), None, how))
     assert all(not leaf[1].any() for leaf in jax.tree.leaves(together))
     close(jax.tree.map(lambda leaf: leaf[:1], together), alone)
+
+
+PROGRAMS = {
+    name: each for name, each in vars(programs).items() if type(each) is type(programs.gram)
+}
+# What lies where it lies: on every device, or wherever a caller's own arrays are.
+ANYWHERE = {"seed", "key", "uniforms", "coefs", "stats", "student", "tokens", "rules"}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_argument_is_static_or_has_a_layout(name):
+    """A new argument whose name says nothing would lie on every device, unseen."""
+    named = set(inspect.signature(PROGRAMS[name]).parameters)
+    assert named <= set(programs.LAYOUTS) | set(programs.STATIC) | ANYWHERE
+    assert len(PROGRAMS) > 15 and not set(programs.LAYOUTS) & set(programs.STATIC)
+
+
+def test_what_a_program_consumes_is_gone():
+    """State and running sums are donated, so that an update holds one copy of them."""
+    here = ready("one")
+    update, probe = here.update(METHOD), here.probe
+    programs.update(*update), programs.probe(*probe)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((update[3], probe[8])))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((here.params, here.rollout)))
+
+
+@pytest.mark.parametrize("name", ["data=2,fsdp=2,tensor=2"])
+def test_results_lie_as_arguments_do(name):
+    """Of arrays that come from the host, all on one device: parameters by rule, batches by row."""
+    here = ready(name)
+    host = jax.device_get((here.params, here.rollout, here.head))
+    where = sharding.param_shardings(scene.STUDENT, here.mesh)
+    batch = sharding.batch_sharding(here.mesh, here.rollout.mask.shape)
+    stats = programs.score(here.mesh, scene.STUDENT, *host, scene.HOW)
+    assert stats.kl.sharding.is_equivalent_to(batch, 2)
+    made = programs.head(here.mesh, scene.STUDENT, *host[:2])
+    rows = sharding.batch_sharding(here.mesh, made.hidden.shape)
+    assert made.hidden.sharding.is_equivalent_to(rows, 3) and not made.hidden.is_fully_replicated
+    matrix = where["unembedding"]
+    assert made.unembedding.sharding.is_equivalent_to(matrix, 2)
+    found = programs.gradients(here.mesh, scene.STUDENT, *host, *here.gradients[5:])
+    for leaf, rule in zip(jax.tree.leaves(found), jax.tree.leaves(where), strict=True):
+        own = jax.sharding.NamedSharding(here.mesh, jax.P(None, *rule.spec))
+        assert leaf.sharding.is_equivalent_to(own, leaf.ndim)

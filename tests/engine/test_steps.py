@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scene
 
-from opd.engine import metrics, programs, steps, vocab
+from opd.engine import estimator, metrics, programs, steps, vocab
 from opd.method import facts, table
 
 
@@ -25,19 +25,19 @@ def test_parts_of_a_batch_add_up_to_the_whole(here):
     """Coefficients of the global batch make a gradient a sum over rows, grpo and token_mean too."""
 
     @jax.jit
-    def part(rollout, head, uniforms, given):
+    def part(rollout, head, uniforms, coefs):
         return steps.pull_back(
-            scene.STUDENT, here.params, rollout, head, scene.METHODS, uniforms, scene.HOW, given
+            scene.STUDENT, here.params, rollout, head, scene.METHODS, uniforms, scene.HOW, coefs
         )[0]
 
     whole = programs.gradients(*here.gradients)
     total = None
     for rows in (slice(0, 4), slice(4, 8), slice(8, 12), slice(12, 16)):  # half a group each
-        rollout, uniforms, given, hidden = some(
-            rows, (here.rollout, here.uniforms, here.given, here.head.hidden)
+        rollout, uniforms, coefs, hidden = some(
+            rows, (here.rollout, here.uniforms, here.coefs, here.head.hidden)
         )
         head = dataclasses.replace(here.head, hidden=hidden)
-        found = part(rollout, head, uniforms, given)
+        found = part(rollout, head, uniforms, coefs)
         total = found if total is None else jax.tree.map(np.add, total, found)
     for a, b in zip(jax.tree.leaves(total), jax.tree.leaves(whole), strict=True):
         scale = np.abs(b).max(axis=tuple(range(1, b.ndim)), keepdims=True)
@@ -45,14 +45,14 @@ def test_parts_of_a_batch_add_up_to_the_whole(here):
 
 
 def test_half_a_batch_with_its_own_coefficients_is_another_gradient(here):
-    """What `given` is for: a half's own group statistics and token mean aren't the batch's."""
+    """What `coefs` are for: a half's own group statistics and token mean aren't the batch's."""
     rows = slice(0, 4)
     rollout, stats = some(rows, (here.rollout, here.stats))
     own = programs.coefficients_of(scene.METHODS, rollout, stats)
     differ = {
         method.name
-        for method, mine, given in zip(scene.METHODS, own, here.given, strict=True)
-        if not np.allclose(mine.onehot * 4 / scene.ROWS, given.onehot[rows], rtol=1e-3, atol=1e-6)
+        for method, mine, whole in zip(scene.METHODS, own, here.coefs, strict=True)
+        if not np.allclose(mine.onehot * 4 / scene.ROWS, whole.onehot[rows], rtol=1e-3, atol=1e-6)
     }
     assert differ == {"grpo", "opd_sampled@reduction=token_mean"}
 
@@ -75,10 +75,10 @@ NAMES = (
 def test_a_teacher_who_is_the_student_says_nothing(here):
     """Zero KL, and a zero gradient on every rollout for the rows that say so, and for no others."""
     methods = tuple(map(table.parse, NAMES))
-    head = programs.teacher(here.mesh, scene.STUDENT, here.params, here.rollout)
+    head = programs.head(here.mesh, scene.STUDENT, here.params, here.rollout)
     stats = programs.score(here.mesh, scene.STUDENT, here.params, here.rollout, head, scene.HOW)
     np.testing.assert_allclose(stats.kl, 0, atol=1e-5)
-    uniforms = steps.fresh_uniforms(scene.SEED, scene.STEP, here.rollout, methods)
+    uniforms = estimator.fresh_uniforms(scene.SEED, scene.STEP, here.rollout, methods)
     found = programs.gradients(
         here.mesh, scene.STUDENT, here.params, here.rollout, head, methods, uniforms, scene.HOW
     )
@@ -92,7 +92,7 @@ def test_a_teacher_who_is_the_student_says_nothing(here):
 def test_metrics_of_a_rollout_are_of_its_graded_tokens(here):
     found = {
         name: np.asarray(metric.value())
-        for name, metric in metrics.rollout_metrics(here.rollout, here.stats).items()
+        for name, metric in metrics.metrics_of(metrics.Batch(here.rollout, here.stats)).items()
     }
     mask = np.asarray(here.rollout.mask)
     kl = np.where(mask, here.stats.kl, 0)
@@ -124,7 +124,7 @@ def test_stale_rollouts_lower_the_effective_sample_size(here):
     mask = np.asarray(here.rollout.mask)
     drift = np.where(mask, np.random.default_rng(0).normal(0, 0.3, mask.shape), 0)
     stale = dataclasses.replace(here.rollout, logp_behavior=here.rollout.logp_behavior - drift)
-    found = metrics.rollout_metrics(stale, here.stats, "prefix")
+    found = metrics.metrics_of(metrics.Batch(stale, here.stats, "prefix"))
     before = np.where(mask, np.cumsum(drift, 1) - drift, 0)
     weights = {"token": np.exp(drift)[mask], "trajectory": np.exp(drift.sum(1))}
     weights["rule"] = np.exp(before)[mask]
@@ -141,10 +141,10 @@ def test_rows_of_unknown_log_probabilities_are_left_out(here):
     half = np.arange(len(here.rollout.mask)) % 2 == 0
     unknown = np.where(half[:, None], np.nan, here.rollout.logp_behavior)
     mixed = dataclasses.replace(here.rollout, logp_behavior=unknown)
-    found = metrics.rollout_metrics(mixed, here.stats)
+    found = metrics.metrics_of(metrics.Batch(mixed, here.stats))
     np.testing.assert_allclose(found["ess_trajectory"].value(), 1, rtol=1e-5)
     nobody = dataclasses.replace(here.rollout, logp_behavior=unknown * np.nan)
-    found = metrics.rollout_metrics(nobody, here.stats)
+    found = metrics.metrics_of(metrics.Batch(nobody, here.stats))
     for name in ("ess_token", "ess_trajectory", "ess_rule", "drift", "weight_max"):
         assert np.isnan(found[name].value()), name
 
@@ -152,13 +152,13 @@ def test_rows_of_unknown_log_probabilities_are_left_out(here):
 def test_drift_is_the_kl_from_the_policy_that_drew(here):
     """Enumerated where its hidden states are kept, sampled where not; both by hand."""
     moved = jax.tree.map(lambda leaf: leaf * 1.1, here.params)
-    behavior = programs.teacher(here.mesh, scene.STUDENT, here.params, here.rollout)
+    behavior = programs.head(here.mesh, scene.STUDENT, here.params, here.rollout)
     given = here.mesh, scene.STUDENT, moved, here.rollout
     found = {
         name: programs.drift(*given, head, "trajectory", scene.HOW)
         for name, head in (("enumerated", behavior), ("sampled", None))
     }
-    now = programs.teacher(here.mesh, scene.STUDENT, moved, here.rollout)
+    now = programs.head(here.mesh, scene.STUDENT, moved, here.rollout)
     logp = [
         np.asarray(vocab.log_softmax(side, scene.HOW.temperature), np.float64)
         for side in (behavior, now)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from opd.engine import vocab
+from opd.engine import estimator, vocab
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, table
-from opd.method.coefficients import coefficients, weights
 from opd.types import Coefficients, Rollout
 
 B, T, V, D = 3, 5, 11, 4
@@ -68,20 +67,8 @@ def pull(given: Case, names=NAMES, how=WHOLE):
     """All rows in one pass: (cotangents, statistics)."""
     methods = tuple(map(table.parse, names))
     assert all(facts.pointwise(method) for method in methods)
-
-    def weigh(stats, known):
-        parts = zip(methods, known, strict=True)
-        return tuple(coefficients(m, part, stats, given.rollout.group) for m, part in parts)
-
-    return vocab.pull(
-        given.student,
-        given.teacher,
-        given.rollout.tokens,
-        tuple(method.rules for method in methods),
-        weigh,
-        tuple(weights(method, given.rollout) for method in methods),
-        given.uniforms,
-        how,
+    return estimator.cotangents(
+        given.student, given.teacher, given.rollout, methods, given.uniforms, how
     )
 
 

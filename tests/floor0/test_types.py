@@ -109,3 +109,55 @@ def test_metrics_merge_by_type_and_names_mean_nothing():
 def test_metrics_of_different_names_do_not_merge():
     with pytest.raises(AssertionError):
         merge_metrics({"a": Sum(jnp.ones(()))}, {"b": Sum(jnp.ones(()))})
+
+
+# ------------------------------------------------------------------------ rollouts of plain arrays
+
+
+def test_a_rollout_of_plain_arrays_has_them_and_usual_values_for_the_rest():
+    """Lists and NumPy, ints for bools; what stands off the mask is not looked at."""
+    logp = np.where(MASK, -1.5, np.nan)
+    made = Rollout.of(
+        [[1, 2, 0], [3, 4, 5]], MASK.astype(int), reward=[1, 0], ended=[1, 0], logp_behavior=logp,
+        value=np.ones((2, 3)),
+    )  # fmt: skip
+    assert made.mask.dtype == made.ended.dtype == jnp.bool_ and made.tokens.dtype == jnp.int32
+    np.testing.assert_array_equal(made.mask, MASK)
+    np.testing.assert_array_equal(made.logp_behavior, np.where(MASK, -1.5, 0))
+    assert made.reward.tolist() == [1, 0] and made.ended.tolist() == [True, False]
+    assert made.sequence.shape == (2, 4) and made.row.tolist() == [0, 1]
+    assert made.logp_reference is None and made.value.shape == (2, 3)
+    bare = Rollout.of([[1, 2, 0], [3, 4, 5]])
+    assert np.all(bare.mask) and np.all(bare.ended) and np.all(np.isnan(bare.logp_behavior))
+    assert bare.reward is None and bare.group.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [([7, 7, 9, 9], [0, 0, 1, 1]), ([5, -1, 5, 8], [1, 0, 1, 2])]
+)
+def test_groups_are_numbered_from_0(given, wanted):
+    """What group statistics add up by: any label, rows of a group side by side or not."""
+    tokens = np.zeros((4, 2), int)
+    assert Rollout.of(tokens, group=given).group.tolist() == wanted
+    traced = jax.jit(lambda group: Rollout.of(tokens, group=group).group)(np.array(given))
+    assert traced.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tokens": [1, 2, 3]}, r"tokens are int32\[3\]: whole numbers \[B, T\]"),
+        ({"tokens": [[1.0, 2.0]]}, r"tokens are float32\[1, 2\]"),
+        ({"mask": [[True, True]]}, r"mask has shape \(1, 2\): \(2, 3\) is allowed"),
+        ({"reward": [[1], [0]]}, r"reward has shape \(2, 1\): \(2,\) is allowed"),
+        ({"group": [0]}, r"group has shape \(1,\): \(2,\)"),
+        ({"ended": [True]}, r"ended has shape \(1,\): \(2,\)"),
+        ({"logp_behavior": [0.0, 0.0]}, r"logp_behavior has shape \(2,\): \(2, 3\)"),
+        ({"value": np.zeros((2, 3, 1))}, r"value has shape \(2, 3, 1\)"),
+    ],
+)
+def test_another_shape_is_refused_in_one_line(changes, said):
+    asked = {"tokens": [[1, 2, 0], [3, 4, 5]]} | changes
+    with pytest.raises(ValueError, match=said) as error:
+        Rollout.of(asked.pop("tokens"), **asked)
+    assert len(str(error.value).splitlines()) == 1

@@ -4,11 +4,10 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from opd.engine import vocab
+from opd.engine import programs
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, local, table
 from opd.method.coefficients import coefficients, weights
@@ -284,20 +283,12 @@ def test_a_sampled_teacher_and_an_entropy_bonus_are_the_hand_formula():
     tokens = RNG.integers(0, V, size=(B, T)).astype(np.int32)
     sample = dataclasses.replace(rollout(), tokens=tokens)
 
-    @jax.jit
-    def run():
-        def weigh(stats, known):
-            return (coefficients(method, known, stats, sample.group),)
-
-        student, teacher = Head(logits, jnp.eye(V)), Head(other, jnp.eye(V))
-        known = weights(method, sample)
-        rules = (method.rules,)
-        return vocab.pull(student, teacher, tokens, rules, weigh, known, None, Pass(chunk=2))[0]
-
+    sides, how = (Head(logits), Head(other)), Pass(chunk=2)
+    made, _ = programs.cotangents(*sides, sample, (method,), None, how)
     logp, logp_teacher = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (logits, other))
     prob, own = np.exp(logp), np.eye(V)[tokens]
     grade = np.sum((logp_teacher - logp) * own, -1, keepdims=True)
     entropy = -np.sum(prob * logp, -1, keepdims=True)
     wanted = grade * (own - prob) - 0.3 * prob * (logp + entropy)
     wanted = np.where(MASK[..., None], wanted, 0) / B
-    np.testing.assert_allclose(run().hidden[0], wanted, atol=1e-6)
+    np.testing.assert_allclose(made.hidden[0], wanted, atol=1e-6)

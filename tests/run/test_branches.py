@@ -13,7 +13,7 @@ import pytest
 
 from opd import draws
 from opd.data import pipeline
-from opd.engine import programs, sharding, steps, vocab
+from opd.engine import estimator, programs, sharding, steps, vocab
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact, intervals
@@ -453,14 +453,14 @@ class Tree:
             self.lab.params,
             **rows,
             key=key,
-            how=self.sampling,
+            sampling=self.sampling,
             prefix=prefix,
         )
         places = [self.place[key] for key in self.keys(jax.device_get(drawn))]
         return dataclasses.replace(drawn, reward=jnp.asarray(self.lab.problem.reward[places]))
 
     def score(self, rollout):
-        head = programs.teacher(self.mesh, self.module.TEACHER, self.teacher, rollout)
+        head = programs.head(self.mesh, self.module.TEACHER, self.teacher, rollout)
         student = self.lab.student, self.lab.params
         return head, programs.score(self.mesh, *student, rollout, head, self.how)
 
@@ -488,7 +488,7 @@ def on_tree():
         given = programs.coefficients_of(plan.methods, trunk, stats)
         key = draws.key(0, STEP, "branch")
         given += branches.coefficients(plan, trunk, given, key, SIZE, tree.extend)
-        uniforms = steps.fresh_uniforms(0, STEP, trunk, plan.methods)
+        uniforms = estimator.fresh_uniforms(0, STEP, trunk, plan.methods)
         total = programs.no_moments(tree.mesh, *student, len(plan.columns))
         total, gram, sketch = programs.probe(
             tree.mesh,

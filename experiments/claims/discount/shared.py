@@ -1,7 +1,7 @@
 """The library's expected update as a function of the parameters: to be followed and differentiated.
 
 `lab.vectors` has every rollout's vectors at one student, in NumPy. Here the same functions of the
-library (statistics, coefficients, the pull-back) are traced over all rollouts of a tree, weighed
+library are traced over all rollouts of a tree, weighed
 by their probabilities: the field theta -> E sum_t h_t [M], whose flow is exact training.
 """
 
@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims.lab import STUDENTS, Lab, Shape, lab, rollout
-from opd.engine import vocab
+from opd.engine import estimator
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact
 from opd.method import table
-from opd.method.coefficients import coefficients, weights
 from opd.types import Rollout
 
 Array = np.ndarray
@@ -71,18 +70,14 @@ def expected(
     method, tree = table.parse(row), shape.tree
     batch = dataclasses.replace(_batch(shape), reward=reward)
     logits, back = jax.vjp(partial(STUDENTS[shape.student].logits, shape), theta)
-    visited, eye = np.maximum(tree.visited, 0), jnp.eye(shape.vocab)
-    student, teacher = Head(logits[visited], eye), Head(logp_teacher[visited], eye)
+    visited = np.maximum(tree.visited, 0)
+    student, teacher = Head(logits[visited]), Head(logp_teacher[visited])
     how = Pass(chunk=shape.depth)
-    stats = vocab.stats(student, teacher, batch.tokens, how)
-    given = (coefficients(method, weights(method, batch), stats, batch.group),)
-    found, _ = vocab.pull(
-        student, teacher, batch.tokens, (method.rules,), lambda _, x: x, given, None, how
-    )
+    made, _ = estimator.cotangents(student, teacher, batch, (method,), None, how)
     drawn = logits if old is None else STUDENTS[shape.student].logits(shape, old)
     # A row's reduction divides by the batch's rollouts, N of them here; probabilities weigh them.
     prob = len(tree.tokens) * _joint(shape, drawn)
-    share = prob[:, None, None] * found.hidden[0] * tree.mask[..., None]
+    share = prob[:, None, None] * made.hidden[0] * tree.mask[..., None]
     (slope,) = back(jnp.zeros_like(logits).at[visited].add(share))
     return slope
 

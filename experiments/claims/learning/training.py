@@ -12,11 +12,10 @@ import numpy as np
 
 from experiments.claims import lab
 from experiments.claims.lab import STUDENTS, Lab, Shape
-from opd.engine import vocab
+from opd.engine import estimator, vocab
 from opd.engine.vocab import Head, Pass
 from opd.measure import exact
 from opd.method import table
-from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.types import Coefficients, Rollout
 
@@ -65,36 +64,29 @@ def _expected(
     """E sum_t h_t [M]: the library's cotangents of all sequences, weighed and pulled back."""
     tree, at = shape.tree, np.maximum(shape.tree.visited, 0)
     logits, back = jax.vjp(partial(STUDENTS[shape.student].logits, shape), theta)
-    eye = jnp.eye(shape.vocab)
-    student, teacher = Head(logits[at], eye), Head(logp_teacher[at], eye)
+    student, teacher = Head(logits[at]), Head(logp_teacher[at])
     how = Pass(chunk=shape.depth)
     stats = vocab.stats(student, teacher, batch.tokens, how)
     logp = jnp.where(stale, batch.logp_behavior, stats.logp_student)
     batch = dataclasses.replace(batch, logp_behavior=logp)
-    given = (coefficients(method, weights(method, batch), stats, batch.group),)
-    found, _ = vocab.pull(
-        student, teacher, batch.tokens, (method.rules,), lambda _, x: x, given, None, how
-    )
+    made, _ = estimator.cotangents(student, teacher, batch, (method,), None, how)
     prob = prompt_prob[tree.prompt] * jnp.exp(jnp.where(tree.mask, logp, 0.0).sum(1))
     weight = len(tree.tokens) * prob  # the reduction has divided by their number
     field = (
         jnp.zeros_like(logits)
         .at[at]
-        .add(jnp.where(tree.mask[..., None], weight[:, None, None] * found.hidden[0], 0.0))
+        .add(jnp.where(tree.mask[..., None], weight[:, None, None] * made.hidden[0], 0.0))
     )
     return back(field)[0]
 
 
 def push(row: str, logp_teacher: jax.Array, logits: jax.Array, weight: jax.Array) -> jax.Array:
     """dJ/dlogits [S, V] of an enumerated row at states [S] that count `weight` each; traceable."""
-    rules = table.parse(row).rules
-    eye, own = jnp.eye(logits.shape[1]), jnp.zeros((len(logits), 1))
-    given = Coefficients((weight[:, None],), own)
-    heads = Head(logits[:, None], eye), Head(logp_teacher[:, None], eye)
-    found, _ = vocab.pull(
-        *heads, own.astype(int), (rules,), lambda _, x: x, (given,), None, Pass(chunk=1)
-    )
-    return found.hidden[0, :, 0]
+    method, sides = table.parse(row), (Head(logits[:, None]), Head(logp_teacher[:, None]))
+    alone = Rollout.of(jnp.zeros((len(logits), 1), int))
+    coefs = (Coefficients((weight[:, None],), jnp.zeros((len(logits), 1))),)
+    made, _ = estimator.cotangents(*sides, alone, (method,), None, Pass(chunk=1), coefs)
+    return made.hidden[0, :, 0]
 
 
 def expected_reward(problem: exact.Problem) -> float:

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 
 from experiments.claims import rules
 from experiments.claims.claim import Claim, Effort, Finding, Judgement, Numbers, exactly, worst
-from opd.engine import costs, vocab
+from opd.engine import costs, estimator
 from opd.engine.vocab import Head, Pass
 from opd.method import table
-from opd.method.coefficients import coefficients, weights
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.types import Rollout
 
@@ -52,13 +51,8 @@ def compiled(row: str, chunk: int) -> jax.stages.Compiled:
     side = Head(shaped((*size, WIDTH), jnp.float32), shaped((VOCAB, WIDTH), jnp.float32))
 
     def run(student: Head, teacher: Head, batch: Rollout) -> Head:
-        def weigh(stats, known):
-            return (coefficients(method, known, stats, batch.group),)
-
-        known, how = weights(method, batch), Pass(chunk=chunk)
-        return vocab.pull(student, teacher, batch.tokens, (method.rules,), weigh, known, None, how)[
-            0
-        ]
+        how = Pass(chunk=chunk)
+        return estimator.cotangents(student, teacher, batch, (method,), None, how)[0]
 
     return jax.jit(run).lower(side, side, batch).compile()
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from opd import disk
 from opd.data import pipeline
-from opd.engine import programs, steps
+from opd.engine import estimator, programs
 from opd.measure.intervals import Interval
 from opd.method import facts, table
 from opd.model.decoder import Decoder
@@ -204,13 +204,13 @@ def self_test(
     """
     batch = pipeline.prompts(world.task, "train", world.seed, config.prompts)[0]
     drawn = drawing.draw(world, student, params, batch, 0, world.seed, world.group_size)
-    head = programs.teacher(world.mesh, student, params, drawn)
+    head = programs.head(world.mesh, student, params, drawn)
     stats = programs.score(world.mesh, student, params, drawn, head, world.how)
     largest = float(np.max(np.abs(np.asarray(stats.kl) * np.asarray(drawn.mask))))
     names = dict.fromkeys(method.name for method in (*config.arms, *probed))
     rows = tuple(map(table.parse, names))
     methods = (*(row for row in rows if facts.vanishes(row)), table.parse("k1_loss"))
-    uniforms = steps.fresh_uniforms(world.seed, 0, drawn, methods)
+    uniforms = estimator.fresh_uniforms(world.seed, 0, drawn, methods)
     found = programs.gradients(
         world.mesh, student, params, drawn, head, methods, uniforms, world.how
     )

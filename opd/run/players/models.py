@@ -34,7 +34,16 @@ from opd.types import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A model, its parameters, and what its folder had beside them."""
+    """A model, its parameters, and what its folder had beside them.
+
+    >>> import jax
+    >>> import opd
+    >>> from opd.model.decoder import Decoder, DecoderConfig
+    >>> config = DecoderConfig(vocab=64, width=8, layers=1, heads=2, max_length=32)
+    >>> policy = opd.Policy(config, Decoder(config).init(jax.random.key(0)))
+    >>> policy.model.hidden(policy.params, *2 * [jax.numpy.ones((1, 3), int)]).shape
+    (1, 3, 8)
+    """
 
     config: DecoderConfig
     params: Params
@@ -73,6 +82,11 @@ def load_model(
     Raises:
         ValueError: an unknown architecture or rope type, a missing or damaged file, a tensor of
             another shape, a broken tokenizer or template; one line.
+
+    >>> import opd
+    >>> opd.load_model("no/such/folder")
+    Traceback (most recent call last):
+    ValueError: no folder no/such/folder
     """
     folder = Path(path)
     tokenizer = None
@@ -84,10 +98,18 @@ def load_model(
 
 
 def logits(policy: Policy, tokens: Array, mask: Array | None = None) -> Array:
-    """Logits [B, T, V] in float32 or wider of tokens [B, T]; row t predicts token t + 1.
+    """Logits [B, T, V] of a policy on tokens [B, T], in float32 or wider; t predicts token t + 1.
 
     All of them at once: for small inputs. `mask` [B, T] is false on padding, which may stand on
     the left. Padded ids, where the tokenizer has fewer than V, have the logit -1e30.
+
+    >>> import jax
+    >>> import opd
+    >>> from opd.model.decoder import Decoder, DecoderConfig
+    >>> config = DecoderConfig(vocab=64, width=8, layers=1, heads=2, max_length=32)
+    >>> policy = opd.Policy(config, Decoder(config).init(jax.random.key(0)))
+    >>> opd.logits(policy, [[1, 2, 3]]).shape
+    (1, 3, 64)
     """
     tokens = jnp.asarray(tokens, jnp.int32)
     mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
@@ -130,11 +152,11 @@ def complete(
     mask = np.zeros(prompt.shape, bool)
     for row, own in enumerate(ids):
         prompt[row, width - len(own) :], mask[row, width - len(own) :] = own, True
-    how = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
+    sampling = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
     mesh = _mesh(policy.params)
     rows = programs.batch_rows(prompt, mask, 1)
     key = draws.key(seed, 0, "action")
-    drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, how=how)
+    drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, sampling=sampling)
     tokens, graded = np.asarray(drawn.tokens), np.asarray(drawn.mask)
     return [tokenizer.decode(row[kept].tolist()) for row, kept in zip(tokens, graded, strict=True)]
 
@@ -152,8 +174,23 @@ def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
 
     An adapter goes into the matrices.
 
+    Args:
+        policy: a model with its parameters.
+        path: the folder, which is not there yet.
+
     Raises:
         ValueError: no family has such a decoder, or the folder is there already.
+
+    >>> import tempfile
+    >>> import jax
+    >>> import opd
+    >>> from opd.model.decoder import Decoder, DecoderConfig
+    >>> config = DecoderConfig(vocab=64, width=8, layers=1, heads=2, max_length=32)
+    >>> policy = opd.Policy(config, Decoder(config).init(jax.random.key(0)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     opd.save_model(policy, f"{folder}/model")
+    ...     opd.load_model(f"{folder}/model").config == config
+    True
     """
     tokenizer, base = policy.tokenizer, policy.json
     policy = policy.merged

@@ -301,12 +301,14 @@ def continuing(
         rows = sharding.shard_batch(
             jax.tree.map(jnp.asarray, rows | {"prefix": prefix}), world.mesh
         )
-        drawn = programs.rollout(world.mesh, student, params, **rows, key=key, how=world.sampling)
+        drawn = programs.rollout(
+            world.mesh, student, params, **rows, key=key, sampling=world.sampling
+        )
         own = [answers[place // world.group_size] for place in which]
         drawn = drawing.reward(world.task, drawn, own, 1)
         if not graded:
             return drawn, None
-        head = programs.teacher(world.mesh, *teacher, drawn)
+        head = programs.head(world.mesh, *teacher, drawn)
         return drawn, programs.score(world.mesh, student, params, drawn, head, world.how)
 
     return extend

@@ -48,7 +48,7 @@ def evaluate(
         earned = grade(drawn, batch, 1).reward
         found["reward"] = intervals.mean_interval(np.asarray(earned))
     if teacher is not None:
-        head = programs.teacher(world.mesh, *teacher, drawn)
+        head = programs.head(world.mesh, *teacher, drawn)
         stats = programs.score(world.mesh, student, params, drawn, head, world.how)
         found["kl"] = intervals.mean_interval(np.asarray(jnp.sum(zero(stats.kl, drawn.mask), 1)))
     tokens, mask = np.asarray(drawn.tokens), np.asarray(drawn.mask)

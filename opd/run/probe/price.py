@@ -43,7 +43,7 @@ def price(
     drawn = draw()
     clock: dict[Any, Callable[[], Any]] = {
         "rollout": draw,
-        "teacher": lambda: programs.teacher(world.mesh, *teacher, drawn),
+        "teacher": lambda: programs.head(world.mesh, *teacher, drawn),
     }
     kinds = {costs.program_key(method): method for method in methods[::-1]}
     heads = {key: clock["teacher"]() if costs.needs_teacher(kinds[key]) else None for key in kinds}

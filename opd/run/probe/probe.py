@@ -13,7 +13,7 @@ import numpy as np
 
 from opd import draws
 from opd.data import pipeline
-from opd.engine import programs, steps
+from opd.engine import estimator, programs, steps
 from opd.masked import zero
 from opd.measure import intervals
 from opd.measure.intervals import Interval, Moments, RowSpec
@@ -117,7 +117,7 @@ def _measure(
     grams, sketches, rollouts, scored = [], [], [], []
     for batch in batches:
         rollout = batch.rollout
-        head = programs.teacher(world.mesh, *teacher, rollout)
+        head = programs.head(world.mesh, *teacher, rollout)
         stats = programs.score(world.mesh, student, params, rollout, head, world.how)
         given = programs.coefficients_of(methods, rollout, stats)
         if plan.branched:
@@ -127,7 +127,7 @@ def _measure(
             given += branches.coefficients(
                 plan, rollout, given, key, world.group_size, extend, together
             )
-        uniforms = steps.fresh_uniforms(seed, batch.step, rollout, methods)
+        uniforms = estimator.fresh_uniforms(seed, batch.step, rollout, methods)
         total, gram, sketch = programs.probe(
             world.mesh, student, params, rollout, head, columns, given, uniforms, total,
             world.how, world.group_size, sketch_width,

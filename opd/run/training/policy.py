@@ -182,9 +182,9 @@ class Policy:
         rollout = dataclasses.replace(rollout, **kept)
         teacher, own = None, None
         if costs.needs_teacher(self.method):
-            teacher = programs.teacher(world.mesh, *self.teacher, rollout).hidden
+            teacher = programs.head(world.mesh, *self.teacher, rollout).hidden
         if self._enumerates_drift:
-            own = programs.teacher(world.mesh, self.student, state.params, rollout)
+            own = programs.head(world.mesh, self.student, state.params, rollout)
             # The unembedding may be the parameters' own array, which the update consumes.
             own = dataclasses.replace(own, unembedding=jnp.copy(own.unembedding))
         return drawn, Flight(rollout, teacher, own)
