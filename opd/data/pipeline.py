@@ -19,6 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from opd import fields
 from opd.data import arithmetic, gsm8k, hub_tokenizer, jsonl, tfds_prompts
 from opd.data.builder import Example, ExampleBuilder, Splits, hold_out, read, write
 from opd.data.chat import PLAIN, ChatConfig
@@ -32,6 +33,7 @@ from opd.data.tokenizers import (
     train_bpe,
 )
 from opd.data.verifiers import Verifier, named
+from opd.fields import setting
 
 __all__ = [
     "DataConfig",
@@ -62,48 +64,40 @@ class DataConfig:
         ValueError: one line, what was given and what is allowed.
     """
 
-    task: str = "arithmetic"
+    task: str = setting("arithmetic", choices=TASKS)
     path: str | None = None  # gsm8k: the folder of train.jsonl and test.jsonl
     prompts: str | None = None  # FILE.jsonl, or tfds:NAME[:SPLIT]; it makes the task jsonl or tfds
     prompt_feature: str | None = None  # tfds: which feature is the prompt; None: prompt
     answer_feature: str | None = None  # tfds: which is the answer; None: answer, where there is one
-    operation: str = "add"  # arithmetic, see ArithmeticConfig
-    digits: int = 2
+    # Of arithmetic, see ArithmeticConfig.
+    operation: str = setting("add", choices=tuple(arithmetic.OPERATIONS))
+    digits: int = setting(2, at_least=1)
     reverse: bool = False
     annotations: bool = False  # gsm8k: keep the <<...>> of the worked answers
     tokenizer: str | None = None  # byte, char, bpe, or a Hugging Face folder; None: a player's
     chat: ChatConfig = PLAIN  # how a folder's tokenizer writes prompts
     alphabet: str | None = None  # char; arithmetic has a default
-    bpe_size: int = 2048
-    max_prompt: int | None = None  # P, tokens
-    max_completion: int | None = None  # T, tokens, EOS included
-    long_prompts: str = "error"
+    bpe_size: int = setting(2048, at_least=BYTE_VOCAB)
+    max_prompt: int | None = setting(None, at_least=1)  # P, tokens
+    max_completion: int | None = setting(None, at_least=1)  # T, tokens, EOS included
+    long_prompts: str = setting("error", choices=LONG_PROMPTS)
     verifier: str | None = None  # exact, final_answer, math, regex:PATTERN, MODULE:NAME
-    train: int | None = None  # examples (arithmetic: operand pairs, both orders of each)
-    validation: int | None = None
-    test: int | None = None
-    length: int | None = None  # arithmetic: the held-out length
-    seed: int = 0
+    # Examples (arithmetic: operand pairs, both orders of each).
+    train: int | None = setting(None, at_least=1)
+    validation: int | None = setting(None, at_least=0)
+    test: int | None = setting(None, at_least=0)
+    length: int | None = setting(None, at_least=0)  # arithmetic: the held-out length
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)  # of NumPy's generators
 
     def __post_init__(self) -> None:
-        _choice("task", self.task, TASKS)
+        fields.check(self, "data")
         if self.tokenizer not in (None, *TOKENIZERS) and not os.path.isdir(self.tokenizer):
             raise ValueError(
                 f"data.tokenizer = {self.tokenizer!r}: allowed are {', '.join(TOKENIZERS)}, or a "
                 "folder with tokenizer.json"
             )
-        _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
-        _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                _integer(f"data.{name}", value, least)
-        for name in ("reverse", "annotations"):
-            _choice(name, getattr(self, name), (False, True))
         if self.verifier is not None:
             named(self.verifier)
-        if self.seed >= 2**32:
-            raise ValueError(f"data.seed = {self.seed}: allowed are 0 to 2^32 - 1")
         if self.prompts and self.path:
             raise ValueError("data.path and data.prompts are both given: allowed is one of them")
         if self.kind == "jsonl" and not self.prompts:
@@ -139,26 +133,6 @@ class DataConfig:
         return "tfds" if self.prompts.startswith(tfds_prompts.PREFIX) else "jsonl"
 
 
-_OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
-_LEAST = {
-    "digits": 1,
-    "bpe_size": BYTE_VOCAB,
-    "max_prompt": 1,
-    "max_completion": 1,
-    "train": 1,
-    "validation": 0,
-    "test": 0,
-    "length": 0,
-    "seed": 0,
-}
-
-
-def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        choices = ", ".join(map(str, allowed))
-        raise ValueError(f"data.{name} = {value!r}: allowed are {choices}")
-
-
 def _integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} = {value!r}: allowed are integers from {least}")
@@ -170,7 +144,7 @@ class Task:
 
     `max_prompt` is P and `max_completion` T, both resolved; `skipped` counts the prompts dropped
     for their length, by split. `where` is the folder of the prepared data, if any; `identity` names
-    what they were prepared from, sources by content.
+    what they were prepared from, `origin`: sources by content.
 
     Raises:
         ValueError: a tokenizer whose pad is its EOS.
@@ -185,6 +159,7 @@ class Task:
     skipped: Mapping[str, int]
     where: Path | None = None
     identity: str = ""
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self.tokenizer)
@@ -340,12 +315,9 @@ def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
 # --- prepared data ---------------------------------------------------------------------------
 
 
-def _identity(config: DataConfig) -> dict[str, Any]:
+def _origin(config: DataConfig) -> dict[str, Any]:
     """All that the prepared data depends on: sources by content, not by place."""
     source = SOURCES[config.kind]
-    own = dataclasses.asdict(source.config(config))
-    own.pop("path", None)
-    own.pop("prompts", None)
     tokenizer: dict[str, Any] = {"tokenizer": config.tokenizer or "byte"}
     if config.from_folder is not None:
         found = hub_tokenizer.load(config.from_folder, config.chat)
@@ -358,13 +330,19 @@ def _identity(config: DataConfig) -> dict[str, Any]:
             files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    return {"format": FORMAT, "task": config.kind, **own, **tokenizer, "files": files}
+    keys = _keys(dataclasses.asdict(source.config(config)))
+    return {"format": FORMAT, "task": config.kind, **keys, **tokenizer, "files": files}
 
 
-def _name(identity: Mapping[str, Any]) -> str:
-    """What prepared data of this identity is called."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{identity['task']}-{digest[:12]}"
+def _keys(own: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's own config without the places of its sources."""
+    return {name: value for name, value in own.items() if name not in ("path", "prompts")}
+
+
+def _name(origin: Mapping[str, Any]) -> str:
+    """What prepared data of this origin is called."""
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+    return f"{origin['task']}-{digest[:12]}"
 
 
 def _read_prepared(config: DataConfig, where: Path) -> tuple[Splits, Tokenizer]:
@@ -376,7 +354,7 @@ def _read_prepared(config: DataConfig, where: Path) -> tuple[Splits, Tokenizer]:
     return splits, _tokenizer(config, splits)
 
 
-def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, identity: Mapping) -> None:
+def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, origin: Mapping) -> None:
     """Writes a folder beside `where`, complete, and only then gives it its name."""
     where.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=where.parent))
@@ -386,7 +364,7 @@ def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, identity: Ma
             write(source.builder(source.config(config), staging))
         if isinstance(tokenizer, BPETokenizer):
             tokenizer.save(staging / "tokenizer.json")
-        (staging / "config.json").write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
+        (staging / "config.json").write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
         staging.chmod(0o755)
         try:
             os.rename(staging, where)
@@ -410,19 +388,43 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
     """
     if config.from_folder is None and config.chat != PLAIN:
         raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
-    identity = _identity(config)
-    name = _name(identity)
-    where = None if workdir is None else Path(workdir) / "data" / name
+    origin = _origin(config)
+    where = None if workdir is None else Path(workdir) / "data" / _name(origin)
     if where is not None and where.is_dir():
         task = _task(config, *_read_prepared(config, where))
-        return dataclasses.replace(task, where=where, identity=name)
-    source = SOURCES[config.kind]
-    splits = source.splits(source.config(config))
-    tokenizer = _tokenizer(config, splits)
-    task = _task(config, splits, tokenizer)
-    if where is not None:
-        _prepare(config, tokenizer, where, identity)
-    return dataclasses.replace(task, where=where, identity=name)
+    else:
+        source = SOURCES[config.kind]
+        splits = source.splits(source.config(config))
+        task = _task(config, splits, _tokenizer(config, splits))
+    task = dataclasses.replace(task, identity=_name(origin), origin=origin)
+    return task if workdir is None else keep(task, workdir)
+
+
+def keep(task: Task, workdir: str | os.PathLike[str]) -> Task:
+    """The task with its data prepared under `workdir/data`: found there, or written."""
+    task = recognised(task, workdir)
+    if task.where is not None:
+        return task
+    where = Path(workdir) / "data" / task.identity
+    _prepare(task.config, task.tokenizer, where, task.origin)
+    return dataclasses.replace(task, where=where)
+
+
+def recognised(task: Task, workdir: str | os.PathLike[str]) -> Task:
+    """The task with the folder and the name that its data have under `workdir/data`, if they do.
+
+    Their name is older than some keys of today, perhaps: those had their defaults then.
+    """
+    source = SOURCES[task.config.kind]
+    defaults = _keys(fields.defaults(type(source.config(task.config))))
+    for where in sorted((Path(workdir) / "data").glob(f"{task.config.kind}-*")):
+        try:
+            origin = json.loads((where / "config.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if defaults | origin == json.loads(json.dumps(task.origin)):
+            return dataclasses.replace(task, where=where, identity=where.name)
+    return task
 
 
 def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:

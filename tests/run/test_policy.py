@@ -66,7 +66,7 @@ def test_what_is_in_flight_is_packed_without_what_is_not_there(learner):
     flight = memory["flight"]
     assert flight.keys() == {"rollout", "teacher", "behavior"}
     assert "value" not in flight["rollout"] and "logp_behavior" in flight["rollout"]
-    width = learner.teacher[0].width
+    width = learner.teacher.model.width
     assert flight["teacher"].shape == (*flight["rollout"]["tokens"].shape, width)
 
 

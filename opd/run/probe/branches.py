@@ -34,8 +34,8 @@ from opd.measure import intervals
 from opd.method import facts
 from opd.method.table import Method, Term
 from opd.run import drawing
-from opd.run.drawing import World
-from opd.types import Array, Coefficients, Model, Params, Rollout, TokenStats
+from opd.run.drawing import Player, World
+from opd.types import Array, Coefficients, Rollout, TokenStats
 
 # Continuations are drawn and scored in pieces of at most so many rows, and of at most so many
 # numbers in one block of the vocabulary pass.
@@ -285,9 +285,8 @@ def scored(methods: tuple[Method, ...]) -> bool:
 
 def continuing(
     world: World,
-    student: Model,
-    params: Params,
-    teacher: tuple[Model, Params],
+    student: Player,
+    teacher: Player,
     plan: Plan,
     answers: list[str],
 ) -> Continue:
@@ -301,12 +300,12 @@ def continuing(
         rows = sharding.shard_batch(
             jax.tree.map(jnp.asarray, rows | {"prefix": prefix}), world.mesh
         )
-        drawn = programs.rollout(world.mesh, student, params, **rows, key=key, how=world.sampling)
-        own = [answers[place // world.group_size] for place in which]
-        drawn = drawing.reward(world.task, drawn, own, 1)
+        drawn = programs.rollout(world.mesh, *student, **rows, key=key, how=world.sampling)
+        theirs = [answers[place // world.group_size] for place in which]
+        drawn = drawing.reward(world.task, drawn, theirs, 1)
         if not graded:
             return drawn, None
         head = programs.teacher(world.mesh, *teacher, drawn)
-        return drawn, programs.score(world.mesh, student, params, drawn, head, world.how)
+        return drawn, programs.score(world.mesh, *student, drawn, head, world.scoring)
 
     return extend

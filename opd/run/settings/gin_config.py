@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 from gin import config_parser
 
+from opd import fields
 from opd.run.settings import config as configs
 from opd.run.settings.config import Config
 
@@ -155,7 +156,7 @@ def _line(statement: config_parser.BindingStatement, where: str) -> _Line:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if dataclasses.is_dataclass(kind):
-        keys = ", ".join(configs.to_dict(kind()))
+        keys = ", ".join(fields.to_dict(kind()))
         raise ValueError(f"{where}: config.{key} is a part, not a key; its keys are {keys}")
     return _Line(key, value, where, False)
 

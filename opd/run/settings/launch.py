@@ -8,6 +8,7 @@ missing file. Here every mistake is a message on standard error and exit code 2.
 
 from __future__ import annotations
 
+import ast
 import json
 import keyword
 import re
@@ -20,6 +21,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from opd import fields
 from opd.method import facts, table
 from opd.run.settings import config as configs
 from opd.run.settings import gin_config
@@ -109,7 +111,7 @@ def asked(
     if config is None:
         raise ValueError(f"--config is missing; for instance --config={example}")
     if print_config.value:
-        print(json.dumps(as_dict(config), indent=1))
+        print(json.dumps(fields.to_dict(config), indent=1))
         return None
     if not workdir.value:
         raise ValueError("--workdir is missing; it is the folder that the run writes into")
@@ -162,14 +164,32 @@ def _literal_tuples(argv: list[str]) -> tuple[list[str], list[str]]:
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-") or not name.startswith("config."):
             continue
-        if not configs.is_tuple(configs.kind_of(name.removeprefix("config."))):
+        if not fields.is_tuple(configs.kind_of(name.removeprefix("config."))):
             continue
         lists.append(name)
         if equals:
-            found[at] = f"--{name}={configs.literal(value)}"
+            found[at] = f"--{name}={literal(value)}"
         elif at + 1 < len(argv):
-            found[at + 1] = configs.literal(argv[at + 1])
+            found[at + 1] = literal(argv[at + 1])
     return found, lists
+
+
+def literal(text: str) -> str:
+    """A list of values as a flag has it, A;B or ('A', 'B'), in the second form."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = [_number_or_text(part.strip()) for part in text.split(";") if part.strip()]
+    return repr(tuple(value) if isinstance(value, (list, tuple)) else (value,))
+
+
+def _number_or_text(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def _quoted(argument: str) -> str:
@@ -190,11 +210,6 @@ def _said(error: Exception, file: str | None) -> str:
     if isinstance(error, flags.Error):
         return " ".join(lines)[:400]
     return f"--config={file}: {type(error).__name__}: {' '.join(lines)}"[:400]
-
-
-def as_dict(config: Config) -> dict[str, Any]:
-    """The config as it was understood, defaults filled in."""
-    return configs.to_dict(config)
 
 
 def _claim(part: facts.Part) -> str:

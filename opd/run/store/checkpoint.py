@@ -6,6 +6,7 @@ their sizes and check sums, so that a damaged one is noticed, said, and the one 
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -19,7 +20,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from opd import disk
+from opd.fields import setting
 from opd.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What a killed run goes on from."""
+
+    every: int = setting(50, at_least=1)  # updates
+    keep: int = setting(3, at_least=1)
 
 
 class Found(NamedTuple):

@@ -27,13 +27,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opd import disk
-from opd.data import pipeline
 from opd.measure.intervals import Interval, mean_interval
-from opd.run.drawing import World
+from opd.run import drawing
 from opd.run.players import players
 from opd.run.probe import evaluate
 from opd.run.settings import config as configs
-from opd.run.settings.config import Config
 from opd.run.sweeping import sweep
 from opd.run.training import checks
 
@@ -184,24 +182,22 @@ def start(arm: Arm) -> dict[str, Any]:
     return {name: [at[name]["value"] for at in first] for name in FIGURES if name in first[0]}
 
 
-def worlds(file: Path, seeds: Iterable[int], workdir: Path) -> list[tuple[Config, World]]:
-    """Each seed's config and world, of a config file as the points of a sweep have them."""
-    values = runpy.run_path(str(file))["get_config"]().to_dict()
-    found = []
+def teachers(
+    file: Path, seeds: Iterable[int], models: Path, workdir: Path
+) -> list[dict[str, Interval]]:
+    """Each seed's teacher's held-out figures, of a config file as the points of a sweep have them.
+
+    `models` is the sweep's folder of players.
+    """
+    values, judged = runpy.run_path(str(file))["get_config"]().to_dict(), []
     for seed in seeds:
         config = configs.build(values | {"seed": seed})
-        world, *_ = checks.ready(config, ())
-        found.append(
-            (config, dataclasses.replace(world, task=pipeline.load(config.tokenized, workdir)))
-        )
-    return found
-
-
-def teacher(config: Config, world: World, models: Path, workdir: Path) -> dict[str, Interval]:
-    """The held-out figures of the teacher that a sweep left in its folder of models."""
-    model, params = players.make("teacher", config.teacher, world, workdir, str(models))
-    held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
-    return evaluate.evaluate(world, model, None, held_out, params)[0]
+        ready = checks.ready(config, ())
+        world = drawing.prepared(ready.world, workdir)
+        teacher = players.make(ready.teacher, world, workdir, str(models))
+        held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
+        judged.append(evaluate.evaluate(world, held_out, None, None, teacher)[0])
+    return judged
 
 
 def environment() -> dict[str, Any]:
@@ -253,10 +249,7 @@ class Study:
             raise RuntimeError(f"{len(failed)} of {len(points)} points failed")
         seconds = time.perf_counter() - began
         seeds = list(dict.fromkeys(point["seed"] for point in points))
-        judged = [
-            teacher(config, world, workdir / "models", workdir / "judged")
-            for config, world in worlds(file, seeds, workdir / "judged")
-        ]
+        judged = teachers(file, seeds, workdir / "models", workdir / "judged")
         ran = {
             "command": f"python -m experiments.{self.folder.name}.run --workdir=DIR --jobs={jobs}",
             "seconds": round(seconds),
