@@ -176,10 +176,41 @@ def cast(path: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{path} = {value!r}: allowed is {names.replace('NoneType', 'None')}")
 
 
+def unknown(values: Mapping[str, Any], kind: type, path: str) -> dict[str, Any]:
+    """The keys of nested mappings that a config of `kind` doesn't have, dotted, with their values.
+
+    A workdir of an older version has them where a key was given up since.
+    """
+    hints = {key(name): hint for name, hint in typing.get_type_hints(kind).items()}
+    gone: dict[str, Any] = {}
+    for name, value in values.items():
+        at = f"{path}.{name}"
+        if name not in hints:
+            gone[at] = value
+        elif _is_part(hints[name]) and isinstance(value, Mapping):
+            gone |= unknown(value, hints[name], at)
+    return gone
+
+
 def defaults(kind: type) -> dict[str, Any]:
-    """The keys that have a default, and what it is."""
+    """The fields of a dataclass that have a default, and what `dataclasses.asdict` makes of it."""
+    values = {field.name: field.default for field in dataclasses.fields(kind)}
     return {
-        key(field.name): field.default
-        for field in dataclasses.fields(kind)
-        if field.default is not dataclasses.MISSING
+        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if value is not dataclasses.MISSING
     }
+
+
+def completed(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """What `dataclasses.asdict` made of a `kind`; a field that it lacks has its default of today.
+
+    So that what was written before a field was added can be compared with what is written since.
+    """
+    hints, whole = typing.get_type_hints(kind), {**defaults(kind), **values}
+    for name, value in values.items():
+        options = typing.get_args(hints.get(name)) or (hints.get(name),)
+        (part,) = [option for option in options if _is_part(option)] or (None,)
+        if part is not None and isinstance(value, Mapping):
+            whole[name] = completed(value, part)
+    return whole

@@ -190,12 +190,23 @@ def check(config: Config, workdir: Path) -> Plan:
 
 
 def finished(workdir: Path) -> dict[str, Any] | None:
-    """The results that the workdir has, if it has."""
+    """The results that the workdir has, if it has.
+
+    Raises:
+        ValueError: they are of another schema: neither shown nor written over.
+    """
     try:
         results = json.loads((workdir / "results.json").read_text())
     except (OSError, ValueError):
         return None
-    return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
+    if not isinstance(results, dict):
+        return None
+    if results.get("schema") != SCHEMA:
+        raise ValueError(
+            f"--workdir={workdir} has results of schema {results.get('schema')}, allowed is "
+            f"{SCHEMA}, which this version writes; give another workdir, or remove this one"
+        )
+    return results
 
 
 def self_test(world: World, student: Player, config: Config) -> None:

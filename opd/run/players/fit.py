@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
-from opd import disk
+from opd import disk, fields
 from opd.data import pipeline
+from opd.data.pipeline import DataConfig
 from opd.engine import programs, sharding
+from opd.engine.steps import Sampling
+from opd.engine.vocab import Pass
 from opd.fields import setting
 from opd.method import table
-from opd.model.decoder import Decoder
+from opd.model.decoder import Decoder, DecoderConfig
 from opd.run import drawing
 from opd.run.drawing import Player, World
 from opd.run.store import progress
@@ -97,3 +101,26 @@ def identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]:
             "seed": world.seed,
         }
     )
+
+
+# What an identity's parts are dictionaries of, the decoder's aside.
+PARTS = {"fit": FitConfig, "data": DataConfig, "sampling": Sampling, "how": Pass}
+
+
+def same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two identities are of one fit; what was saved may be older than some of the fields.
+
+    Those had their defaults then: the fit of today with the default is the same.
+    """
+    try:
+        return _completed(saved) == _completed(now)
+    except (AttributeError, KeyError, TypeError, ValueError):  # another decoder, or no identity
+        return False
+
+
+def _completed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with every field that there is today."""
+    # Some of a decoder's fields are filled in from others, by itself.
+    parts = {"decoder": dataclasses.asdict(DecoderConfig.from_json(identity["decoder"]))}
+    parts |= {name: fields.completed(identity[name], kind) for name, kind in PARTS.items()}
+    return disk.strict({**identity, **parts})

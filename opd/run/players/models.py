@@ -202,8 +202,9 @@ def from_run(name: str, mesh: Mesh | None = None) -> Policy:
 def _tokenizer_of(workdir: Path) -> Tokenizer:
     """The tokenizer of a training's data."""
     begun = hub.read_json(workdir / "config.json")["config"]
-    data = fields.build(begun["data"], DataConfig, "config.data")
+    data = fields.build(begun.get("data", {}), DataConfig, "config.data")
     players = (
-        fields.build(begun[name], PlayerConfig, f"config.{name}") for name in ("student", "teacher")
+        fields.build(begun.get(name, {}), PlayerConfig, f"config.{name}")
+        for name in ("student", "teacher")
     )
     return pipeline.load(tokenized(data, *players), workdir).tokenizer

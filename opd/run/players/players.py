@@ -231,12 +231,29 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
     identity = fit.identity(plan.model, plan.config.fit, world)
     if models is None:
         return Player(plan.model, _fitted(plan, identity, world, here))
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    shared = Path(models) / f"{plan.name}-{digest[:12]}"
-    with _alone(shared):
+    named = Path(models) / _name(plan.name, identity)
+    with _alone(named):
+        shared = _shared(named, identity)
         params = _fitted(plan, identity, world, shared)
     folder.describe(here, plan.model, {"path": str(shared)}, world.task)
     return Player(plan.model, params)
+
+
+def _name(name: str, identity: Any) -> str:
+    """What a shared player is called."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{name}-{digest[:12]}"
+
+
+def _shared(named: Path, identity: Any) -> Path:
+    """Where a shared player lies: in the folder that is named for it, or in an older one.
+
+    The name is a digest of all fields that there were on the day. One that was added since changes
+    the name, and not the player: so the others of that name's beginning are looked through.
+    """
+    name = named.name.rpartition("-")[0]
+    others = sorted(named.parent.glob(f"{name}-*"))
+    return next((one for one in (named, *others) if _has(one, identity)), named)
 
 
 def _from_path(plan: PlayerPlan, world: World) -> Params:
@@ -254,16 +271,22 @@ def _from_path(plan: PlayerPlan, world: World) -> Params:
 
 def _fitted(plan: PlayerPlan, identity: Any, world: World, where: Path) -> Params:
     """The parameters that a folder has of this identity; fitted and saved where it has none."""
-    try:
-        description = folder.read(where)
-        folder.refuse_damage(where, description["files"])
-        if description["identity"] == identity:
+    if _has(where, identity):
+        with contextlib.suppress(ValueError):  # damaged where sizes don't show it: made anew
             return folder.load(plan.model, where, world.mesh)
-    except ValueError:
-        pass  # not there, or cut off: made anew
     params = fit.fit(plan.name, plan.model, plan.config.fit, world)
     folder.save(where, plan.model, params, identity, world.task)
     return params
+
+
+def _has(where: Path, identity: Any) -> bool:
+    """Whether a folder has a player of this identity, whole."""
+    try:
+        description = folder.read(where)
+        folder.refuse_damage(where, description["files"])
+    except ValueError:  # not there, or cut off
+        return False
+    return fit.same(description["identity"], identity)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from opd import disk
+from opd import disk, fields
 from opd.data import pipeline
 from opd.data.pipeline import Task
 from opd.engine import backend, sharding
@@ -26,6 +26,7 @@ from opd.run.players import players
 from opd.run.players.players import PlayerPlan
 from opd.run.rollouts import rewards
 from opd.run.rollouts.rewards import RewardPlan
+from opd.run.settings import config as configs
 from opd.run.settings.config import Config
 
 
@@ -43,25 +44,42 @@ def folder(workdir: Path) -> None:
         raise ValueError(f"--workdir={workdir}: it can't be written to")
 
 
+def today(then: Mapping[str, Any], workdir: Path) -> Config:
+    """The config that a workdir was begun with, as today's has it: what it lacks has its default.
+
+    Raises:
+        ValueError: names keys that are no more, or says what today's config refuses.
+    """
+    gone = fields.unknown(then, Config, "config")
+    if gone:
+        keys = "; ".join(f"{key} = {value!r}" for key, value in gone.items())
+        raise ValueError(
+            f"--workdir={workdir} was begun with keys that are no more: {keys}; give another "
+            "workdir, or remove this one"
+        )
+    try:
+        return configs.build(then)
+    except ValueError as error:
+        raise ValueError(
+            f"--workdir={workdir} was begun with what is refused today: {error}"
+        ) from None
+
+
 def same(
     config: Config, then: Mapping[str, Any], workdir: Path, free: tuple[str, ...] = ()
 ) -> None:
     """Refuses a workdir that was begun with another config; keys that start as in `free` may move.
 
     Raises:
-        ValueError: names the keys that differ.
+        ValueError: names the keys that differ, or what `today` refuses.
     """
-    before, now = flat(then), flat(disk.strict(to_dict(config)))
-    differ = [
-        key
-        for key in {**before, **now}
-        if before.get(key) != now.get(key) and not key.startswith(free or ("\0",))
-    ]
+    before, now = (flat(disk.strict(to_dict(one))) for one in (today(then, workdir), config))
+    differ = [key for key in now if before[key] != now[key] and not key.startswith(free or ("\0",))]
     if differ:
-        said = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in differ[:3])
+        moved = "; ".join(f"{key} was {before[key]}, now {now[key]}" for key in differ[:3])
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise ValueError(
-            f"--workdir={workdir} has results of another config: {said}{more}\n"
+            f"--workdir={workdir} has results of another config: {moved}{more}\n"
             "give another workdir, or remove this one"
         )
 

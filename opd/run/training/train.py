@@ -32,7 +32,6 @@ from opd.run import drawing
 from opd.run.players import players
 from opd.run.probe import evaluate
 from opd.run.rollouts import behavior, rewards, sampling
-from opd.run.settings import config as configs
 from opd.run.settings.config import Config
 from opd.run.store import checkpoint, progress
 from opd.run.training import checks, policy, preference
@@ -227,9 +226,10 @@ def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -
     begun = _begun(workdir)
     if begun is None:
         raise ValueError(f"--workdir={workdir}: no training run there (config.json is missing)")
-    values, asked = begun["config"], {"split": split, "prompts": prompts}
-    values["evaluate"] |= {key: value for key, value in asked.items() if value is not None}
-    return configs.build(values)
+    config = checks.today(begun["config"], workdir)
+    asked = {"split": split, "prompts": prompts}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    return dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, **asked))
 
 
 def step_there(workdir: Path, step: str | None) -> int | str:
