@@ -9,7 +9,6 @@ from pathlib import Path
 import folders
 import pytest
 
-from opd import disk
 from opd.data import hub_tokenizer, pipeline
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.fields import to_dict
@@ -75,14 +74,12 @@ ONCE = {
 }  # fmt: skip
 
 
-def test_a_training_looks_at_everything_once(hub_config, calls, tmp_path):
-    plan = train.check(hub_config, tmp_path)
-    train.prepare(hub_config, tmp_path, plan)
+def test_a_training_looks_at_everything_once(hub_config, calls, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_train", lambda *what: train.prepare(*what[:3]))
+    train.train(hub_config, tmp_path)
     assert calls == ONCE
-    begun = {"config": to_dict(hub_config), "inputs": plan.inputs}
-    disk.dump_json(begun, tmp_path / "config.json")
     calls.clear(), hub_tokenizer.load.cache_clear()
-    train.prepare(hub_config, tmp_path, train.check(hub_config, tmp_path))
+    train.train(hub_config, tmp_path)
     assert calls == ONCE, "gone on with"
 
 

@@ -97,7 +97,7 @@ def identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]:
             "data": data,
             "prepared": None if world.task.where is None else world.task.where.name,
             "sampling": dataclasses.asdict(world.sampling),
-            "how": dataclasses.asdict(world.scoring),
+            "how": dataclasses.asdict(world.scoring),  # its key of old: players are known by it
             "seed": world.seed,
         }
     )

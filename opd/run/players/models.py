@@ -188,15 +188,15 @@ def from_run(name: str, mesh: Mesh | None = None) -> Policy:
     Raises:
         ValueError: no such workdir or checkpoint.
     """
-    found = trained.find(name)
-    student = found.workdir / "models" / "student"
+    source = trained.find(name)
+    student = source.workdir / "models" / "student"
     config = folder.described(student)
-    params = found.params(Decoder(config), sharding.make_mesh() if mesh is None else mesh)
+    params = source.params(Decoder(config), sharding.make_mesh() if mesh is None else mesh)
     theirs = student / hub.KEPT
     if theirs.is_dir():
         json = hub.read_json(theirs / "config.json")
         return Policy(config, params, hub_tokenizer.load(theirs), json)
-    return Policy(config, params, _tokenizer_of(found.workdir))
+    return Policy(config, params, _tokenizer_of(source.workdir))
 
 
 def _tokenizer_of(workdir: Path) -> Tokenizer:

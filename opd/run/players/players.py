@@ -135,9 +135,9 @@ def look(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
     """
     _check(name, config, task)
     if config.from_ is not None:
-        found = trained.find(config.from_)
-        model = folder.decoder(found.workdir / "models" / "student", task)
-        return PlayerPlan(name, config, model, trained=found)
+        source = trained.find(config.from_)
+        model = folder.decoder(source.workdir / "models" / "student", task)
+        return PlayerPlan(name, config, model, trained=source)
     if config.path is None:
         length = task.max_prompt + task.max_completion
         decoder = config.model.decoder(task.tokenizer.vocab, length)
@@ -193,9 +193,9 @@ def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
         tokenizers.same_entries(table, task.tokenizer.table())
     except ValueError as error:
         raise ValueError(f"{path}, and the data's: {error}") from None
-    found = hub.look(path, dtype, tokens=len(table))
-    folder.refuse_short(path, found.config, task)
-    return found
+    theirs = hub.look(path, dtype, tokens=len(table))
+    folder.refuse_short(path, theirs.config, task)
+    return theirs
 
 
 def _tokenizer(path: Path, task: Task) -> HubTokenizer:

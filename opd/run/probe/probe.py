@@ -283,7 +283,7 @@ def _note(method: Method, group_size: int, plan: Plan) -> str | None:
     if bias is not None:
         notes.append(f"biased: {bias}")
     if method in plan.branched:
-        notes.append(plan.note(method))
+        notes.append(plan.remark(method))
     elif reason is not None:
         notes.append(f"no parts: {reason}")
     if facts.coupled(method) == "group":

@@ -100,9 +100,9 @@ def look(config: RewardConfig, task: Task) -> RewardPlan:
     if config.function is not None:
         return RewardPlan(config, function=function(config.function))
     if config.from_ is not None:
-        found = trained.find(config.from_, "reward")
-        model = Scalar(folder.decoder(found.workdir / "models" / "reward", task))
-        return RewardPlan(config, model=model, trained=found)
+        source = trained.find(config.from_, "reward")
+        model = Scalar(folder.decoder(source.workdir / "models" / "reward", task))
+        return RewardPlan(config, model=model, trained=source)
     return RewardPlan(config)
 
 

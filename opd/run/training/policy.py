@@ -138,11 +138,11 @@ class Policy:
             return None, {"refresh": "updates"}
         in_use = flight.unpacked(packed, self.student, self.world)
         figures = flight.drift(in_use, Player(self.student, params), self.method, self.world)
-        how_found = "sampled" if in_use.behavior is None else "enumerated"
         reason = flight.given_up(reuse, figures)
         if reason is not None:
             return None, {"refresh": reason, "given_up_at": figures}
-        return in_use, figures | {"drift_from": how_found, "refresh": None}
+        drift_from = "sampled" if in_use.behavior is None else "enumerated"
+        return in_use, figures | {"drift_from": drift_from, "refresh": None}
 
     def _draw(self, state: State, batch: int, number: int, memory: Memory) -> tuple[Drawn, Flight]:
         """New rollouts of the method's behavior, and all that is computed of them once."""
