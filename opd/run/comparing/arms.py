@@ -119,6 +119,9 @@ class _Curve:
             self.record[key].append(figures.get(key))
 
     def close(self) -> bool:
-        """Whether the sequence KL has come down to a tenth of the start's."""
+        """Whether the sequence KL has come down to a tenth of the start's: near the end of its way.
+
+        There the signal is small, and other estimators may be the better ones than at the start.
+        """
         first, last = self.record["kl"][0], self.record["kl"][-1]
         return last.value <= 0.1 * first.value

@@ -25,6 +25,11 @@ from opd.run.store import progress
 from opd.types import Params, Rollout
 
 SFT = table.parse("sft@reduction=token_mean")
+# What a small decoder is fitted with, chosen by hand: updates of the warm-up, the share of the rate
+# that the cosine ends at, the clip of the gradient's norm.
+WARMUP, END, CLIP = 50, 0.1, 1.0
+# Validation prompts that an accuracy is measured on: a 95 % interval of +-0.06 at the most.
+HELD_OUT = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +47,16 @@ def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
     """Supervised training by the `sft` row, until its steps or its accuracy are reached."""
     steps = max(config.steps, 1)
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(50, steps // 2), steps, 0.1 * config.learning_rate
+        0.0, config.learning_rate, min(WARMUP, steps // 2), steps, END * config.learning_rate
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0))
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(CLIP), optax.adamw(schedule, weight_decay=0.0)
+    )
     params = programs.init(world.mesh, model, seed_of(name, world.seed))
     state = programs.start(world.mesh, model, optimizer, params)
     batches = pipeline.demonstrations(world.task, "train", world.seed, config.batch)
     checked = config.stop_at is not None and world.task.verifier is not None
-    held_out = world.task.split("validation")[:256] if checked else ()
+    held_out = world.task.split("validation")[:HELD_OUT] if checked else ()
     with progress.progress(f"fit {name}", config.steps) as advance:
         for step in range(config.steps):
             rollout = sharding.shard_batch(demonstration(batches[step]), world.mesh)
@@ -67,7 +74,7 @@ def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
 
 
 def seed_of(name: str, seed: int) -> int:
-    """Teacher and student start from different parameters."""
+    """A seed of 31 bits, which JAX takes: teacher and student start from different parameters."""
     return int.from_bytes(hashlib.sha256(f"{name}\0{seed}".encode()).digest()[:4], "big") >> 1
 
 

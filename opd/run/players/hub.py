@@ -210,6 +210,7 @@ def load(folder: Folder, mesh: Mesh) -> Params:
     for file in sorted(set(folder.files.values())):
         stored |= _header(file)
     params: dict[tuple[str, ...], jax.Array] = {}
+    # Threads wait for the disk, mostly; the number was chosen by hand.
     with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, leaf, place in _places(folder):
             where = shardings

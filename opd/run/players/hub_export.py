@@ -22,6 +22,7 @@ from opd.run.players import hub
 from opd.run.players.hub import INDEX, WHOLE
 from opd.types import Params
 
+# Of one file at most: less than the 5 GB of transformers' save_pretrained, which all loaders know.
 SHARD_BYTES = 4 * 2**30
 ADAPTER = "adapter_model.safetensors"
 

@@ -36,7 +36,10 @@ from opd.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder without its vocabulary and length, which the data give."""
+    """A decoder without its vocabulary and length, which the data give.
+
+    By default one that a laptop fits to two-digit sums in a minute.
+    """
 
     width: int = 64
     layers: int = 2
@@ -242,7 +245,7 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
 def _name(name: str, identity: Any) -> str:
     """What a shared player is called."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{name}-{digest[:12]}"
+    return f"{name}-{digest[:12]}"  # 48 bits: enough to tell a folder's players apart
 
 
 def _shared(named: Path, identity: Any) -> Path:

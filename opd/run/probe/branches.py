@@ -38,7 +38,7 @@ from opd.run.drawing import Player, World
 from opd.types import Array, Coefficients, Rollout, TokenStats
 
 # Continuations are drawn and scored in pieces of at most so many rows, and of at most so many
-# numbers in one block of the vocabulary pass.
+# numbers in one block of the vocabulary pass: 256 MiB in float32.
 PIECE, BLOCK = 4096, 2**26
 
 # From rows of trunks, the tokens to keep [M, T] (-1: draw), a key and the trunks' places in their

@@ -27,6 +27,7 @@ class EvaluateConfig:
     """Held-out evaluation."""
 
     split: str = "test"
+    # An accuracy's interval is then +-0.06 at the most.
     prompts: int = setting(256, at_least=2)
     # Completions written to samples.jsonl at each evaluation.
     samples: int = setting(8, at_least=0)

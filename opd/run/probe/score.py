@@ -31,13 +31,13 @@ class Asked:
     task: str  # FILE.jsonl, tfds:NAME[:SPLIT], gsm8k:DIR or arithmetic
     split: str | None = None  # None: test, or a dataset's train
     prompts: int | None = None  # at most; None: all
-    length: int = 256  # tokens of a completion at most
+    length: int = 256  # tokens of a completion at most: a worked sum of grade school, mostly
     verifier: str | None = None  # None: the task's own
     temperature: float = 1.0
     chat: ChatConfig = PLAIN
     dtype: str | None = None  # None: the checkpoint's
     seed: int = 0
-    batch: int = 64  # prompts at once
+    batch: int = 64  # prompts at once, by hand; figures don't depend on it but by rounding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,8 @@ class CompareConfig:
 class Config:
     """A whole run: a comparison, or the training of one method.
 
+    Defaults, its parts' included, are by hand: a small task on a laptop.
+
     Raises:
         ValueError: one line, the key that is wrong, what was given and what is allowed.
     """
@@ -125,7 +127,7 @@ class Config:
     updates: int = setting(60, at_least=1)  # optimizer steps
     prompts: int = setting(16, at_least=1)  # prompt groups an update; a reward model's pairs
     # Rollouts of a prompt, in probe and training alike.
-    group_size: int = setting(4, at_least=2)
+    group_size: int = setting(4, at_least=2)  # a group statistic of one rollout is none
     temperature: float = setting(1.0, above=0)  # of the policies, sampled and scored
     chunk: int = setting(128, at_least=1)  # tokens of a chunk of the vocabulary pass
     models: str | None = None  # folder to keep teacher and student in; None: the workdir's own

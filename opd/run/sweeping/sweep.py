@@ -152,6 +152,7 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
     places = list(dict.fromkeys(row[across] for row in rows))
     others = [axis for axis in inner[1:] if not _follows(rows, axis, across)]
     numeric = all(type(place) in (int, float) for place in places)
+    # Places that span more would crowd at one end.
     log = numeric and min(places) > 0 and max(places) > 8 * min(places)
     at = {place: place if numeric else index for index, place in enumerate(places)}
     width = np.ptp(list(at.values()))
@@ -186,7 +187,7 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
         if log or not numeric:
             labels = [str(place) for place in places]
             axis.set_xticks(list(at.values()), labels)
-            if len("".join(labels)) > 30:
+            if len("".join(labels)) > 30:  # they would run into each other
                 axis.tick_params("x", labelrotation=20)
                 for text in axis.get_xticklabels():
                     text.set_horizontalalignment("right")

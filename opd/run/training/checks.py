@@ -76,6 +76,7 @@ def same(
     before, now = (flat(disk.strict(to_dict(one))) for one in (today(then, workdir), config))
     differ = [key for key in now if before[key] != now[key] and not key.startswith(free or ("\0",))]
     if differ:
+        # Three are enough to see what it is about.
         moved = "; ".join(f"{key} was {before[key]}, now {now[key]}" for key in differ[:3])
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise ValueError(

@@ -166,7 +166,7 @@ def _made_once(config: Config, file: Path, world: World, student: Player) -> tup
     """The pairs that a start before this one made, or new ones."""
     if not file.exists():
         pairs = tuple(made(config, world, student))
-        if len({pair.prompt for pair in pairs}) < 3:
+        if len({pair.prompt for pair in pairs}) < 3:  # one to train on and two held out
             raise RewardError(
                 f"{len(pairs)} pairs could be made of {config.dataset.groups} prompts' "
                 f"completions, needed are 3: raise config.dataset.groups or config.group_size, or "

@@ -90,7 +90,7 @@ def check(config: Config, workdir: Path) -> Plan:
             f"config.probe.every = {config.probe.every}: allowed is 0 with behavior="
             f"{method.behavior}: a probe's rows are claims about the student's own rollouts"
         )
-    if probed and config.prompts < 4:
+    if probed and config.prompts < 4:  # as probe.groups
         raise ValueError(
             f"config.prompts = {config.prompts}: a probe needs 4 prompt groups or more"
         )
