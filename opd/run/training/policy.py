@@ -224,8 +224,8 @@ def make(
         buffer=config.buffer, dataset=config.dataset, reward=config.reward, seed=seed, grade=grade,
         sampling=sampling, start=student.params, workdir=workdir,
     )  # fmt: skip
-    made = optimizer.make(config.optimizer, rate)
-    return Policy(world, *student, teacher, method, config, made, critic, source, judge)
+    adamw = optimizer.make(config.optimizer, rate)
+    return Policy(world, *student, teacher, method, config, adamw, critic, source, judge)
 
 
 def merit(figures: Mapping[str, Any], method: Method) -> float | None:

@@ -435,7 +435,7 @@ class Tree:
     """The transformer on the tree that is enumerated whole: draws, rewards, scores."""
 
     def __init__(self):
-        sys.path.append(str(Path(__file__).parent.parent / "contract"))
+        sys.path.append(str(Path(__file__).parents[2] / "contract"))
         import enumeration
 
         self.module, self.lab = enumeration, enumeration.build(0)

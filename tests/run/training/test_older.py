@@ -19,7 +19,7 @@ from opd.run.settings import config as configs
 from opd.run.settings.config import FitConfig
 from opd.run.training import checks, train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def debug(**changes):

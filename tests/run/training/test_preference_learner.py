@@ -20,7 +20,7 @@ from opd.run.settings.config import DatasetConfig, MeshConfig, OptimizerConfig, 
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks, preference
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 UPDATES = 8
 
 

@@ -28,7 +28,7 @@ from opd.run.settings.config import MeshConfig, OptimizerConfig, PlayerConfig, R
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 G = 2
 SOURCE = """
 def length(prompt, completion, answer):

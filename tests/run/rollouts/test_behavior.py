@@ -23,7 +23,7 @@ from opd.run.settings.config import BufferConfig, DatasetConfig
 from opd.run.training import checks
 from opd.types import Rollout
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMPTS = GROUP = 4
 ROWS = PROMPTS * GROUP
 

@@ -21,7 +21,7 @@ from opd.run.comparing import compare
 from opd.run.settings import config as configs
 from opd.run.settings import launch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEBUG = "--config=configs/debug.py"
 
 FORKS = """

@@ -11,7 +11,7 @@ from opd.run.settings import config as configs
 from opd.run.store import checkpoint
 from opd.run.training import policy, train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 
 

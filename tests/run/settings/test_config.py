@@ -14,7 +14,7 @@ from opd.run.settings import config as configs
 from opd.run.settings import launch
 from opd.run.settings.config import CompareConfig, Config, EvaluateConfig, ProbeConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "configs").glob("[!_]*.py"))  # _NAME.py: what several of them share
 
 

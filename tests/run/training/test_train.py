@@ -20,7 +20,7 @@ from opd.run.settings.config import Config
 from opd.run.store import checkpoint
 from opd.run.training import checks, log, train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def debug(**changes) -> Config:

@@ -6,7 +6,6 @@ from opd.engine.steps import Sampling
 from opd.method import facts
 from opd.run.rollouts import sampling
 from opd.run.rollouts.sampling import SamplingConfig
-from opd.run.training import checks
 
 VOCAB = 12
 POLICY = Sampling(5, eos_ids=(1,), pad_id=0, temperature=0.7)
@@ -33,11 +32,3 @@ def test_the_law_is_what_the_config_asks_for(law):
 def test_a_top_k_that_can_not_be_is_refused(top_k):
     with pytest.raises(ValueError, match=rf"^config.sampling.top_k = {top_k}: allowed is 1 to 12$"):
         sampling.drawn(SamplingConfig(top_k=top_k), POLICY, VOCAB)
-
-
-def test_a_workdir_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
-    """Asked of the system: whoever runs the tests may be allowed everything."""
-    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match="it can't be written to"):
-        checks.folder(tmp_path)
-    checks.folder(tmp_path / "absent")

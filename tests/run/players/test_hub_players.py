@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +30,9 @@ from opd.run.settings.config import Config, MeshConfig, ModelConfig, OptimizerCo
 from opd.run.store import checkpoint
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks, train
+from tests.run.players import folders
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def asked(teacher, student, prompts, **changes) -> Config:

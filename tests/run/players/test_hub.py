@@ -21,7 +21,7 @@ from opd.engine import sharding
 from opd.run.players import hub, hub_export
 from tests.model import goldens
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QWEN2 = goldens.CASES["Qwen2, untied"]
 GEMMA3 = goldens.CASES["Gemma 3, tied, two bases"]
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"

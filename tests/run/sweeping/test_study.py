@@ -12,7 +12,7 @@ import scipy.stats
 from opd import disk
 from opd.run.sweeping import study, sweep
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_paired_interval_is_students_over_seeds():

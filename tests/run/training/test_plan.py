@@ -6,7 +6,6 @@ import json
 import runpy
 from pathlib import Path
 
-import folders
 import pytest
 
 from opd.data import hub_tokenizer, pipeline
@@ -18,8 +17,9 @@ from opd.run.settings import config as configs
 from opd.run.settings.config import PlayerConfig
 from opd.run.store import checkpoint
 from opd.run.training import checks, train
+from tests.run.players import folders
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def debug(**parts):
