@@ -36,17 +36,17 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     if found is None:
         return None
     config, workdir = found
-    checked = compare.check(config, workdir)
+    plan = compare.check(config, workdir)
     launch.make_folder("workdir", workdir)
     if config.models is not None:
         launch.make_folder("config.models", Path(config.models))
-    return functools.partial(job, config, workdir, checked)
+    return functools.partial(job, config, workdir, plan)
 
 
-def job(config: Config, workdir: Path, checked: compare.Checked) -> None:
+def job(config: Config, workdir: Path, plan: compare.Plan) -> None:
     """The run, its table and where its report is."""
     launch.keep_compiled(workdir)
-    results = compare.compare(config, workdir, checked)
+    results = compare.compare(config, workdir, plan)
     rich.print(report.table(results))
     print(f"report: {workdir / 'report.html'}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run.players import hub, models, players
+from opd.run.players import folder, hub_export, models, trained
 from opd.run.settings import launch
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
@@ -32,11 +32,11 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
         if not value:
             raise ValueError(f"--{name} is missing")
     given = _WORKDIR.value + (f"@{_STEP.value}" if _STEP.value else "")
-    workdir, *_ = players.trained(given)
-    if _ADAPTER.value and players.described(workdir / "models" / "student").lora is None:
+    workdir = trained.find(given).workdir
+    if _ADAPTER.value and folder.described(workdir / "models" / "student").lora is None:
         raise ValueError(f"--adapter: the student of {workdir} has none")
     path = Path(_PATH.value)
-    hub.refuse_taken(path)
+    hub_export.refuse_taken(path)
     return lambda: job(given, path)
 
 

@@ -159,8 +159,8 @@ def keep_until(path: str | os.PathLike, update: int) -> None:
     if not path.exists():
         return
     _mend(path)
-    kept = [record for record in read_jsonl(path) if record["update"] <= update]
-    replace_file(path, "".join(dumps(record) + "\n" for record in kept).encode())
+    records = [record for record in read_jsonl(path) if record["update"] <= update]
+    replace_file(path, "".join(dumps(record) + "\n" for record in records).encode())
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The floors and rooms of the package, and docstrings on its public names."""
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "types": 0,
     "disk": 0,
+    "fields": 0,
     "masked": 0,
     "trees": 0,
     "draws": 0,
@@ -21,6 +23,18 @@ FLOORS = {
     "report": 2,
     "run": 3,
 }
+# Rooms of the run floor, bottom to top: a room imports from itself and from lower ones.
+RUN = (
+    "drawing",
+    "store",
+    "players",
+    "rollouts",
+    "probe",
+    "settings",
+    "training",
+    "comparing",
+    "sweeping",
+)
 ABOVE = {"experiments", "configs", "tests"}
 # What judges the rest shares no code with it: these import nothing of ours, and of others' this.
 ORACLES = {"opd.measure.exact": {"numpy"}, "opd.measure.losses": {"numpy", "jax"}}
@@ -52,6 +66,19 @@ def room(name: str) -> str:
     return (name.split(".") + [""])[1]
 
 
+def misplaced(module: str, name: str) -> str | None:
+    """What is wrong with an import within the run floor, if anything."""
+    here, there = (f"{dotted}..".split(".")[2] for dotted in (module, name))
+    for one, dotted in ((here, module), (there, name)):
+        if one and one not in RUN:
+            return f"{module}: {dotted} is in no room of the run floor; rooms: {', '.join(RUN)}"
+    if not here or not there:
+        return f"{module} imports {name}; the run floor itself is empty"
+    if RUN.index(there) > RUN.index(here):
+        return f"{module} imports {name}, a room above its own"
+    return None
+
+
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     """What a module of `opd` imports though its floor or its room forbids it, one line each."""
     here = room(module)
@@ -72,7 +99,31 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
             found.append(f"{module} imports {name}; importing the package imports no room")
         elif not (there == here or FLOORS[there] < FLOORS[here] or FLOORS[there] == 0):
             found.append(f"{module} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[there]})")
+        elif here == there == "run" and (wrong := misplaced(module, name)):
+            found.append(wrong)
     return found
+
+
+def imports(sources: dict[str, str], packages: frozenset[str] = frozenset()) -> dict[str, set[str]]:
+    """Which modules each of them imports, of those that are among them."""
+    found: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        found[module] = set()
+        for name in imported(source, module, module in packages):
+            while name and name not in sources:
+                name = name.rpartition(".")[0]
+            if name:
+                found[module].add(name)
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, in order; none where there is no circle."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
 
 
 def undocumented(source: str) -> list[str]:
@@ -92,6 +143,17 @@ def undocumented(source: str) -> list[str]:
 def test_imports_keep_to_floors_and_rooms(path):
     found = violations(path.read_text(), module_name(path), path.name == "__init__.py")
     assert not found, "\n".join(found)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    sources = {module_name(path): path.read_text() for path in SOURCES}
+    packages = frozenset(module_name(path) for path in SOURCES if path.name == "__init__.py")
+    assert circle(imports(sources, packages)) == []
+
+
+def test_every_room_of_the_run_floor_is_there():
+    there = {path.stem for path in (ROOT / "opd" / "run").iterdir() if path.stem[0] != "_"}
+    assert there == set(RUN)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
@@ -122,6 +184,14 @@ def test_an_oracle_stands_alone(module):
         ("opd.engine.steps", "import opd.run.training.train"),
         ("opd.run.training.train", "from experiments import compare"),
         ("opd.run.training.train", "import opd"),
+        ("opd.run.drawing", "from opd.run.store import checkpoint"),
+        ("opd.run.players.players", "from opd.run.rollouts.rewards import RewardConfig"),
+        ("opd.run.probe.probe", "def f():\n    from ..settings import config"),
+        ("opd.run.training.train", "from opd.run.comparing import compare"),
+        ("opd.run.training.train", "from opd.run import comparing"),
+        ("opd.run.training.train", "from opd import run"),
+        ("opd.run.training.train", "from opd.run.cellar import wine"),
+        ("opd.run.cellar.wine", "from opd.run import drawing"),
         ("opd", "from opd import types"),
         ("opd.utils", "import jax"),
     ],
@@ -147,6 +217,16 @@ def test_the_checker_reports_what_is_forbidden(module, source):
 )
 def test_the_checker_lets_the_rest_pass(module, source):
     assert violations(source, module) == []
+
+
+def test_a_circle_is_found_wherever_it_closes():
+    sources = {
+        "opd.a": "from opd import b",
+        "opd.b": "from opd.c import name",
+        "opd.c": "def f():\n    import opd.a",
+    }
+    assert set(circle(imports(sources))) == set(sources)
+    assert circle(imports(sources | {"opd.c": "import numpy\nfrom opd.d import name"})) == []
 
 
 def test_relative_imports_are_resolved():

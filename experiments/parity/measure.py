@@ -22,7 +22,7 @@ from experiments.parity.cases import Case
 from opd import draws
 from opd.engine import programs, sharding, steps, vocab
 from opd.engine.steps import Sampling
-from opd.run.players import hub, models
+from opd.run.players import hub_export, models
 from opd.run.players.models import Policy
 
 CONTINUED = 64  # tokens of a greedy continuation
@@ -150,7 +150,9 @@ def shards(given: Scene) -> bool:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(given.policy.params))
     peer.write(given.case, theirs, shard_bytes=int(0.6 * size))
     policy = given.policy
-    hub.save(ours, policy.config, policy.params, policy.json, lambda folder: None, int(0.6 * size))
+    hub_export.save(
+        ours, policy.config, policy.params, policy.json, lambda folder: None, int(0.6 * size)
+    )
     found = [folder for folder in (theirs, ours) if len(list(folder.glob("*.safetensors"))) >= 2]
     return len(found) == 2 and all(
         same(models.load_model(folder, mesh=mesh()), policy) for folder in found

@@ -20,7 +20,7 @@ import numpy as np
 
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.run.players import hub
+from opd.run.players import hub, hub_export
 
 ROOT = Path(__file__).parents[2]
 MEBIBYTE = 2**20
@@ -53,8 +53,8 @@ def write(folder: Path, dtype: str, size: int) -> None:
     block = np.random.RandomState(0).standard_normal(12345).astype(kind)
     shapes = jax.eval_shape(Decoder(model).init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.resize(block, leaf.shape), shapes)
-    described = hub.family_of(model).config_json(model)
-    hub.save(folder, model, params, described, lambda folder: None, shard_bytes=size // 5)
+    described = hub_export.family_of(model).config_json(model)
+    hub_export.save(folder, model, params, described, lambda folder: None, shard_bytes=size // 5)
 
 
 def shards(folder: Path) -> list[Path]:

@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from opd import fields
 from opd.data import arithmetic, tfds_prompts
 from opd.data.builder import Source
 from opd.data.chat import PLAIN, ChatConfig
 from opd.data.tasks import TASKS
 from opd.data.tokenizers import BYTE_VOCAB
 from opd.data.verifiers import named
+from opd.fields import setting
 
 TOKENIZERS = ("byte", "char", "bpe")
 LONG_PROMPTS = ("error", "skip")
@@ -30,48 +32,41 @@ class DataConfig:
         ValueError: one line, what was given and what is allowed.
     """
 
-    task: str = "arithmetic"
+    task: str = setting("arithmetic", choices=tuple(TASKS))
     path: str | None = None  # gsm8k: the folder of train.jsonl and test.jsonl
     prompts: str | None = None  # jsonl: FILE.jsonl; tfds: tfds:NAME[:SPLIT]
     prompt_feature: str | None = None  # tfds: which feature is the prompt; None: prompt
     answer_feature: str | None = None  # tfds: which is the answer; None: answer, where there is one
-    operation: str = "add"  # arithmetic, see ArithmeticConfig
-    digits: int = 2
+    # Of arithmetic, see ArithmeticConfig.
+    operation: str = setting("add", choices=tuple(arithmetic.OPERATIONS))
+    digits: int = setting(2, at_least=1)
     reverse: bool = False
     annotations: bool = False  # gsm8k: keep the <<...>> of the worked answers
     tokenizer: str | None = None  # byte, char, bpe, or a Hugging Face folder; None: a player's
     chat: ChatConfig = PLAIN  # how a folder's tokenizer writes prompts
     alphabet: str | None = None  # char; arithmetic has a default
-    bpe_size: int = 2048  # a small model's; chosen by hand, not tuned
-    max_prompt: int | None = None  # P, tokens
-    max_completion: int | None = None  # T, tokens, EOS included
-    long_prompts: str = "error"
+    # Of a small model; chosen by hand, not tuned.
+    bpe_size: int = setting(2048, at_least=BYTE_VOCAB)
+    max_prompt: int | None = setting(None, at_least=1)  # P, tokens
+    max_completion: int | None = setting(None, at_least=1)  # T, tokens, EOS included
+    long_prompts: str = setting("error", choices=LONG_PROMPTS)
     verifier: str | None = None  # exact, final_answer, math, regex:PATTERN, MODULE:NAME
-    train: int | None = None  # examples (arithmetic: operand pairs, both orders of each)
-    validation: int | None = None
-    test: int | None = None
-    length: int | None = None  # arithmetic: the held-out length
-    seed: int = 0
+    # Examples (arithmetic: operand pairs, both orders of each).
+    train: int | None = setting(None, at_least=1)
+    validation: int | None = setting(None, at_least=0)
+    test: int | None = setting(None, at_least=0)
+    length: int | None = setting(None, at_least=0)  # arithmetic: the held-out length
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)  # of NumPy's generators
 
     def __post_init__(self) -> None:
-        _choice("task", self.task, tuple(TASKS))
+        fields.check(self, "data")
         if self.tokenizer not in (None, *TOKENIZERS) and not os.path.isdir(self.tokenizer):
             raise ValueError(
                 f"data.tokenizer = {self.tokenizer!r}: allowed are {', '.join(TOKENIZERS)}, or a "
                 "folder with tokenizer.json"
             )
-        _choice("operation", self.operation, tuple(arithmetic.OPERATIONS))
-        _choice("long_prompts", self.long_prompts, LONG_PROMPTS)
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                integer(f"data.{name}", value, least)
-        for name in ("reverse", "annotations"):
-            _choice(name, getattr(self, name), (False, True))
         if self.verifier is not None:
             named(self.verifier)
-        if self.seed >= 2**32:
-            raise ValueError(f"data.seed = {self.seed}: allowed are 0 to 2^32 - 1")
         if self.prompts and self.path:
             raise ValueError("data.path and data.prompts are both given: allowed is one of them")
         if self.prompts:
@@ -113,29 +108,11 @@ class DataConfig:
 
 # Where data lie, and what of them is read: given in vain, they would be believed.
 _PLACES = ("path", "prompt_feature", "answer_feature")
-_OPTIONAL = ("max_prompt", "max_completion", "train", "validation", "test", "length")
-_LEAST = {
-    "digits": 1,
-    "bpe_size": BYTE_VOCAB,
-    "max_prompt": 1,
-    "max_completion": 1,
-    "train": 1,
-    "validation": 0,
-    "test": 0,
-    "length": 0,
-    "seed": 0,
-}
 
 
 def keys(source: Source) -> tuple[str, ...]:
     """The keys of `data` that a task reads."""
     return tuple(field.name for field in dataclasses.fields(source.config) if field.init)
-
-
-def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        choices = ", ".join(map(str, allowed))
-        raise ValueError(f"data.{name} = {value!r}: allowed are {choices}")
 
 
 def integer(name: str, value: Any, least: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from opd import fields
 from opd.data import hub_tokenizer
 from opd.data.builder import Example, Splits, read, write
 from opd.data.chat import PLAIN
@@ -41,7 +42,7 @@ class Task:
 
     `max_prompt` is P and `max_completion` T, both resolved; `skipped` counts the prompts dropped
     for their length, by split. `where` is the folder of the prepared data, if any; `identity` names
-    what they were prepared from, sources by content.
+    what they were prepared from, `origin`: sources by content.
 
     Raises:
         ValueError: a tokenizer whose pad is its EOS.
@@ -56,6 +57,7 @@ class Task:
     skipped: Mapping[str, int]
     where: Path | None = None
     identity: str = ""
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self.tokenizer)
@@ -91,7 +93,6 @@ def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
 def _origin(config: DataConfig) -> dict[str, Any]:
     """All that the prepared data depends on: sources by content, not by place."""
     own = config.own()
-    keys = {k: v for k, v in dataclasses.asdict(own).items() if k not in ("path", "prompts")}
     tokenizer: dict[str, Any] = {"tokenizer": config.tokenizer or "byte"}
     if config.from_folder is not None:
         found = hub_tokenizer.load(config.from_folder, config.chat)
@@ -104,7 +105,13 @@ def _origin(config: DataConfig) -> dict[str, Any]:
             files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    keys = _keys(dataclasses.asdict(own))
     return {"format": FORMAT, "task": config.task, **keys, **tokenizer, "files": files}
+
+
+def _keys(own: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's own config without the places of its sources."""
+    return {name: value for name, value in own.items() if name not in ("path", "prompts")}
 
 
 def _name(origin: Mapping[str, Any]) -> str:
@@ -156,17 +163,40 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
     if config.from_folder is None and config.chat != PLAIN:
         raise ValueError("data.chat: allowed with a Hugging Face folder's tokenizer only")
     origin = _origin(config)
-    name = _name(origin)
-    where = None if workdir is None else Path(workdir) / "data" / name
+    where = None if workdir is None else Path(workdir) / "data" / _name(origin)
     if where is not None and where.is_dir():
         task = _task(config, *_read_prepared(config, where))
-        return dataclasses.replace(task, where=where, identity=name)
-    splits = config.source.splits(config.own())
-    tokenizer = _tokenizer(config, splits)
-    task = _task(config, splits, tokenizer)
-    if where is not None:
-        _prepare(config, tokenizer, where, origin)
-    return dataclasses.replace(task, where=where, identity=name)
+    else:
+        splits = config.source.splits(config.own())
+        task = _task(config, splits, _tokenizer(config, splits))
+    task = dataclasses.replace(task, identity=_name(origin), origin=origin)
+    return task if workdir is None else keep(task, workdir)
+
+
+def keep(task: Task, workdir: str | os.PathLike[str]) -> Task:
+    """The task with its data prepared under `workdir/data`: found there, or written."""
+    task = recognised(task, workdir)
+    if task.where is not None:
+        return task
+    where = Path(workdir) / "data" / task.identity
+    _prepare(task.config, task.tokenizer, where, task.origin)
+    return dataclasses.replace(task, where=where)
+
+
+def recognised(task: Task, workdir: str | os.PathLike[str]) -> Task:
+    """The task with the folder and the name that its data have under `workdir/data`, if they do.
+
+    Their name is older than some keys of today, perhaps: those had their defaults then.
+    """
+    defaults = _keys(fields.defaults(type(task.config.own())))
+    for where in sorted((Path(workdir) / "data").glob(f"{task.config.task}-*")):
+        try:
+            origin = json.loads((where / "config.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if defaults | origin == json.loads(json.dumps(task.origin)):
+            return dataclasses.replace(task, where=where, identity=where.name)
+    return task
 
 
 def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:

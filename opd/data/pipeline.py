@@ -15,7 +15,7 @@ import numpy as np
 
 from opd.data.builder import Example
 from opd.data.config import DataConfig, integer
-from opd.data.loading import Task, first_prompt, load
+from opd.data.loading import Task, first_prompt, keep, load, recognised
 
 __all__ = [
     "DataConfig",
@@ -27,8 +27,10 @@ __all__ = [
     "encode_solutions",
     "endless",
     "first_prompt",
+    "keep",
     "load",
     "prompts",
+    "recognised",
     "verify",
 ]
 

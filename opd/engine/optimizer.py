@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from opd.fields import setting
 from opd.model.scalar import Scalar
 from opd.types import Array, Model, Params
 
@@ -18,17 +19,29 @@ _NEVER = 2**31 - 1  # of apply_if_finite, which would take a bad gradient after 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW after clipping: a warm-up, then a constant rate or a cosine."""
+    """AdamW after clipping: a warm-up, then a constant rate or a cosine.
 
-    learning_rate: float = 1e-3
-    warmup: int = 5
-    decay: int | None = None  # length of a cosine after the warm-up, updates; None: none
-    floor: float = 0.1  # where the cosine ends, as a share of the rate
-    clip: float = 1.0  # global gradient norm
-    weight_decay: float = 0.0
-    microbatches: int = 1  # parts that a batch's gradient is added up from
-    ema: float = 0.0  # decay of averaged parameters, which evaluation then takes; 0: none
-    skips: int = 3  # updates in a row whose gradient may be infinite or NaN
+    Defaults are what small models train with, by hand; the clip is the field's usual one.
+    """
+
+    learning_rate: float = setting(1e-3, above=0)
+    warmup: int = setting(5, at_least=0)
+    decay: int | None = setting(None, at_least=1)  # updates of a cosine after the warm-up
+    floor: float = setting(0.1, at_least=0)  # where the cosine ends, as a share of the rate
+    clip: float = setting(1.0, above=0)  # global gradient norm
+    weight_decay: float = setting(0.0, at_least=0)
+    microbatches: int = setting(1, at_least=1)  # parts that a batch's gradient is added up from
+    # Decay of averaged parameters, which evaluation then takes; 0: none.
+    ema: float = setting(0.0, at_least=0, below=1)
+    skips: int = setting(3, at_least=0)  # updates in a row whose gradient may be infinite or NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """The learned baseline: the student's body with a scalar head, an optimizer of its own."""
+
+    learning_rate: float = setting(1e-3, above=0)
+    warmup: int = setting(5, at_least=0)
 
 
 class Averaged(NamedTuple):

@@ -6,6 +6,7 @@ and the heads. A laptop is the mesh of one device.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,15 @@ RULES: dict[str, tuple[str, ...]] = {
     # stacks of whole trees
     "estimator": (),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; one may be -1, whatever is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
 
 
 def make_mesh(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +34,26 @@ class World:
     mesh: Mesh
     task: Task
     sampling: Sampling
-    how: Pass
+    scoring: Pass
     group_size: int
     seed: int
 
 
+class Player(NamedTuple):
+    """Who draws, or whose head grades: a model and its parameters."""
+
+    model: Model
+    params: Params
+
+
+def prepared(world: World, workdir: Path) -> World:
+    """The world with its data under the workdir: found there, or written."""
+    return dataclasses.replace(world, task=pipeline.keep(world.task, workdir))
+
+
 def draw(
     world: World,
-    model: Model,
-    params: Params,
+    player: Player,
     batch: pipeline.Batch,
     step: int,
     seed: int,
@@ -50,14 +62,13 @@ def draw(
 ) -> Rollout:
     """A rollout of G completions for each prompt of a batch, rewarded where the task verifies."""
     key = draws.key(seed, step, "action")
-    drawn = complete(world, model, params, batch, key, group_size, sampling or world.sampling)
+    drawn = complete(world, player, batch, key, group_size, sampling or world.sampling)
     return reward(world.task, drawn, batch["answers"], group_size)
 
 
 def complete(
     world: World,
-    model: Model,
-    params: Params,
+    player: Player,
     batch: pipeline.Batch,
     key: jax.Array,
     group_size: int,
@@ -70,7 +81,7 @@ def complete(
     """
     rows = programs.batch_rows(batch["prompt"], batch["prompt_mask"], group_size)
     rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
-    return programs.rollout(world.mesh, model, params, **rows, key=key, sampling=sampling, **mixed)
+    return programs.rollout(world.mesh, *player, **rows, key=key, sampling=sampling, **mixed)
 
 
 def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) -> Rollout:
@@ -88,10 +99,8 @@ def rewarded(rollout: Rollout, reward: Any) -> Rollout:
     return dataclasses.replace(rollout, reward=laid)
 
 
-def sampled_accuracy(
-    world: World, model: Model, params: Params, examples: tuple[Example, ...]
-) -> float:
+def sampled_accuracy(world: World, player: Player, examples: tuple[Example, ...]) -> float:
     """The verifier's mean over one completion a prompt."""
     batch = pipeline.encode_prompts(world.task, examples)
-    drawn = draw(world, model, params, batch, EVALUATION_STEP, world.seed, 1)
+    drawn = draw(world, player, batch, EVALUATION_STEP, world.seed, 1)
     return float(jnp.mean(drawn.reward))

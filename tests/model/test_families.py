@@ -17,7 +17,7 @@ from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.families import FAMILIES
 from opd.model.families.family import Tensor
-from opd.run.players import hub, models
+from opd.run.players import hub_export, models
 from tests.model import goldens
 
 # Their modules warn of their own libraries.
@@ -126,12 +126,15 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(architecture):
 
 def test_a_decoder_that_a_family_cannot_have_is_refused():
     tiny = DecoderConfig(vocab=8, width=4, layers=1, heads=2)
-    assert hub.family_of(tiny).architecture == "LlamaForCausalLM"
-    assert hub.family_of(dataclasses.replace(tiny, qk_norm=True)) is FAMILIES["Qwen3ForCausalLM"]
+    assert hub_export.family_of(tiny).architecture == "LlamaForCausalLM"
+    assert (
+        hub_export.family_of(dataclasses.replace(tiny, qk_norm=True))
+        is FAMILIES["Qwen3ForCausalLM"]
+    )
     with pytest.raises(ValueError, match="LlamaForCausalLM can't have logit_cap = 3.0: allowed is"):
         FAMILIES["LlamaForCausalLM"].config_json(dataclasses.replace(tiny, logit_cap=3.0))
     with pytest.raises(ValueError, match="no family can have this decoder"):
-        hub.family_of(dataclasses.replace(tiny, qk_norm=True, qkv_bias=True))
+        hub_export.family_of(dataclasses.replace(tiny, qk_norm=True, qkv_bias=True))
 
 
 @pytest.mark.parametrize(

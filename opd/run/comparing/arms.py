@@ -12,13 +12,12 @@ import jax.numpy as jnp
 
 from opd import disk
 from opd.method.table import Method
-from opd.run.drawing import World
+from opd.run.drawing import Player, World
 from opd.run.probe.evaluate import Judge
 from opd.run.rollouts import rewards
-from opd.run.settings.config import Config, RewardConfig
+from opd.run.settings.config import Config
 from opd.run.store import progress
 from opd.run.training import policy
-from opd.types import Model, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,16 +34,15 @@ class Arm:
     """A trained arm: its curve, and the parameters that the late probe wants."""
 
     curve: dict[str, Any]
-    last: Params
-    late: Params  # at the first evaluation with KL <= 10 % of the start's, or the last
+    last: Player
+    late: Player  # at the first evaluation with KL <= 10 % of the start's, or the last
     late_rollouts: int
 
 
 def train(
     world: World,
-    student: Model,
-    start: Params,
-    teacher: tuple[Model, Params],
+    student: Player,
+    teacher: Player,
     method: Method,
     config: Config,
     rate: float,
@@ -58,8 +56,8 @@ def train(
     the clock.
     """
     learner = policy.make(
-        world, student, start, teacher, method, config, rate, seed, judge,
-        rewards.grader(RewardConfig(), world), world.sampling,
+        world, student, teacher, method, config, rate, seed, judge, rewards.verifier(world),
+        world.sampling,
     )  # fmt: skip
     jax.block_until_ready(
         learner.advance(learner.start(), {}, 0)[0]
@@ -67,16 +65,16 @@ def train(
     state, memory = learner.start(), {}
     curve = _Curve(method.name, rate, seed)
 
-    def note(done: int) -> None:
-        found, shown = judge(state.params, log.shown)
-        curve.add(memory.get("generated", 0), clock, found)
-        for sample in shown:
+    def evaluate(done: int) -> None:
+        figures, samples = judge(Player(student.model, state.params), log.shown)
+        curve.add(memory.get("generated", 0), clock, figures)
+        for sample in samples:
             log.samples.write(
                 {"arm": method.name, "seed": seed, "learning_rate": rate, "update": done} | sample
             )
 
     late, clock = None, 0.0
-    note(0)
+    evaluate(0)
     with progress.progress(f"{method.name} seed {seed}", config.updates) as bar:
         for number in range(config.updates):
             began = time.perf_counter()
@@ -89,12 +87,13 @@ def train(
                  "rollouts": memory["generated"], "seconds": clock} | values
             )  # fmt: skip
             if done % config.evaluate.every == 0 or done == config.updates:
-                note(done)
+                evaluate(done)
                 if late is None and curve.close():
                     late = (jax.tree.map(jnp.copy, state.params), memory["generated"])
-            bar(note=f"reward {values['reward']:.2f}" if "reward" in values else None)
-    late = late or (state.params, memory["generated"])
-    return Arm(curve.record, state.params, *late)
+            bar(beside=f"reward {values['reward']:.2f}" if "reward" in values else None)
+    params, rollouts = late or (state.params, memory["generated"])
+    last = Player(student.model, state.params)
+    return Arm(curve.record, last, Player(student.model, params), rollouts)
 
 
 class _Curve:
@@ -112,14 +111,17 @@ class _Curve:
             **{key: [] for key in self.KEYS},
         }
 
-    def add(self, rollouts: int, seconds: float, found: Mapping[str, Any]) -> None:
+    def add(self, rollouts: int, seconds: float, figures: Mapping[str, Any]) -> None:
         """One evaluation."""
         self.record["rollouts"].append(rollouts)
         self.record["seconds"].append(seconds)
         for key in self.KEYS:
-            self.record[key].append(found.get(key))
+            self.record[key].append(figures.get(key))
 
     def close(self) -> bool:
-        """Whether the sequence KL has come down to a tenth of the start's."""
+        """Whether the sequence KL has come down to a tenth of the start's: near the end of its way.
+
+        There the signal is small, and other estimators may be the better ones than at the start.
+        """
         first, last = self.record["kl"][0], self.record["kl"][-1]
         return last.value <= 0.1 * first.value

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from opd import disk
 from opd.data import pipeline
 from opd.engine import estimator, programs
+from opd.fields import to_dict
 from opd.measure.intervals import Interval
 from opd.method import facts, table
 from opd.model.decoder import Decoder
@@ -26,40 +28,48 @@ from opd.report import advice
 from opd.report import page as report
 from opd.run import drawing
 from opd.run.comparing import arms
-from opd.run.drawing import World
+from opd.run.drawing import Player, World
 from opd.run.players import players
 from opd.run.probe import evaluate, price, probe
-from opd.run.settings.config import Config, RewardConfig, SamplingConfig, to_dict
+from opd.run.settings.config import Config, RewardConfig, SamplingConfig
 from opd.run.store import progress
 from opd.run.training import checks, policy
-from opd.types import Params
+from opd.run.training.checks import Ready
 
 SCHEMA = 1
+# Players that a comparison says something of: a teacher that is worth imitating, and a student with
+# right and wrong completions in a group. All G = 4 are alike with probability p^4 + (1 - p)^4: 0.66
+# at p = 0.1, 0.16 at 0.6, where there is still much to learn.
 TEACHER_AT_LEAST = 0.9
 STUDENT_WITHIN = (0.1, 0.6)
-# The world, the student's model and the probe's methods: what `check` finds out.
-Checked = tuple[World, Decoder, tuple[table.Method, ...]]
 # Keys that may differ from those of a workdir's results.
 FREE = ("config.models",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def compare(config: Config, workdir: Path, checked: Checked | None = None) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a comparison starts from, found right before anything is compiled."""
+
+    ready: Ready
+    inputs: Mapping[str, Any]  # what results depend on beside the config
+
+
+def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, Any]:
     """Runs a comparison into `workdir` and returns results.json.
 
-    A workdir that has finished results of the same config is shown again, not run again. `checked`
-    is what `check` said, where it was asked already.
+    A workdir that has finished results of the same config is shown again, not run again. `plan`
+    is what `check` found, where it was asked already.
 
     Raises:
         ValueError: what a config or its data have wrong, before anything compiles or is written.
     """
-    world, student, methods = checked or check(config, workdir)
-    inputs = checks.inputs(config, world.task)
+    plan = plan or check(config, workdir)
     done = finished(workdir)
     if done is not None:
         return done
     workdir.mkdir(parents=True, exist_ok=True)
-    world = dataclasses.replace(world, task=pipeline.load(config.tokenized, workdir))
+    world = drawing.prepared(plan.ready.world, workdir)
     shown = pipeline.first_prompt(world.task)
     if shown is not None:
         print(f"first prompt: {shown}", file=sys.stderr)
@@ -67,28 +77,32 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     stage = progress.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     with stage("teacher"):
-        teacher = players.make("teacher", config.teacher, world, workdir, config.models)
+        teacher = players.make(plan.ready.teacher, world, workdir, config.models)
     with stage("student"):
-        student, start = players.make("student", config.student, world, workdir, config.models)
-    judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out)
+        student = players.make(plan.ready.student, world, workdir, config.models)
+    judge = functools.partial(evaluate.evaluate, world, held_out, teacher, None)
     choose = world.task.splits.get("validation", ())[: config.evaluate.prompts]
-    chooser = functools.partial(evaluate.evaluate, world, student, teacher, choose)
+    chooser = functools.partial(evaluate.evaluate, world, choose, teacher, None)
     with stage("evaluation and self-test"):
         models = {
-            "teacher": evaluate.evaluate(world, teacher[0], None, held_out, teacher[1])[0],
-            "student": judge(start)[0],
+            "teacher": evaluate.evaluate(world, held_out, None, None, teacher)[0],
+            "student": judge(student)[0],
         }
-        self_test(world, student, start, methods, config)
-    for name, found in models.items():
-        if "accuracy" in found:
-            print(f"{name}: held-out accuracy {found['accuracy'].value:.3f}", flush=True)
+        self_test(world, student, config)
+    for name, figures in models.items():
+        if "accuracy" in figures:
+            print(f"{name}: held-out accuracy {figures['accuracy'].value:.3f}", flush=True)
     for caution in cautions(models):
         print(f"warning: {caution}", file=sys.stderr)
 
     with stage("probe at the start"):
-        first = probe.measure(world, student, start, teacher, methods, config.probe)
+        first = probe.measure(world, student, teacher, config.probe)
     with stage("costs"):
-        paid = price.price(world, student, start, teacher, methods, config)
+        optimizer = dataclasses.replace(config.optimizer, learning_rate=config.learning_rates[0])
+        paid = price.price(
+            world, student, teacher, config.probe.methods, optimizer, config.prompts,
+            config.probe.repeats,
+        )  # fmt: skip
 
     trained: list[arms.Arm] = []
     with (
@@ -97,7 +111,7 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     ):
         log = arms.Log(metrics, samples, config.evaluate.samples)
         arm = functools.partial(
-            arms.train, world, student, start, teacher, config=config, judge=judge, log=log
+            arms.train, world, student, teacher, config=config, judge=judge, log=log
         )
         for seed in range(config.seed, config.seed + config.seeds):
             for method in config.arms:
@@ -109,12 +123,12 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
 
     moved = next((arm for arm in trained if arm.curve["name"] == "opd"), trained[0])
     with stage("probe late"):
-        last = probe.measure(world, student, moved.late, teacher, methods, config.probe)
+        last = probe.measure(world, moved.late, teacher, config.probe)
 
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "config": to_dict(config),
-        "inputs": inputs,
+        "inputs": plan.inputs,
         "environment": environment(world),
         "rollouts": probe.rollouts(first, world)
         | {"late": probe.rollouts(last, world) | {"arm": moved.curve["name"],
@@ -124,10 +138,8 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
             "late": probe.by_position(last, world),
         },
         "ess": {
-            "start": probe.staleness(first, world, student, start),
-            "start's rollouts, late parameters": probe.staleness(
-                first, world, student, moved.late
-            ),
+            "start": probe.staleness(first, world, student),
+            "start's rollouts, late parameters": probe.staleness(first, world, moved.late),
         },
         "estimators": probe.entries(first, *paid, "start") + probe.entries(last, *paid, "late"),
         "training": [arm.curve for arm in trained],
@@ -145,7 +157,7 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     return results
 
 
-def check(config: Config, workdir: Path) -> Checked:
+def check(config: Config, workdir: Path) -> Plan:
     """All that can be wrong, said before a model is compiled or anything written."""
     checks.folder(workdir)
     for key, usual in (
@@ -161,40 +173,46 @@ def check(config: Config, workdir: Path) -> Checked:
     done = finished(workdir)
     if done is not None:
         checks.same(config, done["config"], workdir, FREE)
-    methods = config.probe_methods
-    world, student, _ = checks.ready(config, (*methods, *config.arms))
-    if done is not None:
-        checks.same_inputs(checks.inputs(config, world.task), done.get("inputs", {}), workdir)
-    prompts = len({example.prompt for example in world.task.split("train")})
+    ready = checks.ready(config, (*config.probe.methods, *config.arms), workdir=workdir)
+    task = ready.world.task
+    prompts = len({example.prompt for example in task.split("train")})
     if config.probe.groups > prompts:
         raise ValueError(
             f"config.probe.groups = {config.probe.groups}: allowed is at most {prompts}, the "
             "different prompts of the train split; a prompt that comes twice is one group"
         )
-    if len(config.learning_rates) > 1 and not world.task.splits.get("validation"):
+    if len(config.learning_rates) > 1 and not task.splits.get("validation"):
         raise ValueError(
             f"config.compare.learning_rates = {config.compare.learning_rates}: a grid needs a "
             "validation split to choose on, and there is none; allowed is one rate"
         )
-    return world, student, methods
+    inputs = ready.inputs
+    if done is not None:
+        checks.same_inputs(inputs, done.get("inputs", {}), workdir)
+    return Plan(ready, inputs)
 
 
 def finished(workdir: Path) -> dict[str, Any] | None:
-    """The results that the workdir has, if it has."""
+    """The results that the workdir has, if it has.
+
+    Raises:
+        ValueError: they are of another schema: neither shown nor written over.
+    """
     try:
         results = json.loads((workdir / "results.json").read_text())
     except (OSError, ValueError):
         return None
-    return results if isinstance(results, dict) and results.get("schema") == SCHEMA else None
+    if not isinstance(results, dict):
+        return None
+    if results.get("schema") != SCHEMA:
+        raise ValueError(
+            f"--workdir={workdir} has results of schema {results.get('schema')}, allowed is "
+            f"{SCHEMA}, which this version writes; give another workdir, or remove this one"
+        )
+    return results
 
 
-def self_test(
-    world: World,
-    student: Decoder,
-    params: Params,
-    probed: tuple[table.Method, ...],
-    config: Config,
-) -> None:
+def self_test(world: World, student: Player, config: Config) -> None:
     """Teacher := student: zero KL, and zero gradient for the rows where theory says so.
 
     Zero is to rounding, as a share of the gradient of the rollout's own score.
@@ -203,20 +221,22 @@ def self_test(
         RuntimeError: a number that isn't zero; the machine or the code can't be trusted.
     """
     batch = pipeline.prompts(world.task, "train", world.seed, config.prompts)[0]
-    drawn = drawing.draw(world, student, params, batch, 0, world.seed, world.group_size)
-    head = programs.head(world.mesh, student, params, drawn)
-    stats = programs.score(world.mesh, student, params, drawn, head, world.how)
+    drawn = drawing.draw(world, student, batch, 0, world.seed, world.group_size)
+    head = programs.head(world.mesh, *student, drawn)
+    stats = programs.score(world.mesh, *student, drawn, head, world.scoring)
     largest = float(np.max(np.abs(np.asarray(stats.kl) * np.asarray(drawn.mask))))
-    names = dict.fromkeys(method.name for method in (*config.arms, *probed))
+    names = dict.fromkeys(method.name for method in (*config.arms, *config.probe.methods))
     rows = tuple(map(table.parse, names))
     methods = (*(row for row in rows if facts.vanishes(row)), table.parse("k1_loss"))
     uniforms = estimator.fresh_uniforms(world.seed, 0, drawn, methods)
-    found = programs.gradients(
-        world.mesh, student, params, drawn, head, methods, uniforms, world.how
+    gradients = programs.gradients(
+        world.mesh, *student, drawn, head, methods, uniforms, world.scoring
     )
-    norms = np.sqrt(np.diag(np.asarray(programs.gram(found), np.float64)))
+    norms = np.sqrt(np.diag(np.asarray(programs.gram(gradients), np.float64)))
     shares = norms[:-1] / norms[-1]
-    tolerance = 1e-3 if student.config.dtype == "float32" else 1e-1
+    model: Decoder = student.model
+    # Far above what rounding adds up to, 2^-24 and 2^-8 a number; a wrong sign leaves a share of 1.
+    tolerance = 1e-3 if model.config.dtype == "float32" else 1e-1
     if not (largest <= tolerance and np.all(shares <= tolerance)):
         raise RuntimeError(
             f"self-test, teacher := student: KL {largest:.2g} nats, gradients {shares} of a "
@@ -228,8 +248,8 @@ def best(tried: list[arms.Arm], method: table.Method, judge: evaluate.Judge) -> 
     """The best of several learning rates on prompts that no figure is taken from."""
 
     def worth(arm: arms.Arm) -> float:
-        found = policy.merit(judge(arm.last, 0)[0], method)
-        return -math.inf if found is None or not math.isfinite(found) else found
+        merit = policy.merit(judge(arm.last, 0)[0], method)
+        return -math.inf if merit is None or not math.isfinite(merit) else merit
 
     return max(tried, key=worth)
 
@@ -241,19 +261,19 @@ def _fresh(path: Path) -> Path:
 
 def cautions(models: dict[str, dict[str, Any]]) -> list[str]:
     """What the players' accuracies make doubtful."""
-    found = []
+    doubts = []
     teacher, student = (models[name].get("accuracy") for name in ("teacher", "student"))
     if not isinstance(teacher, Interval) or not isinstance(student, Interval):
         return ["no verifier: accuracy was not measured"]
     if teacher.value < TEACHER_AT_LEAST:
-        found.append(f"teacher's accuracy {teacher.value:.2f}, below {TEACHER_AT_LEAST}")
+        doubts.append(f"teacher's accuracy {teacher.value:.2f}, below {TEACHER_AT_LEAST}")
     low, high = STUDENT_WITHIN
     if not low <= student.value <= high:
-        found.append(
+        doubts.append(
             f"student's accuracy at the start {student.value:.2f}, outside {low} to {high}: "
             "a group-normalised reward has little signal there"
         )
-    return found
+    return doubts
 
 
 def environment(world: World) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints as Hugging Face folders have them: read into shards, written for others to load.
+"""Checkpoints as Hugging Face folders have them, read straight into shards.
 
 A folder holds config.json and safetensors, whole or sharded with an index. Parameters are read
 slice by slice, each device's own, so that no second copy of the model is ever in memory. Nothing
@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 from jax.sharding import Mesh
 
 from opd import disk
@@ -30,13 +29,11 @@ from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.families import FAMILIES
 from opd.model.families.family import Family, Json, Tensor
-from opd.model.lora import A, B
 from opd.types import Params
 
 # Where a player's folder keeps what its parameters came with, weights aside.
 KEPT = "hub"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD_BYTES = 4 * 2**30
 # safetensors' names of the dtypes that a decoder can have.
 DTYPES = {"BF16": "bfloat16", "F32": "float32", "F64": "float64", "F16": "float16"}
 
@@ -69,7 +66,7 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
         ValueError: what is missing, cut off, or of another shape or family; one line.
     """
     hf = read_json(path / "config.json")
-    family, files = _family(hf, path), _files(path)
+    family, files = family_named(hf, path), _files(path)
     if hf.get("quantization_config"):
         raise ValueError(f"{path}: config.json has quantization_config: allowed are plain weights")
     stored = _stored_dtype(path, files)
@@ -83,12 +80,17 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
         config = DecoderConfig(**fields | tied, dtype=wanted, param_dtype=wanted)
     except (ValueError, TypeError, AttributeError) as error:  # the last two: JSON of another type
         raise ValueError(f"{path}: {error}") from None
-    found = Folder(path, family, hf, config, files)
-    _check(found)
-    return found
+    folder = Folder(path, family, hf, config, files)
+    _check(folder)
+    return folder
 
 
-def _family(hf: Json, path: Path) -> Family:
+def family_named(hf: Json, path: Path) -> Family:
+    """The family that a config.json names.
+
+    Raises:
+        ValueError: it is none of ours (lists those).
+    """
     names = hf.get("architectures") or ["none"]
     if names[0] not in FAMILIES:
         raise ValueError(f"{path}: architecture {names[0]}: {', '.join(FAMILIES)} are allowed")
@@ -102,14 +104,14 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it can't be read, or is something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected an object, found {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -150,10 +152,10 @@ def _stored_dtype(path: Path, files: Mapping[str, Path]) -> str:
     with opened(files[name]) as file:
         if name not in file.keys():
             raise ValueError(f"{files[name]}: has no tensor {name}, where the index has it")
-        given = file.get_slice(name).get_dtype()
-    if given not in DTYPES:
-        raise ValueError(f"{files[name]}: dtype {given}: {', '.join(DTYPES)} are allowed")
-    return DTYPES[given]
+        dtype = file.get_slice(name).get_dtype()
+    if dtype not in DTYPES:
+        raise ValueError(f"{files[name]}: dtype {dtype}: {', '.join(DTYPES)} are allowed")
+    return DTYPES[dtype]
 
 
 def _places(folder: Folder) -> Iterator[tuple[tuple[str, ...], jax.ShapeDtypeStruct, Tensor]]:
@@ -182,9 +184,9 @@ def _check(folder: Folder) -> None:
                 if name not in known:
                     raise ValueError(f"{file}: has no tensor {name}, where the index has it")
                 tensor = there.get_slice(name)
-                given, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
-                if given != shape:
-                    raise ValueError(f"{file}: {name} is {given}, config.json makes it {shape}")
+                stored, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
+                if stored != shape:
+                    raise ValueError(f"{file}: {name} is {stored}, config.json makes it {shape}")
                 if dtype not in DTYPES:
                     raise ValueError(
                         f"{file}: {name} has dtype {dtype}: {', '.join(DTYPES)} are allowed"
@@ -193,9 +195,9 @@ def _check(folder: Folder) -> None:
 
 def keep(source: Path, player: Path) -> None:
     """Keeps what a checkpoint has beside its weights in a player's folder: an export needs it."""
-    kept = player / KEPT
-    if not kept.is_dir():
-        with disk.staged(kept) as staging:
+    beside = player / KEPT
+    if not beside.is_dir():
+        with disk.staged(beside) as staging:
             shutil.copyfile(source / "config.json", staging / "config.json")
             hub_tokenizer.copy(source, staging)
 
@@ -207,20 +209,21 @@ def load(folder: Folder, mesh: Mesh) -> Params:
     stored: dict[str, Stored] = {}
     for file in sorted(set(folder.files.values())):
         stored |= _header(file)
-    found: dict[tuple[str, ...], jax.Array] = {}
+    params: dict[tuple[str, ...], jax.Array] = {}
+    # Threads wait for the disk, mostly; the number was chosen by hand.
     with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, leaf, place in _places(folder):
             where = shardings
             for key in path:
                 where = where[key]
             read = _reader(stored, place, leaf, path[0] == "layers", pool)
-            found[path] = jax.make_array_from_callback(leaf.shape, where, read)
-    return _nested(found)
+            params[path] = jax.make_array_from_callback(leaf.shape, where, read)
+    return _nested(params)
 
 
-def _nested(found: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for path, value in found.items():
+    for path, value in flat.items():
         at = tree
         for key in path[:-1]:
             at = at.setdefault(key, {})
@@ -243,13 +246,13 @@ def _header(file: Path) -> dict[str, Stored]:
     with open(file, "rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(size))
-    found = {}
+    tensors = {}
     for name, entry in header.items():
         if name != "__metadata__" and entry["dtype"] in DTYPES:
             shape = (1, 1, *entry["shape"])[-max(2, len(entry["shape"])) :]
             start = 8 + size + entry["data_offsets"][0]
-            found[name] = Stored(file, jnp.dtype(DTYPES[entry["dtype"]]), shape, start)
-    return found
+            tensors[name] = Stored(file, jnp.dtype(DTYPES[entry["dtype"]]), shape, start)
+    return tensors
 
 
 # Rows that are read, and turned, at once: a whole matrix would be in memory twice, and turning it
@@ -315,145 +318,3 @@ def _reader(
         return out
 
     return read
-
-
-def family_of(config: DecoderConfig) -> Family:
-    """The family that a decoder made here is written as.
-
-    Raises:
-        ValueError: none has all that the decoder has.
-    """
-    said = []
-    for family in FAMILIES.values():
-        try:
-            family.config_json(config)
-        except ValueError as error:
-            said.append(str(error))
-        else:
-            return family
-    raise ValueError(f"no family can have this decoder: {said[0]}")
-
-
-def save(
-    path: Path,
-    config: DecoderConfig,
-    params: Params,
-    described: Json,
-    beside: Callable[[Path], None],
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Writes config.json and safetensors, in shards of at most so many bytes.
-
-    The folder is written beside its place and gets its name when it is whole.
-
-    Args:
-        path: the folder, new or empty.
-        config: the decoder's.
-        params: its parameters.
-        described: config.json, but for the dtype; it names the family.
-        beside: writes what else belongs into the folder.
-        shard_bytes: of one file, at most.
-
-    Raises:
-        ValueError: something is there already.
-    """
-    refuse_taken(path)
-    family = _family(described, path)
-    # Older transformers read one name of the dtype, newer ones the other.
-    dtypes = dict.fromkeys(("torch_dtype", "dtype"), config.param_dtype)
-    with disk.staged(path) as staging:
-        disk.dump_json({**described, **dtypes}, staging / "config.json")
-        _write(staging, list(_tensors(family, config, params)), shard_bytes)
-        beside(staging)
-
-
-ADAPTER = "adapter_model.safetensors"
-
-
-def save_adapter(path: Path, config: DecoderConfig, params: Params, described: Json) -> None:
-    """Writes an adapter in PEFT's form: adapter_config.json and its matrices, A [r, inputs]..."""
-    refuse_taken(path)
-    family = _family(described, path) if described else family_of(_plain(config))
-    adapter, found = config.lora, {}
-    for target in adapter.targets:
-        place = family.tensors["layers", target]
-        for form, theirs in ((A, "lora_A"), (B, "lora_B")):
-            stacked = np.asarray(params["layers"][form.format(target)])
-            for layer, ours in enumerate(stacked):
-                name = place.name.format(layer=layer).removesuffix(".weight")
-                rows = (
-                    ours.reshape(-1, adapter.rank) if form == A else ours.reshape(adapter.rank, -1)
-                )
-                key = f"base_model.model.{name}.{theirs}.weight"
-                found[key] = np.ascontiguousarray(rows.T)
-    names = {family.tensors["layers", target].name.split(".")[-2] for target in adapter.targets}
-    said = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": described.get("_name_or_path"),
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": sorted(names),
-        "inference_mode": True,
-    }
-    with disk.staged(path) as staging:
-        disk.dump_json(said, staging / "adapter_config.json")
-        safetensors.numpy.save_file(found, staging / ADAPTER, metadata={"format": "pt"})
-
-
-def _plain(config: DecoderConfig) -> DecoderConfig:
-    return dataclasses.replace(config, lora=None)
-
-
-def refuse_taken(path: Path) -> None:
-    """Refuses a folder that has something in it."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path}: is there already; give a new folder")
-
-
-def _tensors(
-    family: Family, config: DecoderConfig, params: Params
-) -> Iterator[tuple[str, Callable[[], np.ndarray], int]]:
-    """Every tensor of the checkpoint: its name, how to get it, its bytes."""
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        path = tuple(key.key for key in keys)
-        place = family.tensors[path]
-        if path[0] != "layers":
-
-            def whole(leaf=leaf, place=place) -> np.ndarray:
-                return np.ascontiguousarray(place.theirs(np.asarray(leaf)))
-
-            yield place.name, whole, leaf.nbytes
-            continue
-        for layer in range(config.layers):
-
-            def one(leaf=leaf, place=place, layer=layer) -> np.ndarray:
-                return np.ascontiguousarray(place.theirs(np.asarray(leaf[layer])))
-
-            yield place.name.format(layer=layer), one, leaf.nbytes // config.layers
-
-
-def _write(folder: Path, tensors: list, shard_bytes: int) -> None:
-    """Tensors in layer order, into as few files as may be."""
-    shards: list[list] = [[]]
-    size = 0
-    for tensor in tensors:
-        if shards[-1] and size + tensor[2] > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(tensor)
-        size += tensor[2]
-    total = sum(tensor[2] for tensor in tensors)
-    placed: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = WHOLE
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        whole = {tensor: get() for tensor, get, _ in shard}
-        safetensors.numpy.save_file(whole, folder / name, metadata={"format": "pt"})
-        placed |= dict.fromkeys(whole, name)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": placed}
-        disk.dump_json(index, folder / INDEX)

@@ -17,18 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from opd import draws
+from opd import draws, fields
 from opd.data import hub_tokenizer, pipeline
 from opd.data.chat import PLAIN, ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
+from opd.data.pipeline import DataConfig
 from opd.data.tokenizers import Tokenizer
 from opd.engine import programs, sharding, steps, vocab
 from opd.engine.steps import Sampling
 from opd.model import lora
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.run.players import hub, players
-from opd.run.settings import config as configs
-from opd.run.store import checkpoint
+from opd.run.players import folder, hub, hub_export, trained
+from opd.run.players.players import PlayerConfig, tokenized
 from opd.types import Array, Params
 
 
@@ -88,13 +88,13 @@ def load_model(
     Traceback (most recent call last):
     ValueError: no folder no/such/folder
     """
-    folder = Path(path)
+    source = Path(path)
     tokenizer = None
-    if hub_tokenizer.has_tokenizer(folder):
-        tokenizer = hub_tokenizer.load(folder, chat)
-    found = hub.look(folder, dtype, None if tokenizer is None else tokenizer.vocab)
-    params = hub.load(found, sharding.make_mesh() if mesh is None else mesh)
-    return Policy(found.config, params, tokenizer, found.json)
+    if hub_tokenizer.has_tokenizer(source):
+        tokenizer = hub_tokenizer.load(source, chat)
+    checkpoint = hub.look(source, dtype, None if tokenizer is None else tokenizer.vocab)
+    params = hub.load(checkpoint, sharding.make_mesh() if mesh is None else mesh)
+    return Policy(checkpoint.config, params, tokenizer, checkpoint.json)
 
 
 def logits(policy: Policy, tokens: Array, mask: Array | None = None) -> Array:
@@ -150,15 +150,15 @@ def complete(
         )
     prompt = np.full((len(ids), width), tokenizer.pad_id, np.int32)
     mask = np.zeros(prompt.shape, bool)
-    for row, own in enumerate(ids):
-        prompt[row, width - len(own) :], mask[row, width - len(own) :] = own, True
+    for row, tokens in enumerate(ids):
+        prompt[row, width - len(tokens) :], mask[row, width - len(tokens) :] = tokens, True
     sampling = Sampling(length, tokenizer.eos_ids, tokenizer.pad_id, temperature, top_k, top_p)
     mesh = _mesh(policy.params)
     rows = programs.batch_rows(prompt, mask, 1)
     key = draws.key(seed, 0, "action")
     drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, sampling=sampling)
-    tokens, graded = np.asarray(drawn.tokens), np.asarray(drawn.mask)
-    return [tokenizer.decode(row[kept].tolist()) for row, kept in zip(tokens, graded, strict=True)]
+    completions = zip(np.asarray(drawn.tokens), np.asarray(drawn.mask), strict=True)
+    return [tokenizer.decode(row[graded].tolist()) for row, graded in completions]
 
 
 def _mesh(params: Params) -> Mesh:
@@ -195,17 +195,17 @@ def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
     tokenizer, base = policy.tokenizer, policy.json
     policy = policy.merged
     if base is None:
-        base = hub.family_of(policy.config).config_json(policy.config)
+        base = hub_export.family_of(policy.config).config_json(policy.config)
         if tokenizer is not None:
             base |= {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
-    def beside(folder: Path) -> None:
+    def beside(target: Path) -> None:
         if isinstance(tokenizer, HubTokenizer):
-            hub_tokenizer.copy(tokenizer.folder, folder)
+            hub_tokenizer.copy(tokenizer.folder, target)
         elif tokenizer is not None:
-            hub_tokenizer.write(tokenizer, folder)
+            hub_tokenizer.write(tokenizer, target)
 
-    hub.save(Path(path), policy.config, policy.params, base, beside)
+    hub_export.save(Path(path), policy.config, policy.params, base, beside)
 
 
 def save_adapter(policy: Policy, path: str | os.PathLike[str]) -> None:
@@ -216,22 +216,32 @@ def save_adapter(policy: Policy, path: str | os.PathLike[str]) -> None:
     """
     if policy.config.lora is None:
         raise ValueError("the model has no adapter: it was trained as a whole")
-    hub.save_adapter(Path(path), policy.config, policy.params, policy.json or {})
+    hub_export.save_adapter(Path(path), policy.config, policy.params, policy.json or {})
 
 
-def from_run(given: str, mesh: Mesh | None = None) -> Policy:
+def from_run(name: str, mesh: Mesh | None = None) -> Policy:
     """The student that a training left: WORKDIR, WORKDIR@STEP or WORKDIR@best.
 
     Raises:
         ValueError: no such workdir or checkpoint.
     """
-    workdir, folder, step = players.trained(given)
-    student = workdir / "models" / "student"
-    config = players.described(student)
-    abstract = players.abstract(Decoder(config), sharding.make_mesh() if mesh is None else mesh)
-    params = checkpoint.params(folder, abstract, step)
-    kept = student / hub.KEPT
-    if kept.is_dir():
-        return Policy(config, params, hub_tokenizer.load(kept), hub.read_json(kept / "config.json"))
-    data = configs.build(hub.read_json(workdir / "config.json")["config"]).tokenized
-    return Policy(config, params, pipeline.load(data, workdir).tokenizer)
+    source = trained.find(name)
+    student = source.workdir / "models" / "student"
+    config = folder.described(student)
+    params = source.params(Decoder(config), sharding.make_mesh() if mesh is None else mesh)
+    theirs = student / hub.KEPT
+    if theirs.is_dir():
+        json = hub.read_json(theirs / "config.json")
+        return Policy(config, params, hub_tokenizer.load(theirs), json)
+    return Policy(config, params, _tokenizer_of(source.workdir))
+
+
+def _tokenizer_of(workdir: Path) -> Tokenizer:
+    """The tokenizer of a training's data."""
+    begun = hub.read_json(workdir / "config.json")["config"]
+    data = fields.build(begun.get("data", {}), DataConfig, "config.data")
+    players = (
+        fields.build(begun.get(name, {}), PlayerConfig, f"config.{name}")
+        for name in ("student", "teacher")
+    )
+    return pipeline.load(tokenized(data, *players), workdir).tokenizer

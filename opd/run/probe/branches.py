@@ -34,11 +34,11 @@ from opd.measure import intervals
 from opd.method import facts
 from opd.method.table import Method, Term
 from opd.run import drawing
-from opd.run.drawing import World
-from opd.types import Array, Coefficients, Model, Params, Rollout, TokenStats
+from opd.run.drawing import Player, World
+from opd.types import Array, Coefficients, Rollout, TokenStats
 
 # Continuations are drawn and scored in pieces of at most so many rows, and of at most so many
-# numbers in one block of the vocabulary pass.
+# numbers in one block of the vocabulary pass: 256 MiB in float32.
 PIECE, BLOCK = 4096, 2**26
 
 # From rows of trunks, the tokens to keep [M, T] (-1: draw), a key and the trunks' places in their
@@ -71,15 +71,15 @@ class Plan:
     @property
     def basis(self) -> np.ndarray:
         """Rows in `columns`: the methods, then first, second, spread, spread_second of each."""
-        own, rows, half = len(self.methods), len(self.branched), self.count // 2
-        basis = np.zeros((own + 4 * rows, len(self.columns)))
-        basis[:own, :own] = np.eye(own)
+        first, rows, half = len(self.methods), len(self.branched), self.count // 2
+        basis = np.zeros((first + 4 * rows, len(self.columns)))
+        basis[:first, :first] = np.eye(first)
         if rows:
             in_first = np.arange(self.count) < half
             mean = np.stack([in_first / half, ~in_first / (self.count - half)])  # [2, R]
             means = np.hstack([mean, np.zeros((2, 1 + self.count))])
             spreads = np.hstack([np.zeros((2, self.count)), np.ones((2, 1)), -mean])
-            basis[own:, own:] = np.kron(np.eye(rows), np.vstack([means, spreads]))
+            basis[first:, first:] = np.kron(np.eye(rows), np.vstack([means, spreads]))
         return basis
 
     @property
@@ -91,7 +91,7 @@ class Plan:
             for method, at in zip(self.branched, starts, strict=True)
         }
 
-    def note(self, method: Method) -> str:
+    def remark(self, method: Method) -> str:
         """How a branched row's parts were estimated, in words."""
         mates = ", its group's other rollouts fresh too" if facts.coupled(method) else ""
         return f"parts estimated with {self.count} fresh continuations from each state{mates}"
@@ -128,7 +128,7 @@ def _summed(term: Term) -> Term:
 def coefficients(
     plan: Plan,
     trunk: Rollout,
-    given: tuple[Coefficients, ...],
+    coefs: tuple[Coefficients, ...],
     key: Array,
     group_size: int,
     extend: Continue,
@@ -139,7 +139,7 @@ def coefficients(
     Args:
         plan: whose columns.
         trunk: [B, T], rows of a group side by side.
-        given: the methods' own coefficients on the batch.
+        coefs: the methods' coefficients on the batch.
         key: of the branches of this step. A continuation's noise is a function of the key, r,
             the trunk's row and t alone.
         group_size: G.
@@ -147,7 +147,7 @@ def coefficients(
         piece: rows that are continued together.
     """
     trunk = jax.device_get(trunk)
-    own = dict(zip((method.name for method in plan.methods), given, strict=True))
+    trunks = dict(zip((method.name for method in plan.methods), coefs, strict=True))
     pushed = [
         _pushed(plan.branched, trunk, jax.random.fold_in(key, 1 + r), group_size, extend, piece)
         for r in range(plan.count)
@@ -157,7 +157,7 @@ def coefficients(
     extra: list[Coefficients] = []
     for number, method in enumerate(plan.branched):
         copies = [branch[number] for branch in pushed]
-        extra += [*copies, *(_times(sign, coefs) for coefs in (own[method.name], *copies))]
+        extra += [*copies, *(_times(sign, one) for one in (trunks[method.name], *copies))]
     return tuple(extra)
 
 
@@ -181,7 +181,7 @@ def _pushed(
     piece = min(piece, trunk.mask.size)  # the same for all batches, whatever is graded in them
     drawn, stats = _continued(trunk, rows, times, key, extend, piece)
     members = _members(rows, times, group_size if any(map(facts.coupled, methods)) else 1)
-    found = _weights(methods, drawn, stats, members, times, piece)
+    pushes = _weights(methods, drawn, stats, members, times, piece)
 
     def whole(values: np.ndarray) -> Array:
         grid = np.zeros(trunk.mask.shape, values.dtype)
@@ -195,7 +195,7 @@ def _pushed(
             whole(coefs.onehot / len(trunk.mask)),
             token=token,
         )
-        for coefs in found
+        for coefs in pushes
     ]
 
 
@@ -209,8 +209,8 @@ def _continued(
 ) -> tuple[Rollout, TokenStats | None]:
     """One fresh continuation of each state (row, time), on the host: leaves [n, ...]."""
     length = trunk.mask.shape[1]
-    found = []
-    for index, kept in _pieces(len(rows), piece):
+    continued = []
+    for index, count in _pieces(len(rows), piece):
         which, at = rows[index], times[index]
         part = _take(trunk, which)
         part = dataclasses.replace(
@@ -220,8 +220,8 @@ def _continued(
             reward=None,
         )
         prefix = np.where(np.arange(length) < at[:, None], part.tokens, -1)
-        found.append(_take(jax.device_get(extend(part, prefix, key, which)), slice(kept)))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        continued.append(_take(jax.device_get(extend(part, prefix, key, which)), slice(count)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *continued)
 
 
 def _members(rows: np.ndarray, times: np.ndarray, group_size: int) -> np.ndarray:
@@ -246,16 +246,16 @@ def _weights(
     Of one rollout: a reduction divides by the rows that it is given, and that is taken back.
     """
     count, group_size = members.shape
-    found = []
-    for index, kept in _pieces(count, max(1, piece // group_size)):
+    weights = []
+    for index, size in _pieces(count, max(1, piece // group_size)):
         flat = members[index].ravel()
         group = np.arange(len(flat), dtype=drawn.group.dtype) // group_size
         rollout = dataclasses.replace(_take(drawn, flat), group=group)
         coefs = programs.coefficients_of(methods, rollout, _take(stats, flat))
-        own = np.arange(len(index)) * group_size
+        first = np.arange(len(index)) * group_size
         one = jax.tree.map(lambda leaf: np.asarray(leaf) * len(flat), coefs)  # noqa: B023
-        found.append(_take(one, (own[:kept], times[index][:kept])))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        weights.append(_take(one, (first[:size], times[index][:size])))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *weights)
 
 
 def _pieces(count: int, size: int):
@@ -285,9 +285,8 @@ def scored(methods: tuple[Method, ...]) -> bool:
 
 def continuing(
     world: World,
-    student: Model,
-    params: Params,
-    teacher: tuple[Model, Params],
+    student: Player,
+    teacher: Player,
     plan: Plan,
     answers: list[str],
 ) -> Continue:
@@ -301,14 +300,12 @@ def continuing(
         rows = sharding.shard_batch(
             jax.tree.map(jnp.asarray, rows | {"prefix": prefix}), world.mesh
         )
-        drawn = programs.rollout(
-            world.mesh, student, params, **rows, key=key, sampling=world.sampling
-        )
-        own = [answers[place // world.group_size] for place in which]
-        drawn = drawing.reward(world.task, drawn, own, 1)
+        drawn = programs.rollout(world.mesh, *student, **rows, key=key, sampling=world.sampling)
+        theirs = [answers[place // world.group_size] for place in which]
+        drawn = drawing.reward(world.task, drawn, theirs, 1)
         if not graded:
             return drawn, None
         head = programs.head(world.mesh, *teacher, drawn)
-        return drawn, programs.score(world.mesh, student, params, drawn, head, world.how)
+        return drawn, programs.score(world.mesh, *student, drawn, head, world.scoring)
 
     return extend

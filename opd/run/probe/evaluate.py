@@ -12,45 +12,60 @@ import numpy as np
 from opd.data import pipeline
 from opd.data.pipeline import Example
 from opd.engine import programs
+from opd.fields import setting
 from opd.masked import zero
 from opd.measure import intervals
-from opd.run.drawing import EVALUATION_STEP, Grader, World, draw
-from opd.types import Model, Params, Rollout
+from opd.run.drawing import EVALUATION_STEP, Grader, Player, World, draw
+from opd.types import Rollout
 
-# (parameters, how many completions to show) -> figures and completions.
-Judge = Callable[[Params, int], tuple[dict[str, Any], list[dict[str, Any]]]]
+# (policy, how many completions to show) -> figures and completions.
+Judge = Callable[[Player, int], tuple[dict[str, Any], list[dict[str, Any]]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Held-out evaluation."""
+
+    split: str = "test"
+    # An accuracy's interval is then +-0.06 at the most.
+    prompts: int = setting(256, at_least=2)
+    # Completions written to samples.jsonl at each evaluation.
+    samples: int = setting(8, at_least=0)
+    every: int = setting(20, at_least=1)  # updates
+    # Evaluations without a better one after which training stops; 0: never.
+    patience: int = setting(0, at_least=0)
+    teacher: bool = False  # measure the KL to the teacher for methods too that need none
 
 
 def evaluate(
     world: World,
-    student: Model,
-    teacher: tuple[Model, Params] | None,
     examples: tuple[Example, ...],
-    params: Params,
+    teacher: Player | None,
+    grade: Grader | None,
+    policy: Player,
     samples: int = 0,
-    grade: Grader | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures over held-out prompts with 95 % intervals over prompts, and some completions.
 
-    `kl` is the sequence KL(student || teacher) in nats: per-state KLs enumerated and summed over
-    the student's own completions. `grade` is who grades the training where that isn't the
+    `kl` is the sequence KL(policy || teacher) in nats: per-state KLs enumerated and summed over
+    the policy's own completions. `grade` is who grades the training where that isn't the
     verifier: `reward` is then its mean, and what the completions have.
     """
     batch = pipeline.encode_prompts(world.task, examples)
-    drawn = draw(world, student, params, batch, EVALUATION_STEP, world.seed, 1)
+    drawn = draw(world, policy, batch, EVALUATION_STEP, world.seed, 1)
     best = None
     if drawn.reward is not None:
         greedy = dataclasses.replace(world.sampling, temperature=0.0)
-        best = draw(world, student, params, batch, EVALUATION_STEP, world.seed, 1, greedy)
-    found = figures([drawn], None if best is None else [best])
+        best = draw(world, policy, batch, EVALUATION_STEP, world.seed, 1, greedy)
+    judged = figures([drawn], None if best is None else [best])
     earned = drawn.reward
     if grade is not None:
         earned = grade(drawn, batch, 1).reward
-        found["reward"] = intervals.mean_interval(np.asarray(earned))
+        judged["reward"] = intervals.mean_interval(np.asarray(earned))
     if teacher is not None:
         head = programs.head(world.mesh, *teacher, drawn)
-        stats = programs.score(world.mesh, student, params, drawn, head, world.how)
-        found["kl"] = intervals.mean_interval(np.asarray(jnp.sum(zero(stats.kl, drawn.mask), 1)))
+        stats = programs.score(world.mesh, *policy, drawn, head, world.scoring)
+        judged["kl"] = intervals.mean_interval(np.asarray(jnp.sum(zero(stats.kl, drawn.mask), 1)))
     tokens, mask = np.asarray(drawn.tokens), np.asarray(drawn.mask)
     shown = [
         {
@@ -61,7 +76,7 @@ def evaluate(
         }
         for i, example in enumerate(examples[:samples])
     ]
-    return found, shown
+    return judged, shown
 
 
 def figures(drawn: Sequence[Rollout], best: Sequence[Rollout] | None) -> dict[str, Any]:
@@ -71,12 +86,12 @@ def figures(drawn: Sequence[Rollout], best: Sequence[Rollout] | None) -> dict[st
     """
     length = np.concatenate([np.asarray(jnp.sum(part.mask, 1)) for part in drawn])
     ended = np.concatenate([np.asarray(part.ended) for part in drawn])
-    found: dict[str, Any] = {
+    judged: dict[str, Any] = {
         "length": intervals.mean_interval(length),
         "truncated": intervals.proportion_interval(~ended),
     }
     if best is not None:
         for name, parts in (("accuracy", drawn), ("accuracy_greedy", best)):
             reward = np.concatenate([np.asarray(part.reward) for part in parts])
-            found[name] = intervals.proportion_interval(reward)
-    return found
+            judged[name] = intervals.proportion_interval(reward)
+    return judged

@@ -9,21 +9,22 @@ from typing import Any
 
 from opd.data import pipeline
 from opd.engine import costs, optimizer, programs
+from opd.engine.optimizer import OptimizerConfig
 from opd.measure.intervals import Interval
 from opd.method.table import Method
 from opd.run import drawing
-from opd.run.drawing import World
-from opd.run.settings.config import Config
-from opd.types import Model, Params, Rollout
+from opd.run.drawing import Player, World
+from opd.types import Rollout
 
 
 def price(
     world: World,
-    student: Model,
-    params: Params,
-    teacher: tuple[Model, Params],
+    student: Player,
+    teacher: Player,
     methods: tuple[Method, ...],
-    config: Config,
+    config: OptimizerConfig,
+    prompts: int,
+    repeats: int,
 ) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
     """What an update with each row alone costs.
 
@@ -32,13 +33,14 @@ def price(
     parameters, their gradients and moments and the teacher's hidden states are in it, the
     teacher's parameters and the sampler's cache are not.
     Rows that differ only in [B, T] scalars share a program and a figure. The clock runs over
-    rollout, teacher and update in turn, interleaved, on one batch as the arms train on.
+    rollout, teacher and update in turn, interleaved, `repeats` times, on one batch of `prompts`
+    as the arms train on.
     """
-    step = optimizer.make(config.optimizer, config.learning_rates[0])
-    batch = pipeline.prompts(world.task, "train", world.seed, config.prompts)[0]
+    step = optimizer.make(config, config.learning_rate)
+    batch = pipeline.prompts(world.task, "train", world.seed, prompts)[0]
 
     def draw() -> Rollout:
-        return drawing.draw(world, student, params, batch, 0, world.seed, world.group_size)
+        return drawing.draw(world, student, batch, 0, world.seed, world.group_size)
 
     drawn = draw()
     clock: dict[Any, Callable[[], Any]] = {
@@ -47,11 +49,11 @@ def price(
     }
     kinds = {costs.program_key(method): method for method in methods[::-1]}
     heads = {key: clock["teacher"]() if costs.needs_teacher(kinds[key]) else None for key in kinds}
-    states = {key: programs.start(world.mesh, student, step, params) for key in kinds}
+    states = {key: programs.start(world.mesh, student.model, step, student.params) for key in kinds}
     lowered = [
         programs.update.lower(
-            world.mesh, student, step, states[key], drawn, heads[key], method, world.seed,
-            world.how, config.optimizer.microbatches,
+            world.mesh, student.model, step, states[key], drawn, heads[key], method, world.seed,
+            world.scoring, config.microbatches,
         )
         for key, method in kinds.items()
     ]  # fmt: skip
@@ -59,7 +61,7 @@ def price(
         compiled = dict(zip(kinds, pool.map(lambda program: program.compile(), lowered)))
     for key, program in compiled.items():
         clock[key] = _Updates(program, states[key], drawn, heads[key], world.seed)
-    taken = costs.seconds(clock, config.probe.repeats)
+    taken = costs.seconds(clock, repeats)
     count = len(drawn.mask)
     seconds, resources = {}, {}
     for method in methods:
@@ -70,8 +72,9 @@ def price(
         figure = costs.median(costs.whole([taken[name] for name in used]))
         seconds[method.name] = Interval(*(number / count for number in figure))
         flops = costs.flops(
-            student, teacher[0], method, drawn.prompt.shape[1], drawn.mask.shape[1], world.how
-        )
+            student.model, teacher.model, method, drawn.prompt.shape[1], drawn.mask.shape[1],
+            world.scoring,
+        )  # fmt: skip
         resources[method.name] = {"flops": flops["total"], "bytes": costs.peak_bytes(compiled[key])}
     return seconds, resources
 

@@ -14,21 +14,77 @@ import numpy as np
 from opd import draws
 from opd.data import pipeline
 from opd.engine import estimator, programs, steps
+from opd.fields import setting
 from opd.masked import zero
 from opd.measure import intervals
 from opd.measure.intervals import Interval, Moments, RowSpec
-from opd.method import facts, importance
+from opd.method import facts, importance, table
 from opd.method.table import Method
 from opd.run import drawing
-from opd.run.drawing import World
+from opd.run.drawing import Player, World
 from opd.run.probe import branches
 from opd.run.probe.branches import Plan
-from opd.run.settings.config import ProbeConfig
 from opd.run.store import progress
-from opd.types import Model, Params, Rollout, TokenStats
+from opd.types import Rollout, TokenStats
 
 # Steps of a probe's keys: far from training's, which count from 0.
 PROBE_STEP = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """Which rows are measured side by side, and on how many rollouts."""
+
+    rows: tuple[str, ...] = ("opd", "opd_sampled")
+    # Prompt groups, the units of independence; an interval of fewer than 4 says nothing.
+    groups: int = setting(128, at_least=4)
+    batch: int = setting(64, at_least=1)  # groups rolled out together
+    sketch: int = setting(2048, at_least=1)  # interval widths are then right to 0.2 %
+    # Interleaved timings: of 5 the extremes are an interval of 93.75 %, of fewer nothing near.
+    repeats: int = setting(5, at_least=5)
+    # Fresh continuations at each state, for rows that hold the future.
+    branches: int = setting(0, at_least=0)
+    # Updates between two probes of a training's own rollouts; 0: none.
+    every: int = setting(0, at_least=0)
+
+    def check(self, path: str) -> None:
+        """Refuses rows that aren't any, and numbers that don't fit each other.
+
+        Raises:
+            ValueError: one line.
+        """
+        if self.groups % self.batch:
+            raise ValueError(
+                f"{path}.groups = {self.groups}: allowed is a multiple of {path}.batch = "
+                f"{self.batch}"
+            )
+        if self.branches == 1:
+            raise ValueError(f"{path}.branches = 1: allowed is 0, or 2 and more")
+        methods_of(f"{path}.rows", self.rows)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The rows to measure, with the partners and references that they are compared with."""
+        methods: dict[str, Method] = {}
+        for method in map(table.parse, self.rows):
+            for needed in (facts.reference(method), facts.partner(method), method):
+                if needed is not None:
+                    methods.setdefault(needed.name, needed)
+        return tuple(methods.values())
+
+
+def methods_of(path: str, names: tuple[str, ...]) -> tuple[Method, ...]:
+    """The methods that a key names, one at least.
+
+    Raises:
+        ValueError: there is none, or one is unknown or can't be.
+    """
+    if not names:
+        raise ValueError(f"{path} = (): allowed is one method or more")
+    try:
+        return tuple(map(table.parse, names))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,10 +100,8 @@ class Measured:
 
 def measure(
     world: World,
-    student: Model,
-    params: Params,
-    teacher: tuple[Model, Params],
-    methods: tuple[Method, ...],
+    student: Player,
+    teacher: Player,
     config: ProbeConfig,
 ) -> Measured:
     """Run the probe: for each batch one rollout, one teacher forward, and K pull-backs a group."""
@@ -57,25 +111,19 @@ def measure(
     def drawn(advance: progress.Advance) -> Iterator[Batch]:
         for number in range(count):
             step, batch = PROBE_STEP + number, batches[number]
-            rollout = drawing.draw(
-                world, student, params, batch, step, world.seed, world.group_size
-            )
+            rollout = drawing.draw(world, student, batch, step, world.seed, world.group_size)
             yield Batch(step, rollout, batch["answers"])
             advance()
 
-    plan = branches.plan(methods, config.branches)
+    plan = branches.plan(config.methods, config.branches)
     with progress.progress("probe", count) as advance:
-        return _measure(
-            world, student, params, teacher, plan, config.sketch, world.seed, drawn(advance)
-        )
+        return _measure(world, student, teacher, plan, config.sketch, world.seed, drawn(advance))
 
 
 def follow(
     world: World,
-    student: Model,
-    params: Params,
-    teacher: tuple[Model, Params],
-    methods: tuple[Method, ...],
+    student: Player,
+    teacher: Player,
     rollout: Rollout,
     step: int,
     seed: int,
@@ -85,12 +133,11 @@ def follow(
 
     Without costs, and without branches. So few groups are seldom enough to trust an interval.
     """
-    plan = branches.plan(methods, 0)
-    found = _measure(
-        world, student, params, teacher, plan, config.sketch, seed, [Batch(step, rollout, [])]
-    )
+    plan = branches.plan(config.methods, 0)
+    batch = Batch(step, rollout, [])
+    measured = _measure(world, student, teacher, plan, config.sketch, seed, [batch])
     tokens, _ = jax.device_get(rollout).digests()
-    return [{"rollouts_digest": tokens} | entry for entry in entries(found, name="training")]
+    return [{"rollouts_digest": tokens} | entry for entry in entries(measured, name="training")]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,36 +151,35 @@ class Batch:
 
 def _measure(
     world: World,
-    student: Model,
-    params: Params,
-    teacher: tuple[Model, Params],
+    student: Player,
+    teacher: Player,
     plan: Plan,
     sketch_width: int,
     seed: int,
     batches: Iterable[Batch],
 ) -> Measured:
     methods, columns = plan.methods, plan.columns
-    total = programs.no_moments(world.mesh, student, params, len(columns))
+    total = programs.no_moments(world.mesh, *student, len(columns))
     grams, sketches, rollouts, scored = [], [], [], []
     for batch in batches:
         rollout = batch.rollout
         head = programs.head(world.mesh, *teacher, rollout)
-        stats = programs.score(world.mesh, student, params, rollout, head, world.how)
-        given = programs.coefficients_of(methods, rollout, stats)
+        stats = programs.score(world.mesh, *student, rollout, head, world.scoring)
+        coefficients = programs.coefficients_of(methods, rollout, stats)
         if plan.branched:
-            extend = branches.continuing(world, student, params, teacher, plan, batch.answers)
+            extend = branches.continuing(world, student, teacher, plan, batch.answers)
             key = draws.key(seed, batch.step, "branch")
-            together = branches.rows_together(world.how.chunk, student.vocab)
-            given += branches.coefficients(
-                plan, rollout, given, key, world.group_size, extend, together
+            together = branches.rows_together(world.scoring.chunk, student.model.vocab)
+            coefficients += branches.coefficients(
+                plan, rollout, coefficients, key, world.group_size, extend, together
             )
         uniforms = estimator.fresh_uniforms(seed, batch.step, rollout, methods)
         total, gram, sketch = programs.probe(
-            world.mesh, student, params, rollout, head, columns, given, uniforms, total,
-            world.how, world.group_size, sketch_width,
+            world.mesh, *student, rollout, head, columns, coefficients, uniforms, total,
+            world.scoring, world.group_size, sketch_width,
         )  # fmt: skip
-        for kept, new in ((grams, gram), (sketches, sketch)):
-            kept.append(np.asarray(new, np.float64))
+        grams.append(np.asarray(gram, np.float64))
+        sketches.append(np.asarray(sketch, np.float64))
         rollouts.append(jax.device_get(rollout))
         scored.append(jax.device_get(stats))
     sums = np.asarray(programs.gram(total), np.float64)
@@ -239,7 +285,7 @@ def _note(method: Method, group_size: int, plan: Plan) -> str | None:
     if bias is not None:
         notes.append(f"biased: {bias}")
     if method in plan.branched:
-        notes.append(plan.note(method))
+        notes.append(plan.remark(method))
     elif reason is not None:
         notes.append(f"no parts: {reason}")
     if facts.coupled(method) == "group":
@@ -270,14 +316,14 @@ def _quotient(value: Interval, by: Interval) -> Interval:
     return Interval(centre, centre - down, centre + up)
 
 
-def by_position(found: Measured, world: World) -> dict[str, Any]:
+def by_position(measured: Measured, world: World) -> dict[str, Any]:
     """KL and both entropies against the position in the completion, intervals over groups."""
-    mask = _grouped([rollout.mask for rollout in found.rollouts], world.group_size)
+    mask = _grouped([rollout.mask for rollout in measured.rollouts], world.group_size)
     counts = mask.sum(1)  # [N, T]
     longest = int(np.max(np.nonzero(counts.sum(0))[0])) + 1
 
     def curve(field: str) -> list[Interval]:
-        values = [np.asarray(zero(getattr(s, field), r.mask)) for s, r in _pairs(found)]
+        values = [np.asarray(zero(getattr(s, field), r.mask)) for s, r in _pairs(measured)]
         sums = _grouped(values, world.group_size).sum(1)
         interval = intervals.mean_interval(sums[:, :longest], counts[:, :longest])
         return [Interval(*at) for at in zip(interval.value, interval.low, interval.high)]
@@ -291,8 +337,8 @@ def by_position(found: Measured, world: World) -> dict[str, Any]:
     }
 
 
-def _pairs(found: Measured):
-    return zip(found.stats, found.rollouts, strict=True)
+def _pairs(measured: Measured):
+    return zip(measured.stats, measured.rollouts, strict=True)
 
 
 def _grouped(parts: list[np.ndarray], group_size: int) -> np.ndarray:
@@ -301,9 +347,9 @@ def _grouped(parts: list[np.ndarray], group_size: int) -> np.ndarray:
     return whole.reshape(-1, group_size, whole.shape[1])
 
 
-def rollouts(found: Measured, world: World) -> dict[str, Any]:
+def rollouts(measured: Measured, world: World) -> dict[str, Any]:
     """Count, digests and lengths of a probe's rollouts."""
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found.rollouts)
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *measured.rollouts)
     tokens, both = whole.digests()
     return {
         "count": len(whole.mask),
@@ -311,23 +357,23 @@ def rollouts(found: Measured, world: World) -> dict[str, Any]:
         "digest_logp": both,
         "mean_length": float(whole.mask.sum(1).mean()),
         "truncated": float(np.mean(~whole.ended)),
-        "groups": found.moments.groups,
+        "groups": measured.moments.groups,
         "group_size": world.group_size,
     }
 
 
-def staleness(found: Measured, world: World, student: Model, params: Params) -> dict[str, float]:
-    """ESS / N of a probe's rollouts under other parameters than those that drew them.
+def staleness(measured: Measured, world: World, policy: Player) -> dict[str, float]:
+    """ESS / N of a probe's rollouts under another policy than the one that drew them.
 
     Named by the log-ratio whose weights they are; 1 where nothing has moved, to rounding.
     """
-    kept: dict[str, list[np.ndarray]] = {kind: [] for kind in importance.LOG_RATIOS}
+    ratios: dict[str, list[np.ndarray]] = {kind: [] for kind in importance.LOG_RATIOS}
     masks = []
-    for rollout in found.rollouts:
-        now = programs.score(world.mesh, student, params, rollout, None, world.how)
+    for rollout in measured.rollouts:
+        now = programs.score(world.mesh, *policy, rollout, None, world.scoring)
         mask = jnp.asarray(rollout.mask)
         masks.append(rollout.mask)
-        for kind, parts in kept.items():
+        for kind, parts in ratios.items():
             ratio = importance.log_ratio(
                 now.logp_student, jnp.asarray(rollout.logp_behavior), mask, kind
             )
@@ -337,6 +383,6 @@ def staleness(found: Measured, world: World, student: Model, params: Params) -> 
         kind: importance.effective_sample_size(
             jnp.asarray(np.concatenate(parts)), importance.counted(mask, kind)
         )
-        for kind, parts in kept.items()
+        for kind, parts in ratios.items()
     }
     return {kind: min(float(share), 1.0) for kind, share in shares.items()}

@@ -17,10 +17,9 @@ from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
 from opd.model.decoder import Decoder
 from opd.run import drawing
-from opd.run.drawing import World
+from opd.run.drawing import Player, World
 from opd.run.players import hub, players
 from opd.run.probe import evaluate
-from opd.run.settings.config import PlayerConfig
 from opd.run.store import progress
 
 
@@ -32,13 +31,13 @@ class Asked:
     task: str  # as `spelled` has them
     split: str | None = None  # None: test, or a dataset's train
     prompts: int | None = None  # at most; None: all
-    length: int = 256  # tokens of a completion at most
+    length: int = 256  # tokens of a completion at most: a worked sum of grade school, mostly
     verifier: str | None = None  # None: the task's own
     temperature: float = 1.0
     chat: ChatConfig = PLAIN
     dtype: str | None = None  # None: the checkpoint's
     seed: int = 0
-    batch: int = 64  # prompts at once
+    batch: int = 64  # prompts at once, by hand; figures don't depend on it but by rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +109,7 @@ def check(asked: Asked) -> Plan:
         raise ValueError(f"--task={asked.task}: has 1 prompt to score, an interval needs 2 or more")
     if task.verifier is None:
         raise ValueError(f"--task={asked.task}: not every prompt has an answer, nothing to score")
-    folder = players.looked_at(PlayerConfig(path=str(asked.path), dtype=asked.dtype), task)
+    folder = players.looked_at(asked.path, asked.dtype, task)
     backend.check()
     tokenizer = task.tokenizer
     world = World(
@@ -119,7 +118,7 @@ def check(asked: Asked) -> Plan:
         sampling=Sampling(
             task.max_completion, tokenizer.eos_ids, tokenizer.pad_id, asked.temperature
         ),
-        how=Pass(asked.temperature),
+        scoring=Pass(asked.temperature),
         group_size=1,
         seed=asked.seed,
     )
@@ -128,15 +127,15 @@ def check(asked: Asked) -> Plan:
 
 def score(plan: Plan) -> dict[str, Any]:
     """The figures with their 95 % intervals over prompts; batches draw from keys of their own."""
-    world, model = plan.world, Decoder(plan.folder.config)
-    params = hub.load(plan.folder, world.mesh)
+    world = plan.world
+    player = Player(Decoder(plan.folder.config), hub.load(plan.folder, world.mesh))
     greedy = dataclasses.replace(world.sampling, temperature=0.0)
     drawn, best = [], []
     with progress.progress("score", len(plan.examples)) as advance:
         for number, start in enumerate(range(0, len(plan.examples), plan.asked.batch)):
             part = plan.examples[start : start + plan.asked.batch]
             batch = pipeline.encode_prompts(world.task, part)
-            rows = (world, model, params, batch, drawing.EVALUATION_STEP - number, world.seed, 1)
+            rows = (world, player, batch, drawing.EVALUATION_STEP - number, world.seed, 1)
             drawn.append(drawing.draw(*rows))
             best.append(drawing.draw(*rows, greedy))
             advance(len(part))

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,22 +21,45 @@ from opd.data import pipeline
 from opd.data.pipeline import Batch, Task
 from opd.engine import sharding
 from opd.engine.steps import Sampling
+from opd.fields import setting
 from opd.method.table import Method, Term
 from opd.run import drawing
-from opd.run.drawing import World
-from opd.run.players import players
-from opd.run.settings.config import Config
+from opd.run.drawing import Grader, Player, World
+from opd.run.players.fit import demonstration
+from opd.run.rollouts import grouped
+from opd.run.rollouts.grouped import Groups
+from opd.run.rollouts.rewards import RewardConfig
 from opd.run.store import checkpoint
 from opd.types import Model, Params, Rollout
 
 # Host state that a checkpoint keeps as it is; {} where there is none. Arrays may grow.
 Memory = dict[str, np.ndarray]
-# Whole prompt groups by the rollout's field, [U, G, ...] each: without `group` and `row`.
-Groups = dict[str, np.ndarray]
-# (rollout, the prompts' batch, group size) -> the rollout with its rewards.
-Grade = Callable[[Rollout, Batch, int], Rollout]
 
 FOREIGN = -1  # version of a row that the student didn't draw
+
+
+@dataclasses.dataclass(frozen=True)
+class BufferConfig:
+    """What a training with behavior=buffer keeps of its earlier rollouts."""
+
+    # Prompt groups; a random one leaves where there is no room.
+    size: int = setting(1024, at_least=1)
+    age: int = setting(0, at_least=0)  # batches of rollouts after which a group leaves; 0: never
+
+
+# What a dataset can be made of.
+SOURCES = ("solutions", "student", "teacher")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """What a training with behavior=dataset trains on."""
+
+    # None: solutions, or for a row that weighs rewards or ratios the student's rollouts: drawn
+    # once, at the start, and kept.
+    source: str | None = setting(None, choices=SOURCES)
+    # Prompt groups of such a set, and of pairs that a run makes for itself.
+    groups: int = setting(64, at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +79,14 @@ class Source:
 
     world: World
     student: Model
-    teacher: tuple[Model, Params] | None
+    teacher: Player | None
     method: Method
-    config: Config
+    groups: int  # prompt groups of a draw
+    buffer: BufferConfig
+    dataset: DatasetConfig
+    reward: RewardConfig
     seed: int
-    grade: Grade
+    grade: Grader
     sampling: Sampling  # how rollouts are drawn, whoever draws them
     start: Params | None  # the student's at update 0, for a logged dataset
     workdir: Path | None
@@ -89,17 +112,17 @@ class Source:
     @functools.cached_property
     def prompts(self) -> Sequence[Batch]:
         """Batch `number` of prompts."""
-        return pipeline.prompts(self.world.task, "train", self.seed, self.config.prompts)
+        return pipeline.prompts(self.world.task, "train", self.seed, self.groups)
 
     @functools.cached_property
     def solved(self) -> Sequence[Batch]:
         """The same prompts with their solutions."""
-        return pipeline.demonstrations(self.world.task, "train", self.seed, self.config.prompts)
+        return pipeline.demonstrations(self.world.task, "train", self.seed, self.groups)
 
     @functools.cached_property
     def demonstrations(self) -> Sequence[Batch]:
         """As many solutions a batch as there would be rollouts, each of another prompt."""
-        rows = self.config.prompts * self.config.group_size
+        rows = self.groups * self.world.group_size
         return pipeline.demonstrations(self.world.task, "train", self.seed, rows)
 
     @functools.cached_property
@@ -111,7 +134,7 @@ class Source:
     def places(self) -> Sequence[list[int]]:
         """Which groups of the dataset a batch has: a permutation an epoch."""
         count = len(self.logged["prompt"])
-        return pipeline.endless(count, "dataset", self.seed, self.config.prompts, list)
+        return pipeline.endless(count, "dataset", self.seed, self.groups, list)
 
 
 Behavior = Callable[[Source, Params, int, int, Memory], Drawn]
@@ -120,14 +143,14 @@ Behavior = Callable[[Source, Params, int, int, Memory], Drawn]
 # --- what a method asks for, said before anything compiles ---------------------------------------
 
 
-def dataset_source(method: Method, config: Config) -> str:
+def dataset_source(method: Method, config: DatasetConfig) -> str:
     """What a dataset is made of: solutions, or rollouts of the student's start or the teacher.
 
     Unless said, the student's where a term weighs rewards or ratios: solutions are all right, and
     nobody knows their log-probabilities.
     """
-    if config.dataset.source is not None:
-        return config.dataset.source
+    if config.source is not None:
+        return config.source
     return "student" if any(map(_weighs, method.terms)) else "solutions"
 
 
@@ -135,7 +158,7 @@ def _weighs(term: Term) -> bool:
     return term.signal == "reward" or (term.importance, term.correction) != ("none", "none")
 
 
-def needs_met(method: Method, config: Config) -> frozenset[str]:
+def needs_met(method: Method, config: DatasetConfig) -> frozenset[str]:
     """What a training has for its method's behavior: keys of facts.NEEDS."""
     met = {"dataset", "teacher_rollouts", "buffer"}
     if method.behavior == "dataset" and dataset_source(method, config) != "solutions":
@@ -143,32 +166,33 @@ def needs_met(method: Method, config: Config) -> frozenset[str]:
     return frozenset(met)
 
 
-def draws_teacher(method: Method, config: Config) -> bool:
+def draws_teacher(method: Method, config: DatasetConfig) -> bool:
     """Whether some of the rollouts are the teacher's."""
     term = method.terms[0]
     whose = {"mixture": term.other, "dataset": dataset_source(method, config)}
     return whose.get(method.behavior, method.behavior) == "teacher"
 
 
-def check(method: Method, config: Config, task: Task) -> None:
-    """Refuses a behavior that data or config can't give.
+def check(
+    method: Method, dataset: DatasetConfig, buffer: BufferConfig, prompts: int, task: Task
+) -> None:
+    """Refuses a behavior that data or config can't give; `prompts` are those of an update.
 
     Raises:
         ValueError: prompts without the solutions that are asked for, or a buffer that is smaller
             than a batch.
     """
     term = method.terms[0]
-    given = method.behavior == "dataset" and dataset_source(method, config) == "solutions"
+    solved = method.behavior == "dataset" and dataset_source(method, dataset) == "solutions"
     mixed = method.behavior == "mixture" and term.other == "dataset" and term.share < 1
-    if (given or mixed) and any(each.solution is None for each in task.split("train")):
+    if (solved or mixed) and any(each.solution is None for each in task.split("train")):
         raise ValueError(
             f"{method.name}: behavior={method.behavior} takes solutions, and the data have prompts "
             "without an answer"
         )
-    if method.behavior == "buffer" and config.buffer.size < config.prompts:
+    if method.behavior == "buffer" and buffer.size < prompts:
         raise ValueError(
-            f"config.buffer.size = {config.buffer.size}: allowed is config.prompts = "
-            f"{config.prompts} or more"
+            f"config.buffer.size = {buffer.size}: allowed is config.prompts = {prompts} or more"
         )
 
 
@@ -178,7 +202,7 @@ def check(method: Method, config: Config, task: Task) -> None:
 def student(source: Source, params: Params, number: int, version: int, memory: Memory) -> Drawn:
     """Completions of the current student."""
     batch = source.prompts[number]
-    rollout = _completed(source, source.student, params, batch, number)
+    rollout = _completed(source, Player(source.student, params), batch, number)
     return _graded(source, rollout, batch, version)
 
 
@@ -190,12 +214,12 @@ def teacher(source: Source, params: Params, number: int, version: int, memory: M
 
 def dataset(source: Source, params: Params, number: int, version: int, memory: Memory) -> Drawn:
     """Given sequences: solutions, each a group of its own, or whole groups of logged rollouts."""
-    if dataset_source(source.method, source.config) == "solutions":
+    if dataset_source(source.method, source.dataset) == "solutions":
         batch = source.demonstrations[number]
-        rollout = sharding.shard_batch(players.demonstration(batch), source.world.mesh)
+        rollout = sharding.shard_batch(demonstration(batch), source.world.mesh)
         return _graded(source, rollout, batch, FOREIGN, group_size=1)
     groups = {name: array[source.places[number]] for name, array in source.logged.items()}
-    rollout = _rows(groups)
+    rollout = grouped.joined(groups)
     return Drawn(rollout, {}, 1, len(rollout.row), {})
 
 
@@ -205,21 +229,23 @@ def buffer(source: Source, params: Params, number: int, version: int, memory: Me
     A fresh batch joins them; groups of more than `buffer.age` batches leave, and random ones where
     there are more than `buffer.size`.
     """
-    config = source.config
+    size, oldest = source.buffer.size, source.buffer.age
     fresh = student(source, params, number, version, memory)
-    groups = _groups(fresh.rollout, config.group_size)
-    groups["born"] = np.full(config.prompts, number, np.int32)
+    groups = grouped.split(fresh.rollout, source.world.group_size)
+    groups["born"] = np.full(source.groups, number, np.int32)
     if memory:
         groups = {name: np.concatenate([memory[name], new]) for name, new in groups.items()}
     age = number - groups["born"]
-    kept = np.flatnonzero(age <= config.buffer.age) if config.buffer.age else np.arange(len(age))
+    stay = np.flatnonzero(age <= oldest) if oldest else np.arange(len(age))
     random = draws.generator(draws.key(source.seed, number, "buffer"))
-    if len(kept) > config.buffer.size:
-        kept = np.sort(random.choice(kept, config.buffer.size, replace=False))
-    taken = random.choice(kept, config.prompts, replace=False)
-    rollout = _rows({name: array[taken] for name, array in groups.items() if name != "born"})
-    figures = {"buffered": float(len(kept)), "age": float(np.mean(age[taken]))}
-    memory = {name: array[kept] for name, array in groups.items()}
+    if len(stay) > size:
+        stay = np.sort(random.choice(stay, size, replace=False))
+    taken = random.choice(stay, source.groups, replace=False)
+    rollout = grouped.joined(
+        {name: array[taken] for name, array in groups.items() if name != "born"}
+    )
+    figures = {"buffered": float(len(stay)), "age": float(np.mean(age[taken]))}
+    memory = {name: array[stay] for name, array in groups.items()}
     return dataclasses.replace(fresh, rollout=rollout, memory=memory, figures=figures)
 
 
@@ -231,20 +257,20 @@ def mixture(source: Source, params: Params, number: int, version: int, memory: M
     term = source.method.terms[0]
     if term.level == "token":
         return _blended(source, params, number, term.share)
-    rows = source.config.prompts * source.config.group_size
+    rows = source.groups * source.world.group_size
     coins = draws.generator(draws.key(source.seed, number, "mixture")).random(
         1 if term.level == "batch" else rows
     )
-    own = np.broadcast_to(coins < term.share, rows)
+    students = np.broadcast_to(coins < term.share, rows)
     batch = source.prompts[number]
     drawn = []
-    if own.any():
-        drawn.append(_completed(source, source.student, params, batch, number))
-    if not own.all():
+    if students.any():
+        drawn.append(_completed(source, Player(source.student, params), batch, number))
+    if not students.all():
         others = {"teacher": _teachers, "dataset": _solutions}[term.other]
         drawn.append(others(source, batch, number))
-    rollout = drawn[0] if len(drawn) == 1 else _merged(own, *drawn)
-    return _graded(source, rollout, batch, np.where(own, version, FOREIGN))
+    rollout = drawn[0] if len(drawn) == 1 else _merged(students, *drawn)
+    return _graded(source, rollout, batch, np.where(students, version, FOREIGN))
 
 
 BEHAVIORS: dict[str, Behavior] = {
@@ -262,30 +288,28 @@ def _blended(source: Source, params: Params, number: int, share: float) -> Drawn
     model, other = source.teacher
     batch = source.prompts[number]
     mixed = {"partner": model, "partner_params": other, "share": share}
-    rollout = _completed(source, source.student, params, batch, number, **mixed)
+    rollout = _completed(source, Player(source.student, params), batch, number, **mixed)
     return _graded(source, rollout, batch, FOREIGN)
 
 
-def _completed(
-    source: Source, model: Model, params: Params, batch: Batch, number: int, **mixed: Any
-) -> Rollout:
+def _completed(source: Source, player: Player, batch: Batch, number: int, **mixed: Any) -> Rollout:
     """G completions a prompt; `mixed` is what else programs.rollout takes."""
     key = draws.key(source.seed, number, "action")
     return drawing.complete(
-        source.world, model, params, batch, key, source.config.group_size, source.sampling, **mixed
+        source.world, player, batch, key, source.world.group_size, source.sampling, **mixed
     )
 
 
 def _teachers(source: Source, batch: Batch, number: int) -> Rollout:
     assert source.teacher is not None, f"{source.method.name} has no teacher"
-    return _completed(source, *source.teacher, batch, number)
+    return _completed(source, source.teacher, batch, number)
 
 
 def _solutions(source: Source, batch: Batch, number: int) -> Rollout:
     """The solutions of a batch's prompts, each G times."""
-    groups = _groups(players.demonstration(source.solved[number]), 1)
-    size = source.config.group_size
-    return _rows({name: np.repeat(array, size, axis=1) for name, array in groups.items()})
+    groups = grouped.split(demonstration(source.solved[number]), 1)
+    size = source.world.group_size
+    return grouped.joined({name: np.repeat(array, size, axis=1) for name, array in groups.items()})
 
 
 def _graded(
@@ -297,46 +321,22 @@ def _graded(
 ) -> Drawn:
     """A draw of one batch of prompts, without memory: rewards and versions are filled in."""
     rollout = sharding.shard_batch(rollout, source.world.mesh)
-    rollout = source.grade(rollout, batch, group_size or source.config.group_size)
+    rollout = source.grade(rollout, batch, group_size or source.world.group_size)
     rows = len(rollout.row)
     versions = jnp.asarray(np.broadcast_to(np.asarray(version, np.int32), rows))
     return Drawn(dataclasses.replace(rollout, version=versions), {}, 1, rows, {})
 
 
-def _merged(own: np.ndarray, left: Rollout, right: Rollout) -> Rollout:
-    """Row by row, left where it is own."""
+def _merged(where: np.ndarray, left: Rollout, right: Rollout) -> Rollout:
+    """Row by row: left where it is true [B], else right."""
 
     def choose(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return np.where(own.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
+        return np.where(where.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
 
     return jax.tree.map(choose, *jax.device_get((left, right)))
 
 
-# --- groups --------------------------------------------------------------------------------------
-
-
-def _groups(rollout: Rollout, group_size: int) -> Groups:
-    """A rollout's fields on the host, a row of arrays a group."""
-    found = {}
-    for field in dataclasses.fields(Rollout):
-        value = getattr(rollout, field.name)
-        if value is not None and field.name not in ("group", "row"):
-            array = np.array(value)  # a copy, to be written to
-            found[field.name] = array.reshape(-1, group_size, *array.shape[1:])
-    return found
-
-
-def _rows(groups: Groups) -> Rollout:
-    """Groups as one rollout, numbered anew."""
-    count, size = groups["mask"].shape[:2]
-    row = np.arange(count * size, dtype=np.int32)
-    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in groups.items()}
-    return Rollout(group=row // np.int32(size), row=row, **flat)
-
-
-def _level(reward: np.ndarray) -> np.ndarray:
-    """Which groups' rewards [U, G] are all equal."""
-    return np.all(reward == reward[:, :1], axis=1)
+# --- redraws ------------------------------------------------------------------------------------
 
 
 def _redraw(
@@ -352,32 +352,32 @@ def _redraw(
     Until none is left, or `most` further batches of prompts were drawn.
     """
     drawn = [behavior(source, params, number, version, {})]
-    groups = _groups(drawn[0].rollout, source.config.group_size)
-    level = _level(groups["reward"])
+    groups = grouped.split(drawn[0].rollout, source.world.group_size)
+    level = grouped.level(groups["reward"])
     redrawn = 0
     while np.any(level) and len(drawn) <= most:
         drawn.append(behavior(source, params, number + len(drawn), version, {}))
-        fresh = _groups(drawn[-1].rollout, source.config.group_size)
-        pairs = list(zip(np.flatnonzero(level), np.flatnonzero(~_level(fresh["reward"]))))
+        fresh = grouped.split(drawn[-1].rollout, source.world.group_size)
+        pairs = list(zip(np.flatnonzero(level), np.flatnonzero(~grouped.level(fresh["reward"]))))
         for old, new in pairs:
             for name in groups:
                 groups[name][old] = fresh[name][new]
             level[old] = False
         redrawn += len(pairs)
     generated = sum(each.generated for each in drawn)
-    return Drawn(_rows(groups), {}, len(drawn), generated, {"redrawn": float(redrawn)})
+    return Drawn(grouped.joined(groups), {}, len(drawn), generated, {"redrawn": float(redrawn)})
 
 
 def _figures(method: Method, rollout: Rollout) -> dict[str, float]:
     """What can be told of the rows whatever their behavior."""
-    found = {}
+    figures = {}
     if rollout.reward is not None:
         size = np.bincount(np.asarray(rollout.group))[0]
-        level = _level(np.asarray(rollout.reward).reshape(-1, size))
-        found |= {"degenerate": float(np.mean(level))} if size > 1 else {}
+        level = grouped.level(np.asarray(rollout.reward).reshape(-1, size))
+        figures |= {"degenerate": float(np.mean(level))} if size > 1 else {}
     if method.behavior == "mixture" and method.terms[0].level != "token":
-        found["student_share"] = float(np.mean(np.asarray(rollout.version) != FOREIGN))
-    return found
+        figures["student_share"] = float(np.mean(np.asarray(rollout.version) != FOREIGN))
+    return figures
 
 
 # --- logged rollouts -----------------------------------------------------------------------------
@@ -385,78 +385,48 @@ def _figures(method: Method, rollout: Rollout) -> dict[str, float]:
 
 def _logged(source: Source) -> Groups:
     """`dataset.groups` groups of the student's start or of the teacher, drawn once and kept."""
-    whose = dataset_source(source.method, source.config)
+    whose = dataset_source(source.method, source.dataset)
     if whose == "student":
         assert source.start is not None, f"{source.method.name} has no start to draw from"
-        model, params, version = source.student, source.start, 0
+        player, version = Player(source.student, source.start), 0
     else:
         assert source.teacher is not None, f"{source.method.name} has no teacher"
-        model, params, version = *source.teacher, FOREIGN
+        player, version = source.teacher, FOREIGN
     if source.workdir is None:
-        return _log(source, model, params, version)
-    identity = _identity(source, whose, model, params)
-    digest = hashlib.sha256(disk.dumps(identity).encode()).hexdigest()
-    path = source.workdir / "dataset" / f"{whose}-{digest[:12]}.npz"
-    found = _read(path, identity)
-    if found is None:
-        found = _log(source, model, params, version)
-        _write(path, identity, found)
-    return found
+        return _log(source, player, version)
+    identity = _identity(source, whose, player)
+    path = grouped.path_of(source.workdir / "dataset", whose, identity)
+    logged = grouped.read(path, identity)
+    if logged is None:
+        logged = _log(source, player, version)
+        grouped.write(path, identity, logged)
+    return logged
 
 
-def _log(source: Source, model: Model, params: Params, version: int) -> Groups:
+def _log(source: Source, player: Player, version: int) -> Groups:
     """Batch after batch of prompts, with keys of their own."""
-    config = source.config
-    parts = []
-    for number in range(-(-config.dataset.groups // config.prompts)):
+    parts, count, size = [], source.dataset.groups, source.world.group_size
+    for number in range(-(-count // source.groups)):
         batch = source.prompts[number]
         key = draws.key(source.seed, number, "dataset")
-        rollout = drawing.complete(
-            source.world, model, params, batch, key, config.group_size, source.sampling
-        )
-        parts.append(_groups(_graded(source, rollout, batch, version).rollout, config.group_size))
-    return {
-        name: np.concatenate([part[name] for part in parts])[: config.dataset.groups]
-        for name in parts[0]
-    }
+        rollout = drawing.complete(source.world, player, batch, key, size, source.sampling)
+        parts.append(grouped.split(_graded(source, rollout, batch, version).rollout, size))
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
-def _identity(source: Source, whose: str, model: Model, params: Params) -> Any:
+def _identity(source: Source, whose: str, player: Player) -> Any:
     """All that logged rollouts depend on, as JSON has it."""
-    config = source.config
     return disk.strict(
         {
             "source": whose,
-            "groups": config.dataset.groups,
-            "prompts": config.prompts,
-            "group_size": config.group_size,
+            "groups": source.dataset.groups,
+            "prompts": source.groups,
+            "group_size": source.world.group_size,
             "seed": source.seed,
             "sampling": dataclasses.asdict(source.sampling),
-            "reward": dataclasses.asdict(config.reward),
+            "reward": dataclasses.asdict(source.reward),
             "data": source.world.task.identity,
-            "model": repr(model),
-            "params": checkpoint.digest(params),
+            "model": repr(player.model),
+            "params": checkpoint.digest(player.params),
         }
     )
-
-
-def _read(path: Path, identity: Any) -> Groups | None:
-    """The dataset that is there, if it is this one and whole."""
-    try:
-        said = json.loads(path.with_suffix(".json").read_text())
-        content = path.read_bytes()
-    except (OSError, ValueError):
-        return None
-    if said != {"identity": identity, "sha256": hashlib.sha256(content).hexdigest()}:
-        return None
-    with np.load(io.BytesIO(content)) as arrays:
-        return dict(arrays)
-
-
-def _write(path: Path, identity: Any, groups: Groups) -> None:
-    """The arrays, and then what says that they are whole."""
-    content = io.BytesIO()
-    np.savez(content, **groups)
-    disk.replace_file(path, content.getvalue())
-    said = {"identity": identity, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
-    disk.dump_json(said, path.with_suffix(".json"))

@@ -6,6 +6,7 @@ All of them are graders, (rollout, batch of its prompts, group size) -> the roll
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -24,9 +25,8 @@ from opd.engine import programs
 from opd.model.scalar import Scalar
 from opd.run import drawing
 from opd.run.drawing import Grader, World
-from opd.run.players import players
-from opd.run.settings.config import RewardConfig
-from opd.run.store import checkpoint
+from opd.run.players import folder, trained
+from opd.run.players.trained import Trained
 from opd.types import Params, Rollout
 
 # (prompt, completion, final answer or None) -> reward.
@@ -37,62 +37,91 @@ class RewardError(RuntimeError):
     """What a run can't be graded by: found out only as it graded."""
 
 
-def given(config: RewardConfig) -> bool:
-    """Whether someone other than the task's verifier grades."""
-    return config.function is not None or config.from_ is not None
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Who grades a training's completions; the task's verifier where neither is given."""
+
+    function: str | None = None  # MODULE:NAME, f(prompt, completion, answer) -> float
+    from_: str | None = None  # key `from`: WORKDIR[@STEP|@best] of a training of a reward model
+    pairs: str | None = None  # FILE.jsonl of prompt, chosen, rejected: what a reward model learns
+
+    @property
+    def others(self) -> bool:
+        """Whether someone other than the task's verifier grades."""
+        return self.function is not None or self.from_ is not None
+
+    def check(self, path: str) -> None:
+        """Refuses two graders.
+
+        Raises:
+            ValueError: both are given.
+        """
+        if self.function is not None and self.from_ is not None:
+            raise ValueError(f"{path}.function and {path}.from are both given: allowed is one")
 
 
-def check(config: RewardConfig, task: Task) -> None:
-    """Refuses what can't grade the task's completions.
+@dataclasses.dataclass(frozen=True)
+class RewardPlan:
+    """Who grades, looked at before anything is compiled."""
+
+    config: RewardConfig
+    function: Function | None = None
+    model: Scalar | None = None
+    trained: Trained | None = None  # of the model
+
+    @property
+    def inputs(self) -> dict[str, Any] | None:
+        """What rewards depend on beside the config: contents of files; None where it says it all.
+
+        Of a reward model's own training these are the pairs.
+
+        A function is known by the file it is written in and by the module it is taken from; what
+        these import is not looked at.
+
+        Raises:
+            ValueError: a file that can't be read.
+        """
+        if self.function is not None:
+            return {"sha256": _sources(self.config.function)}
+        if self.trained is not None:
+            return self.trained.identity
+        if self.config.pairs is not None:
+            return {"sha256": _sha256(self.config.pairs)}
+        return None
+
+
+def look(config: RewardConfig, task: Task) -> RewardPlan:
+    """Who is to grade the task's completions.
 
     Raises:
         ValueError: a function that can't be had, a workdir without a reward model, or one of
             another tokenizer or of shorter sequences.
     """
     if config.function is not None:
-        function(config.function)
+        return RewardPlan(config, function=function(config.function))
     if config.from_ is not None:
-        model(config.from_, task)
+        source = trained.find(config.from_, "reward")
+        model = Scalar(folder.decoder(source.workdir / "models" / "reward", task))
+        return RewardPlan(config, model=model, trained=source)
+    return RewardPlan(config)
 
 
-def grader(config: RewardConfig, world: World) -> Grader:
-    """Who grades, as the config says.
-
-    Raises:
-        ValueError: what `check` finds wrong.
-    """
-    if config.function is not None:
-        said = config.function
-        return functools.partial(_by_function, world.task, said, function(said))
-    if config.from_ is not None:
-        scalar = model(config.from_, world.task)
-        params = players.restored(scalar, config.from_, world, "reward")
-        return functools.partial(_by_model, world, scalar, params)
-    return functools.partial(_by_verifier, world.task)
-
-
-def identity(config: RewardConfig) -> dict[str, Any] | None:
-    """What rewards depend on beside the config: contents of files; None where it says it all.
-
-    Of a reward model's own training these are the pairs.
-
-    A function is known by the file it is written in and by the module it is taken from; what these
-    import is not looked at.
-
-    Raises:
-        ValueError: what `check` and `players.trained` refuse.
-    """
-    if config.function is not None:
-        return {"sha256": _sources(config.function)}
-    if config.from_ is not None:
-        _, folder, step = players.trained(config.from_, "reward")
-        return {"step": step, "sha256": checkpoint.contents(folder / str(step))}
-    if config.pairs is not None:
-        return {"sha256": _sha256(config.pairs)}
-    return None
+def grader(plan: RewardPlan, world: World) -> Grader:
+    """Who grades, ready to: a reward model's parameters are read onto the mesh."""
+    if plan.function is not None:
+        return functools.partial(_by_function, world.task, plan.config.function, plan.function)
+    if plan.model is not None:
+        params = plan.trained.params(plan.model, world.mesh)
+        return functools.partial(_by_model, world, plan.model, params)
+    return verifier(world)
 
 
 # --- the verifier ----------------------------------------------------------------------------
+
+
+def verifier(world: World) -> Grader:
+    """The task's own grader."""
+    return functools.partial(_by_verifier, world.task)
 
 
 def _by_verifier(task: Task, rollout: Rollout, batch: Batch, group_size: int) -> Rollout:
@@ -102,22 +131,22 @@ def _by_verifier(task: Task, rollout: Rollout, batch: Batch, group_size: int) ->
 # --- a user's function -----------------------------------------------------------------------
 
 
-def function(said: str) -> Function:
+def function(name: str) -> Function:
     """The function that MODULE:NAME names; modules of the current folder are found, as with -m.
 
     Raises:
         ValueError: no such module or name, or nothing to call.
     """
-    return _found(said)[1]
+    return _imported(name)[1]
 
 
-def _found(said: str) -> tuple[ModuleType, Function]:
+def _imported(name: str) -> tuple[ModuleType, Function]:
     """The module and the function of MODULE:NAME."""
-    return verifiers.imported("config.reward.function", said)
+    return verifiers.imported("config.reward.function", name)
 
 
 def _by_function(
-    task: Task, said: str, function: Function, rollout: Rollout, batch: Batch, group_size: int
+    task: Task, name: str, function: Function, rollout: Rollout, batch: Batch, group_size: int
 ) -> Rollout:
     """A completion at a time; one that was cut is graded as any other.
 
@@ -127,9 +156,9 @@ def _by_function(
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
     graded = []
     for row in range(len(tokens)):
-        prompt, answer = (batch[name][row // group_size] for name in ("texts", "answers"))
+        prompt, answer = (batch[key][row // group_size] for key in ("texts", "answers"))
         completion = pipeline.decode_completion(task, tokens[row], mask[row])
-        what = f"config.reward.function = {said!r}, prompt {prompt!r:.60}"
+        what = f"config.reward.function = {name!r}, prompt {prompt!r:.60}"
         try:
             value = function(prompt, completion, answer or None)
         except Exception as error:  # a user's function raises what it likes
@@ -145,9 +174,9 @@ def _is_finite(value: Any) -> bool:
     """Whether it is one number that float32 holds."""
     if not isinstance(value, (numbers.Real, np.generic, np.ndarray, jax.Array)):
         return False
-    found = np.asarray(value)
-    number = found.ndim == 0 and found.dtype.kind in "biuf"
-    return number and abs(float(found)) <= float(np.finfo(np.float32).max)
+    array = np.asarray(value)
+    is_number = array.ndim == 0 and array.dtype.kind in "biuf"
+    return is_number and abs(float(array)) <= float(np.finfo(np.float32).max)
 
 
 def _line(error: Exception) -> str:
@@ -155,9 +184,9 @@ def _line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _sources(said: str) -> str:
+def _sources(name: str) -> str:
     """SHA-256 over the files of MODULE:NAME."""
-    module, there = _found(said)
+    module, there = _imported(name)
     files = {getattr(module, "__file__", None)}
     with contextlib.suppress(TypeError):  # no source of its own: an object, a builtin
         files.add(inspect.getsourcefile(inspect.unwrap(there)))
@@ -178,17 +207,6 @@ def _sha256(file: str) -> str:
 
 
 # --- a reward model --------------------------------------------------------------------------
-
-
-def model(given: str, task: Task) -> Scalar:
-    """The reward model of a workdir that trained one.
-
-    Raises:
-        ValueError: no such workdir or step, one that trained a policy, another tokenizer than the
-            task's, or a model that doesn't read the task's sequences.
-    """
-    workdir, *_ = players.trained(given, "reward")
-    return Scalar(players.decoder_of(workdir / "models" / "reward", task))
 
 
 def _by_model(

@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 from gin import config_parser
 
+from opd import fields
 from opd.run.settings import config as configs
 from opd.run.settings.config import Config
 
@@ -67,20 +68,20 @@ def read(files: Sequence[str], bindings: Sequence[str]) -> dict[str, Any]:
         lines += _lines(text, f"--gin_bindings={' '.join(text.split())}", None, ())
     macros = {line.key: line for line in lines if line.macro}
     used: set[str] = set()
-    found = {line.key: _value(line, macros, used) for line in lines if not line.macro}
+    values = {line.key: _value(line, macros, used) for line in lines if not line.macro}
     for name in macros:
         if name not in used:
             raise ValueError(
                 f"{macros[name].where}: {name} is a macro, and no %{name} uses it; a key of the "
                 "top is written config.KEY = VALUE"
             )
-    return found
+    return values
 
 
-def bind(values: dict[str, Any], bound: Mapping[str, Any], kept: set[str]) -> None:
-    """Puts bound values into nested ones, in place, but for the dotted keys that are kept."""
+def bind(values: dict[str, Any], bound: Mapping[str, Any], flags: set[str]) -> None:
+    """Puts bound values into nested ones, in place, but for the dotted keys that flags have set."""
     for key, value in bound.items():
-        if key in kept:
+        if key in flags:
             continue
         *parts, last = key.split(".")
         nested = values
@@ -105,22 +106,22 @@ def _of_file(file: str, asked: str, including: tuple[str, ...]) -> list[_Line]:
     return _lines(text, file, file, (*including, file))
 
 
-def _lines(text: str, said: str, file: str | None, including: tuple[str, ...]) -> list[_Line]:
-    """All bindings of a text; of a file with its line, `FILE:LINE`, in what is said of it."""
-    found = []
-    for statement in _statements(text, said, file):
-        where = said if file is None else f"{file}:{statement.location.line_num}"
+def _lines(text: str, asked: str, file: str | None, including: tuple[str, ...]) -> list[_Line]:
+    """All bindings of a text that was `asked` for so; each of a file's has its line, FILE:LINE."""
+    lines = []
+    for statement in _statements(text, asked, file):
+        where = asked if file is None else f"{file}:{statement.location.line_num}"
         if isinstance(statement, config_parser.IncludeStatement):
-            asked = f"{where}: include {statement.filename!r}"
-            found += _of_file(statement.filename, asked, including)
+            include = f"{where}: include {statement.filename!r}"
+            lines += _of_file(statement.filename, include, including)
         elif isinstance(statement, config_parser.ImportStatement):
             raise ValueError(f"{where}: {statement.format()} would run code; allowed is include")
         elif isinstance(statement, config_parser.BindingStatement):
-            found.append(_line(statement, where))
-    return found
+            lines.append(_line(statement, where))
+    return lines
 
 
-def _statements(text: str, said: str, file: str | None) -> Iterator[Any]:
+def _statements(text: str, asked: str, file: str | None) -> Iterator[Any]:
     """What gin's parser finds, in order.
 
     Raises:
@@ -133,9 +134,9 @@ def _statements(text: str, said: str, file: str | None) -> Iterator[Any]:
         what = (error.msg or "no gin").strip().splitlines()[-1].strip()
         if "Failed to parse token" in what or "Unable to parse value" in what:
             what = f"{what.rstrip('.')}; allowed is {VALUES}"
-        raise ValueError(f"{said}{place}: {what}") from None
+        raise ValueError(f"{asked}{place}: {what}") from None
     except (tokenize.TokenError, TypeError) as error:  # no end, or a list as a mapping's key
-        raise ValueError(f"{said}: {error.args[0]}") from None
+        raise ValueError(f"{asked}: {error.args[0]}") from None
 
 
 def _line(statement: config_parser.BindingStatement, where: str) -> _Line:
@@ -155,7 +156,7 @@ def _line(statement: config_parser.BindingStatement, where: str) -> _Line:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if dataclasses.is_dataclass(kind):
-        keys = ", ".join(configs.to_dict(kind()))
+        keys = ", ".join(fields.to_dict(kind()))
         raise ValueError(f"{where}: config.{key} is a part, not a key; its keys are {keys}")
     return _Line(key, value, where, False)
 

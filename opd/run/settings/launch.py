@@ -8,6 +8,7 @@ missing file. Here every mistake is a message on standard error and exit code 2.
 
 from __future__ import annotations
 
+import ast
 import json
 import keyword
 import re
@@ -20,6 +21,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from opd import fields
 from opd.method import facts, table
 from opd.run.settings import config as configs
 from opd.run.settings import gin_config
@@ -65,10 +67,10 @@ def parse(argv: list[str], about: str = "") -> Config | None:
         ValueError: a flag, key, value or file that is wrong.
     """
     if any(argument in HELP for argument in argv[1:]):
-        own = (flags.FLAGS.module_help(sys.modules[__name__]), flags.FLAGS.main_module_help())
-        print("\n\n".join([about.strip(), *own]))
+        helps = (flags.FLAGS.module_help(sys.modules[__name__]), flags.FLAGS.main_module_help())
+        print("\n\n".join([about.strip(), *helps]))
         sys.exit(0)
-    file, given = _checked_file(argv)
+    file, keys = _checked_file(argv)
     argv, lists = _literal_tuples(argv)
     if file is None and any(re.match(r"-{1,2}gin_(file|bindings)(=|$)", one) for one in argv):
         file = gin_config.__file__
@@ -78,12 +80,12 @@ def parse(argv: list[str], about: str = "") -> Config | None:
         rest = flags.FLAGS(_ARGV)[1:]
         values = None if _CONFIG.value is None else _CONFIG.value.to_dict()
     except Exception as error:  # absl, ml_collections and the file itself raise what they like
-        raise ValueError(_said(error, file)) from None
+        raise ValueError(_one_line(error, file)) from None
     if rest:
         raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --config.KEY=VALUE")
     if values is None:
         return None
-    gin_config.bind(values, gin_config.read(_GIN_FILE.value, _GIN_BINDINGS.value), given)
+    gin_config.bind(values, gin_config.read(_GIN_FILE.value, _GIN_BINDINGS.value), keys)
     try:
         return configs.build(values)
     except ValueError as error:
@@ -109,7 +111,7 @@ def asked(
     if config is None:
         raise ValueError(f"--config is missing; for instance --config={example}")
     if print_config.value:
-        print(json.dumps(as_dict(config), indent=1))
+        print(json.dumps(fields.to_dict(config), indent=1))
         return None
     if not workdir.value:
         raise ValueError("--workdir is missing; it is the folder that the run writes into")
@@ -137,19 +139,19 @@ def keep_compiled(workdir: Path) -> None:
 
 def _checked_file(argv: list[str]) -> tuple[str | None, set[str]]:
     """The value of --config, whose file is there, and the keys given as flags, which are known."""
-    given, keys = None, set()
+    file, keys = None, set()
     for at, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
             continue
         if name == "config":
-            given = value if equals else argv[at + 1] if at + 1 < len(argv) else None
+            file = value if equals else argv[at + 1] if at + 1 < len(argv) else None
         elif re.match(r"(no)?config\.", name):
             keys.add(name.removeprefix("no").removeprefix("config."))
             configs.kind_of(name.removeprefix("no").removeprefix("config."))
-    if given is not None and not Path(given.split(":")[0]).is_file():
-        raise ValueError(f"--config={given}: no such file")
-    return given, keys
+    if file is not None and not Path(file.split(":")[0]).is_file():
+        raise ValueError(f"--config={file}: no such file")
+    return file, keys
 
 
 def _literal_tuples(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -157,19 +159,37 @@ def _literal_tuples(argv: list[str]) -> tuple[list[str], list[str]]:
 
     Names of methods hold commas and equals signs: only a semicolon parts them.
     """
-    found, lists = list(argv), []
+    written, lists = list(argv), []
     for at, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-") or not name.startswith("config."):
             continue
-        if not configs.is_tuple(configs.kind_of(name.removeprefix("config."))):
+        if not fields.is_tuple(configs.kind_of(name.removeprefix("config."))):
             continue
         lists.append(name)
         if equals:
-            found[at] = f"--{name}={configs.literal(value)}"
+            written[at] = f"--{name}={literal(value)}"
         elif at + 1 < len(argv):
-            found[at + 1] = configs.literal(argv[at + 1])
-    return found, lists
+            written[at + 1] = literal(argv[at + 1])
+    return written, lists
+
+
+def literal(text: str) -> str:
+    """A list of values as a flag has it, A;B or ('A', 'B'), in the second form."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = [_number_or_text(part.strip()) for part in text.split(";") if part.strip()]
+    return repr(tuple(value) if isinstance(value, (list, tuple)) else (value,))
+
+
+def _number_or_text(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def _quoted(argument: str) -> str:
@@ -182,7 +202,7 @@ def _quoted(argument: str) -> str:
     return first + "".join(quoted) + equals + value
 
 
-def _said(error: Exception, file: str | None) -> str:
+def _one_line(error: Exception, file: str | None) -> str:
     """One line of whatever was raised while flags and the config's file were read."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if "Traceback (most recent call last):" in lines:  # ml_collections puts it into the message
@@ -190,11 +210,6 @@ def _said(error: Exception, file: str | None) -> str:
     if isinstance(error, flags.Error):
         return " ".join(lines)[:400]
     return f"--config={file}: {type(error).__name__}: {' '.join(lines)}"[:400]
-
-
-def as_dict(config: Config) -> dict[str, Any]:
-    """The config as it was understood, defaults filled in."""
-    return configs.to_dict(config)
 
 
 def _claim(part: facts.Part) -> str:

@@ -6,6 +6,7 @@ their sizes and check sums, so that a damaged one is noticed, said, and the one 
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -19,11 +20,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from opd import disk
+from opd.fields import setting
 from opd.types import Params
 
 
-class Found(NamedTuple):
-    """What a step has."""
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What a killed run goes on from."""
+
+    every: int = setting(50, at_least=1)  # updates
+    keep: int = setting(3, at_least=1)
+
+
+class Step(NamedTuple):
+    """What a checkpoint has."""
 
     tree: Any
     note: dict[str, Any]
@@ -62,7 +72,7 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
         self._pending.append(step)
 
-    def restore(self, abstract: Any, step: int | None = None) -> Found | None:
+    def restore(self, abstract: Any, step: int | None = None) -> Step | None:
         """The last whole step, or the one asked for; None where there is none.
 
         A damaged step is named on standard error and removed, and the one before is taken.
@@ -87,12 +97,12 @@ class Checkpoints:
                 }
                 if (self.folder / str(candidate) / "memory").is_dir():
                     items["memory"] = ocp.args.StandardRestore()
-                found = self._manager.restore(candidate, args=ocp.args.Composite(**items))
-                memory = found["memory"] if "memory" in items else {}
-                return Found(found["tree"], found["note"], memory)
+                parts = self._manager.restore(candidate, args=ocp.args.Composite(**items))
+                memory = parts["memory"] if "memory" in items else {}
+                return Step(parts["tree"], parts["note"], memory)
             except Exception as error:  # orbax and tensorstore raise what they like
-                said = " ".join(str(error).split())[:200]
-                what = f"checkpoint {candidate} of {self.folder} is damaged ({said})"
+                reason = " ".join(str(error).split())[:200]
+                what = f"checkpoint {candidate} of {self.folder} is damaged ({reason})"
                 if step is not None:
                     raise ValueError(what) from None
                 print(f"warning: {what}: taking the one before", file=sys.stderr)
@@ -118,14 +128,14 @@ class Checkpoints:
             if (self.folder / str(step)).is_dir():
                 disk.dump_json(_files(self.folder / str(step)), _sums(self.folder, step))
         self._pending.clear()
-        kept = {_sums(self.folder, step) for step in self._manager.all_steps()}
-        for stale in set(self.folder.glob("*.sums.json")) - kept:
+        there = {_sums(self.folder, step) for step in self._manager.all_steps()}
+        for stale in set(self.folder.glob("*.sums.json")) - there:
             stale.unlink()
 
 
 def _on_host(memory: dict[str, Any]) -> dict[str, Any]:
     """A memory as NumPy arrays; empty dictionaries, which orbax doesn't take, are left out."""
-    found = {}
+    host = {}
     for name, part in memory.items():
         if isinstance(part, dict):
             part = _on_host(part)
@@ -133,8 +143,8 @@ def _on_host(memory: dict[str, Any]) -> dict[str, Any]:
                 continue
         else:
             part = np.asarray(part)
-        found[name] = part
-    return found
+        host[name] = part
+    return host
 
 
 def whole(folder: Path, step: int | None = None) -> int:
@@ -146,13 +156,13 @@ def whole(folder: Path, step: int | None = None) -> int:
     there = steps(folder)
     if not there:
         raise ValueError(f"{folder}: no finished checkpoint there")
-    found = there[-1] if step is None else step
-    if found not in there:
+    asked = there[-1] if step is None else step
+    if asked not in there:
         raise ValueError(f"{folder}: no checkpoint {step}; there are: {', '.join(map(str, there))}")
-    damage = _damage(folder, found)
+    damage = _damage(folder, asked)
     if damage is not None:
-        raise ValueError(f"checkpoint {found} of {folder} is damaged ({damage})")
-    return found
+        raise ValueError(f"checkpoint {asked} of {folder} is damaged ({damage})")
+    return asked
 
 
 def params(folder: Path, abstract_params: Params, step: int) -> Params:
@@ -169,8 +179,8 @@ def params(folder: Path, abstract_params: Params, step: int) -> Params:
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        found = checkpointer.restore(tree, args=args)
-    return found["params"] if inside else found
+        restored = checkpointer.restore(tree, args=args)
+    return restored["params"] if inside else restored
 
 
 def contents(folder: Path) -> str:
@@ -188,8 +198,8 @@ def _damage(folder: Path, step: int) -> str | None:
         listed = json.loads(_sums(folder, step).read_text())
     except FileNotFoundError:
         return None
-    found = _files(folder / str(step))
-    wrong = [name for name, kept in listed.items() if found.get(name) != kept]
+    files = _files(folder / str(step))
+    wrong = [name for name, sums in listed.items() if files.get(name) != sums]
     return f"{wrong[0]} is not as it was written" if wrong else None
 
 
@@ -226,7 +236,7 @@ def abstract(tree: Any) -> Any:
 
 def digest(params: Params) -> str:
     """SHA-256 over the leaves sorted by path: path, dtype, shape, raw little-endian bytes."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -236,9 +246,9 @@ def digest(params: Params) -> str:
         if sys.byteorder == "big":
             array = array.byteswap()
         for part in (path, str(array.dtype), str(array.shape)):
-            found.update(part.encode() + b"\0")
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+            sha.update(part.encode() + b"\0")
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
 
 
 def lock(workdir: Path) -> TextIO:

@@ -19,7 +19,7 @@ def progress(
 ) -> Iterator[Advance]:
     """A bar with elapsed and remaining time; silent where the output is not a terminal.
 
-    Yields `advance(steps=1, note="")`; the note stands beside the bar (a loss, an accuracy).
+    Yields `advance(steps=1, beside="")`, which stands beside the bar (a loss, an accuracy).
     """
     console = console or rich.console.Console()
     # The stream is asked, not rich: FORCE_COLOR and the like must not put bars into log files.
@@ -31,17 +31,17 @@ def progress(
         rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn("eta"),
         rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[note]}"),
+        rich.progress.TextColumn("{task.fields[beside]}"),
         console=console,
         disable=quiet,
     )
     with bars:
-        task = bars.add_task(label, total=total, note="")
+        task = bars.add_task(label, total=total, beside="")
 
-        def advance(steps: int = 1, note: str | None = None) -> None:
+        def advance(steps: int = 1, beside: str | None = None) -> None:
             bars.advance(task, steps)
-            if note is not None:
-                bars.update(task, note=note)
+            if beside is not None:
+                bars.update(task, beside=beside)
 
         yield advance
 

@@ -27,13 +27,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opd import disk
-from opd.data import pipeline
 from opd.measure.intervals import Interval, mean_interval
-from opd.run.drawing import World
+from opd.run import drawing
 from opd.run.players import players
 from opd.run.probe import evaluate
 from opd.run.settings import config as configs
-from opd.run.settings.config import Config
 from opd.run.sweeping import sweep
 from opd.run.training import checks
 
@@ -64,8 +62,8 @@ class Trained:
 
     def last(self, figure: str) -> float | None:
         """A figure of the last evaluation."""
-        found = self.evaluations[-1].get(figure)
-        return None if found is None else found["value"]
+        interval = self.evaluations[-1].get(figure)
+        return None if interval is None else interval["value"]
 
     def at_last_use(self, metric: str) -> float:
         """A metric at the last update on each batch of rollouts, averaged over the batches."""
@@ -82,31 +80,31 @@ def read(workdir: Path, points: Iterable[sweep.Point]) -> list[Trained]:
     Raises:
         ValueError: a point that isn't finished.
     """
-    found = []
+    trained = []
     for point in points:
         folder = workdir / "points" / sweep.name(point)
         if not (folder / "done.json").is_file():
             raise ValueError(f"{folder}: not finished (done.json is missing)")
         lines = (disk.read_jsonl(folder / f"{name}.jsonl") for name in ("evaluations", "metrics"))
-        found.append(Trained(point, *lines))
-    return found
+        trained.append(Trained(point, *lines))
+    return trained
 
 
 def arms(trained: Iterable[Trained], key: Callable[[sweep.Point], Key]) -> dict[Key, Arm]:
     """The trained points by arm and seed, in their order."""
-    found: dict[Key, dict[int, Trained]] = {}
+    by_arm: dict[Key, dict[int, Trained]] = {}
     for one in trained:
-        arm = found.setdefault(key(one.point), {})
+        arm = by_arm.setdefault(key(one.point), {})
         if one.seed in arm:
             raise ValueError(f"{key(one.point)}: two points with seed {one.seed}")
         arm[one.seed] = one
-    return found
+    return by_arm
 
 
 def last(arm: Arm, figure: str) -> dict[int, float]:
     """A figure of the last evaluation, by seed; empty where a seed lacks it."""
-    found = {seed: one.last(figure) for seed, one in arm.items()}
-    return {} if None in found.values() else found
+    values = {seed: one.last(figure) for seed, one in arm.items()}
+    return {} if None in values.values() else values
 
 
 def over_seeds(values: BySeed) -> Interval:
@@ -146,20 +144,20 @@ def curve(arm: Arm, figure: str) -> dict[str, Any]:
     if any([at["rollouts"] for at in one.evaluations] != rollouts for one in lines):
         raise ValueError("the seeds of an arm were evaluated at different numbers of rollouts")
     values = [[at[figure]["value"] for at in one.evaluations] for one in lines]
-    found = mean_interval(np.array(values))
-    return {"rollouts": rollouts, "mean": found.value, "low": found.low, "high": found.high}
+    mean = mean_interval(np.array(values))
+    return {"rollouts": rollouts, "mean": mean.value, "low": mean.low, "high": mean.high}
 
 
 def figures(arm: Arm, base: Arm | None) -> dict[str, Any]:
     """The last evaluation of an arm: each figure by seed, over seeds, and less the base's."""
-    found = {}
+    record = {}
     for figure in FIGURES:
         values = last(arm, figure)
         if values:
-            found[figure] = {"seeds": list(values.values()), "over_seeds": over_seeds(values)}
+            record[figure] = {"seeds": list(values.values()), "over_seeds": over_seeds(values)}
             if base is not None and last(base, figure):
-                found[figure]["difference"] = paired(values, last(base, figure))
-    return found
+                record[figure]["difference"] = paired(values, last(base, figure))
+    return record
 
 
 def at_last_use(arm: Arm, metric: str) -> Interval:
@@ -169,13 +167,15 @@ def at_last_use(arm: Arm, metric: str) -> Interval:
 
 def facts(arm: Arm) -> dict[str, Any]:
     """What the points of an arm have in common."""
-    said = {
+    shared = {
         (one.point.get("optimizer.learning_rate"), one.rollouts, one.evaluations[-1]["update"])
         for one in arm.values()
     }
-    if len(said) != 1:
-        raise ValueError(f"the seeds of an arm differ in rate, rollouts or updates: {sorted(said)}")
-    return dict(zip(("learning_rate", "rollouts", "updates"), said.pop(), strict=True))
+    if len(shared) != 1:
+        raise ValueError(
+            f"the seeds of an arm differ in rate, rollouts or updates: {sorted(shared)}"
+        )
+    return dict(zip(("learning_rate", "rollouts", "updates"), shared.pop(), strict=True))
 
 
 def start(arm: Arm) -> dict[str, Any]:
@@ -184,24 +184,22 @@ def start(arm: Arm) -> dict[str, Any]:
     return {name: [at[name]["value"] for at in first] for name in FIGURES if name in first[0]}
 
 
-def worlds(file: Path, seeds: Iterable[int], workdir: Path) -> list[tuple[Config, World]]:
-    """Each seed's config and world, of a config file as the points of a sweep have them."""
-    values = runpy.run_path(str(file))["get_config"]().to_dict()
-    found = []
+def teachers(
+    file: Path, seeds: Iterable[int], models: Path, workdir: Path
+) -> list[dict[str, Interval]]:
+    """Each seed's teacher's held-out figures, of a config file as the points of a sweep have them.
+
+    `models` is the sweep's folder of players.
+    """
+    values, judged = runpy.run_path(str(file))["get_config"]().to_dict(), []
     for seed in seeds:
         config = configs.build(values | {"seed": seed})
-        world, *_ = checks.ready(config, ())
-        found.append(
-            (config, dataclasses.replace(world, task=pipeline.load(config.tokenized, workdir)))
-        )
-    return found
-
-
-def teacher(config: Config, world: World, models: Path, workdir: Path) -> dict[str, Interval]:
-    """The held-out figures of the teacher that a sweep left in its folder of models."""
-    model, params = players.make("teacher", config.teacher, world, workdir, str(models))
-    held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
-    return evaluate.evaluate(world, model, None, held_out, params)[0]
+        ready = checks.ready(config, ())
+        world = drawing.prepared(ready.world, workdir)
+        teacher = players.make(ready.teacher, world, workdir, str(models))
+        held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
+        judged.append(evaluate.evaluate(world, held_out, None, None, teacher)[0])
+    return judged
 
 
 def environment() -> dict[str, Any]:
@@ -253,10 +251,7 @@ class Study:
             raise RuntimeError(f"{len(failed)} of {len(points)} points failed")
         seconds = time.perf_counter() - began
         seeds = list(dict.fromkeys(point["seed"] for point in points))
-        judged = [
-            teacher(config, world, workdir / "models", workdir / "judged")
-            for config, world in worlds(file, seeds, workdir / "judged")
-        ]
+        judged = teachers(file, seeds, workdir / "models", workdir / "judged")
         ran = {
             "command": f"python -m experiments.{self.folder.name}.run --workdir=DIR --jobs={jobs}",
             "seconds": round(seconds),
@@ -295,11 +290,11 @@ def dots(ax: Axes, x: Sequence[float], intervals: Sequence[Mapping[str, float]],
     ax.errorbar(x, value, np.abs(ends - value), marker="o", ms=3.5, lw=1.2, capsize=2, **paint)
 
 
-def band(ax: Axes, found: Mapping[str, Any], **paint: Any) -> None:
+def band(ax: Axes, curve: Mapping[str, Any], **paint: Any) -> None:
     """A curve of means over seeds, and the band of its intervals."""
-    (line,) = ax.plot(found["rollouts"], found["mean"], marker="o", ms=2.5, lw=1.3, **paint)
+    (line,) = ax.plot(curve["rollouts"], curve["mean"], marker="o", ms=2.5, lw=1.3, **paint)
     ax.fill_between(
-        found["rollouts"], found["low"], found["high"], color=line.get_color(), alpha=0.15, lw=0
+        curve["rollouts"], curve["low"], curve["high"], color=line.get_color(), alpha=0.15, lw=0
     )
 
 

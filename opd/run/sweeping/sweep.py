@@ -57,8 +57,8 @@ def load(file: Path) -> tuple[Path, list[Point]]:
     if not file.is_file():
         raise ValueError(f"--sweep={file}: no such file")
     try:
-        found = runpy.run_path(str(file))
-        config, points = Path(found["CONFIG"]), list(found["get_sweep"]())
+        module = runpy.run_path(str(file))
+        config, points = Path(module["CONFIG"]), list(module["get_sweep"]())
     except Exception as error:  # the file is the user's and raises what it likes
         raise ValueError(f"--sweep={file}: {type(error).__name__}: {error}") from None
     if not config.is_file():
@@ -74,16 +74,16 @@ def load(file: Path) -> tuple[Path, list[Point]]:
 
 def name(point: Point) -> str:
     """A folder's name for a point: what is overridden, shortened where that is long."""
-    said = ",".join(f"{key}={value}" for key, value in point.items()).replace("/", "_")
-    if len(said) <= 100:
-        return said
-    return f"{said[:90]}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    overrides = ",".join(f"{key}={value}" for key, value in point.items()).replace("/", "_")
+    if len(overrides) <= 100:  # eCryptfs allows 143 bytes
+        return overrides
+    return f"{overrides[:90]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 def command(config: Path, point: Point, workdir: Path) -> list[str]:
     """The training of a point; points of the same players share them."""
-    given = {"models": workdir / "models"} | point
-    flags = [f"--config.{key}={value}" for key, value in given.items()]
+    overrides = {"models": workdir / "models"} | point
+    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
     run = [sys.executable, "-m", "experiments.train", f"--config={config}"]
     return [*run, *flags, f"--workdir={workdir / 'points' / name(point)}"]
 
@@ -101,21 +101,21 @@ def run(config: Path, points: Sequence[Point], workdir: Path, jobs: int) -> list
     ):
 
         def one(point: Point) -> dict[str, Any]:
-            found = subprocess.run(
+            ended = subprocess.run(
                 command(config, point, workdir),
                 env={"JAX_COMPILATION_CACHE_DIR": str(workdir.resolve() / "cache")} | os.environ,
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            (workdir / "points" / f"{name(point)}.log").write_text(found.stdout + found.stderr)
+            (workdir / "points" / f"{name(point)}.log").write_text(ended.stdout + ended.stderr)
             advance()
             finished = workdir / "points" / name(point) / "done.json"
-            if found.returncode == 0 and finished.is_file():
+            if ended.returncode == 0 and finished.is_file():
                 return {"point": point, "done": json.loads(finished.read_text())}
-            said = found.stderr.strip().splitlines() or ["it left without a word"]
-            errors = [line for line in said if line.startswith("error: ")] or said[-1:]
-            return {"point": point, "error": f"exit code {found.returncode}: {errors[0]}"}
+            lines = ended.stderr.strip().splitlines() or ["it left without a word"]
+            errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+            return {"point": point, "error": f"exit code {ended.returncode}: {errors[0]}"}
 
         return list(pool.map(one, points))
 
@@ -128,9 +128,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row = {axis: record["point"].get(axis) for axis in axes}
         row |= {"step": done.get("step"), "rollouts": done.get("rollouts")}
         for figure in FIGURES:
-            found = (done.get("eval") or {}).get(figure) or {}
-            row[figure] = found.get("value")
-            row[f"{figure}_low"], row[f"{figure}_high"] = found.get("low"), found.get("high")
+            interval = (done.get("eval") or {}).get(figure) or {}
+            row[figure] = interval.get("value")
+            row[f"{figure}_low"], row[f"{figure}_high"] = interval.get("low"), interval.get("high")
         rows.append(row | {"error": record.get("error")})
     return rows
 
@@ -152,6 +152,7 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
     places = list(dict.fromkeys(row[across] for row in rows))
     others = [axis for axis in inner[1:] if not _follows(rows, axis, across)]
     numeric = all(type(place) in (int, float) for place in places)
+    # Places that span more would crowd at one end.
     log = numeric and min(places) > 0 and max(places) > 8 * min(places)
     at = {place: place if numeric else index for index, place in enumerate(places)}
     width = np.ptp(list(at.values()))
@@ -161,22 +162,24 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
     ):
         lines: dict[str, dict[Any, list[Mapping[str, Any]]]] = {}
         for row in rows:
-            said = ", ".join(f"{other}={row[other]}" for other in others if row[other] is not None)
-            points = lines.setdefault(said, {})
+            legend = ", ".join(
+                f"{other}={row[other]}" for other in others if row[other] is not None
+            )
+            points = lines.setdefault(legend, {})
             if row[key] is not None:
                 points.setdefault(at[row[across]], []).append(row)
-        for number, (said, points) in enumerate(lines.items()):
+        for number, (legend, points) in enumerate(lines.items()):
             colour, aside = f"C{number % 10}", number - (len(lines) - 1) / 2
             # A little aside: bars at one place would hide each other.
             moved = {x: x * 1.03**aside if log else x + 0.012 * width * aside for x in points}
-            dots = [(moved[x], row[key]) for x, found in points.items() for row in found]
+            dots = [(moved[x], row[key]) for x, here in points.items() for row in here]
             means = [(moved[x], *_mean(points[x], key)) for x in sorted(points)]
             if means:
                 x, value, low, high = map(np.asarray, zip(*means))
                 axis.plot(*zip(*dots), ".", color=colour, markersize=5, alpha=0.5)
                 axis.errorbar(
                     x, value, (value - low, high - value), fmt="-o" if numeric else "D",
-                    color=colour, markersize=4, linewidth=1.2, capsize=2.5, label=said,
+                    color=colour, markersize=4, linewidth=1.2, capsize=2.5, label=legend,
                 )  # fmt: skip
         if log:
             axis.set_xscale("log")
@@ -184,7 +187,7 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
         if log or not numeric:
             labels = [str(place) for place in places]
             axis.set_xticks(list(at.values()), labels)
-            if len("".join(labels)) > 30:
+            if len("".join(labels)) > 30:  # they would run into each other
                 axis.tick_params("x", labelrotation=20)
                 for text in axis.get_xticklabels():
                     text.set_horizontalalignment("right")
@@ -192,7 +195,7 @@ def plot(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> Figure:
         axis.set_ylabel(label)
     handles: dict[str, Any] = {}
     for axis in figure.axes:
-        handles |= {said: handle for handle, said in zip(*axis.get_legend_handles_labels())}
+        handles |= {line: handle for handle, line in zip(*axis.get_legend_handles_labels())}
     if handles:
         figure.legend(
             handles.values(), handles, loc="outside lower center", ncols=2, fontsize=8,
@@ -210,8 +213,8 @@ def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float, fl
     """A figure's mean over seeds and its ends; a single seed's own."""
     if len(rows) == 1:
         return rows[0][key], rows[0][f"{key}_low"], rows[0][f"{key}_high"]
-    found = intervals.mean_interval([row[key] for row in rows])
-    return found.value, found.low, found.high
+    mean = intervals.mean_interval([row[key] for row in rows])
+    return mean.value, mean.low, mean.high
 
 
 def write(records: Sequence[Mapping[str, Any]], workdir: Path) -> None:

@@ -11,19 +11,23 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from opd import disk
+from opd import disk, fields
 from opd.data import pipeline
 from opd.data.pipeline import Task
 from opd.engine import backend, sharding
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
+from opd.fields import to_dict
 from opd.method import facts
 from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.run.drawing import World
 from opd.run.players import players
+from opd.run.players.players import PlayerPlan
 from opd.run.rollouts import rewards
-from opd.run.settings.config import Config, SamplingConfig, to_dict
+from opd.run.rollouts.rewards import RewardPlan
+from opd.run.settings import config as configs
+from opd.run.settings.config import Config
 
 
 def folder(workdir: Path) -> None:
@@ -40,50 +44,54 @@ def folder(workdir: Path) -> None:
         raise ValueError(f"--workdir={workdir}: it can't be written to")
 
 
+def today(then: Mapping[str, Any], workdir: Path) -> Config:
+    """The config that a workdir was begun with, as today's has it: what it lacks has its default.
+
+    Raises:
+        ValueError: names keys that are no more, or says what today's config refuses.
+    """
+    gone = fields.unknown(then, Config, "config")
+    if gone:
+        keys = "; ".join(f"{key} = {value!r}" for key, value in gone.items())
+        raise ValueError(
+            f"--workdir={workdir} was begun with keys that are no more: {keys}; give another "
+            "workdir, or remove this one"
+        )
+    try:
+        return configs.build(then)
+    except ValueError as error:
+        raise ValueError(
+            f"--workdir={workdir} was begun with what is refused today: {error}"
+        ) from None
+
+
 def same(
     config: Config, then: Mapping[str, Any], workdir: Path, free: tuple[str, ...] = ()
 ) -> None:
     """Refuses a workdir that was begun with another config; keys that start as in `free` may move.
 
     Raises:
-        ValueError: names the keys that differ.
+        ValueError: names the keys that differ, or what `today` refuses.
     """
-    before, now = flat(then), flat(disk.strict(to_dict(config)))
-    differ = [
-        key
-        for key in {**before, **now}
-        if before.get(key) != now.get(key) and not key.startswith(free or ("\0",))
-    ]
+    before, now = (flat(disk.strict(to_dict(one))) for one in (today(then, workdir), config))
+    differ = [key for key in now if before[key] != now[key] and not key.startswith(free or ("\0",))]
     if differ:
-        said = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in differ[:3])
+        # Three are enough to see what it is about.
+        moved = "; ".join(f"{key} was {before[key]}, now {now[key]}" for key in differ[:3])
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise ValueError(
-            f"--workdir={workdir} has results of another config: {said}{more}\n"
+            f"--workdir={workdir} has results of another config: {moved}{more}\n"
             "give another workdir, or remove this one"
         )
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
     """Nested dictionaries as one, its keys dotted."""
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in nested.items():
         name = f"{prefix}.{key}"
-        found |= flat(value, name) if isinstance(value, dict) else {name: value}
-    return found
-
-
-def inputs(config: Config, task: Task) -> dict[str, Any]:
-    """What results depend on beside the config: the data's content, and what is from elsewhere.
-
-    Raises:
-        ValueError: a player or a reward whose place is not what it should be.
-    """
-    return {
-        "data": task.identity,
-        "teacher": players.inputs(config.teacher),
-        "student": players.inputs(config.student),
-        "reward": rewards.identity(config.reward),
-    }
+        dotted |= flat(value, name) if isinstance(value, dict) else {name: value}
+    return dotted
 
 
 def same_inputs(now: Mapping[str, Any], then: Mapping[str, Any], workdir: Path) -> None:
@@ -107,17 +115,49 @@ def _short(identity: Any) -> str:
     return "unknown" if identity is None else str(identity)
 
 
-def ready(
-    config: Config, methods: tuple[Method, ...], more: frozenset[str] = frozenset()
-) -> tuple[World, Decoder, Decoder]:
-    """What stays the same throughout a run, the student's model and the teacher's.
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """What checking found and a run starts from: nothing of it has to be looked at again."""
 
-    `more` is what this kind of run has for its methods besides what `available` says.
+    world: World
+    student: PlayerPlan
+    teacher: PlayerPlan
+    reward: RewardPlan
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What results depend on beside the config: the data's content, and what is from elsewhere.
+
+        Reads all weights that are from elsewhere.
+
+        Raises:
+            ValueError: a file that can't be read.
+        """
+        return {
+            "data": self.world.task.identity,
+            "teacher": self.teacher.inputs,
+            "student": self.student.inputs,
+            "reward": self.reward.inputs,
+        }
+
+
+def ready(
+    config: Config,
+    methods: tuple[Method, ...],
+    more: frozenset[str] = frozenset(),
+    workdir: Path | None = None,
+) -> Ready:
+    """What stays the same throughout a run, its players and who grades, all looked at.
+
+    `more` is what this kind of run has for its methods besides what `available` says. Data that
+    `workdir` has already keep the name that they have there.
 
     Raises:
         ValueError: what is wrong with data, split, models, meshes or methods.
     """
     task = pipeline.load(config.tokenized)
+    if workdir is not None:
+        task = pipeline.recognised(task, workdir)
     if config.evaluate.split not in task.splits:
         allowed = ", ".join(task.splits)
         raise ValueError(
@@ -129,8 +169,6 @@ def ready(
             f"config.evaluate.split = {config.evaluate.split!r}: has {size} prompt, allowed are 2 "
             "or more, for an interval"
         )
-    for name, player in (("teacher", config.teacher), ("student", config.student)):
-        players.check(name, player, task)
     world = World(
         mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
         task=task,
@@ -140,44 +178,20 @@ def ready(
             pad_id=task.tokenizer.pad_id,
             temperature=config.temperature,
         ),
-        how=Pass(config.temperature, config.chunk),
+        scoring=Pass(config.temperature, config.chunk),
         group_size=config.group_size,
         seed=config.seed,
     )
-    rewards.check(config.reward, task)
-    student, teacher = players.decoder(config.student, task), players.decoder(config.teacher, task)
-    for name, model in (("teacher", teacher), ("student", student)):
-        _representable(name, model)
+    teacher = players.look("teacher", config.teacher, task)
+    student = players.look("student", config.student, task)
+    reward = rewards.look(config.reward, task)
+    for player in (teacher, student):
+        _representable(player.name, player.model)
     for method in methods:
         facts.require(method, available(task) | more)
         facts.fits(method, task.tokenizer.vocab)
     backend.check()
-    return world, student, teacher
-
-
-def drawn(asked: SamplingConfig, policy: Sampling, vocab: int) -> Sampling:
-    """How a training's rollouts are drawn; `policy` says how they are from a policy itself.
-
-    What cuts nothing is left out: it is `policy` where nothing else is asked for.
-
-    Raises:
-        ValueError: a top-k that the vocabulary is too small for.
-    """
-    if asked.top_k is not None and not 1 <= asked.top_k <= vocab:
-        raise ValueError(f"config.sampling.top_k = {asked.top_k}: allowed is 1 to {vocab}")
-    return dataclasses.replace(
-        policy,
-        temperature=policy.temperature if asked.temperature is None else asked.temperature,
-        top_k=None if asked.top_k == vocab else asked.top_k,
-        top_p=None if asked.top_p == 1 else asked.top_p,
-    )
-
-
-def law(policy: Sampling, drawn: Sampling) -> str:
-    """Which of facts.LAWS the rollouts have: as `drawn` says, of policies as `policy` says."""
-    if (drawn.top_k, drawn.top_p) != (policy.top_k, policy.top_p):
-        return "truncated"
-    return "policy" if drawn.temperature == policy.temperature else "tempered"
+    return Ready(world, student, teacher, reward)
 
 
 def _representable(name: str, model: Decoder) -> None:

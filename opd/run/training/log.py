@@ -58,19 +58,19 @@ class Log:
         self,
         note: Note,
         memory: Memory,
-        found: Mapping[str, Any],
-        shown: Sequence[Mapping[str, Any]],
+        figures: Mapping[str, Any],
+        samples: Sequence[Mapping[str, Any]],
     ) -> None:
         """An evaluation, and completions of it."""
         where = {"update": note.update, "rollouts": generated(memory)}
-        self._evaluations.write(where | {"seconds": note.seconds} | dict(found))
-        for sample in shown:
+        self._evaluations.write(where | {"seconds": note.seconds} | dict(figures))
+        for sample in samples:
             self._samples.write({"update": note.update} | dict(sample))
-        figures = {name: figure.value for name, figure in found.items()}
-        self._scalars("eval", figures, note.update)
-        if shown and sys.stdout.isatty():
+        values = {name: figure.value for name, figure in figures.items()}
+        self._scalars("eval", values, note.update)
+        if samples and sys.stdout.isatty():
             first = {
-                key: rich.markup.escape(str(shown[0][key])) for key in ("prompt", "completion")
+                key: rich.markup.escape(str(samples[0][key])) for key in ("prompt", "completion")
             }
             rich.print(f"[dim]{first['prompt']}[/dim][green]{first['completion']}[/green]")
 

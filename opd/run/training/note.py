@@ -23,9 +23,9 @@ class Note:
     resumed_from: tuple[int, ...] = ()
 
     @staticmethod
-    def resumed(said: Mapping[str, Any]) -> Note:
+    def resumed(saved: Mapping[str, Any]) -> Note:
         """The note of a checkpoint that is gone on from."""
-        return Note(**{**said, "resumed_from": (*said["resumed_from"], said["update"])})
+        return Note(**{**saved, "resumed_from": (*saved["resumed_from"], saved["update"])})
 
     def updated(self, taken: float) -> Note:
         """After one more update."""
@@ -33,13 +33,13 @@ class Note:
             self, update=self.update + 1, seconds=self.seconds + taken, taken=taken
         )
 
-    def judged_by(self, found: Mapping[str, Any], worth: float | None) -> tuple[Note, bool]:
+    def judged_by(self, figures: Mapping[str, Any], worth: float | None) -> tuple[Note, bool]:
         """After an evaluation, and whether it is the best so far."""
         better = worth is not None and (self.best is None or worth > self.best)
         moved = dataclasses.replace(
             self,
             judged=self.update,
-            evaluation=disk.strict(found),
+            evaluation=disk.strict(figures),
             best=worth if better else self.best,
             waited=0 if better else self.waited + 1,
         )

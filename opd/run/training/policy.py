@@ -17,20 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from opd.engine import costs, optimizer, programs, sharding, steps
+from opd.engine import costs, optimizer, programs, steps
 from opd.engine.steps import Critic, Sampling, State
-from opd.engine.vocab import Head
 from opd.method import facts
 from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.model.scalar import Scalar
-from opd.run.drawing import World
+from opd.run.drawing import Grader, Player, World
 from opd.run.probe import probe
 from opd.run.probe.evaluate import Judge
-from opd.run.rollouts import behavior
+from opd.run.rollouts import flight
 from opd.run.rollouts.behavior import Drawn, Source
+from opd.run.rollouts.flight import Flight
 from opd.run.settings.config import Config
-from opd.types import Params, Rollout, pytree
+from opd.types import Params
 
 Memory = dict[str, Any]  # a tree of arrays and counters
 NOTHING: Memory = {"batches": 0, "generated": 0, "uses": 0, "probed": -1}
@@ -53,17 +53,8 @@ class Learner(Protocol):
     def judge(self, state: Any, samples: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Held-out figures with intervals, and some samples."""
 
-    def merit(self, found: Mapping[str, Any]) -> float | None:
+    def merit(self, figures: Mapping[str, Any]) -> float | None:
         """What an evaluation is worth: more is better."""
-
-
-@pytree
-class Flight:
-    """A batch of rollouts in use, and what was computed of them once."""
-
-    rollout: Rollout
-    teacher: jax.Array | None = None  # [B, T, D], the teacher's hidden states
-    behavior: Head | None = None  # the student's side of the vocabulary, as it was when it drew
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,10 +64,10 @@ class Policy:
     world: World
     student: Decoder
     begin: Params  # the student's parameters before the first update
-    teacher: tuple[Decoder, Params] | None
+    teacher: Player | None
     method: Method
     config: Config
-    step: optax.GradientTransformation
+    optimizer: optax.GradientTransformation
     critic: Critic | None
     source: Source
     judged_by: Judge
@@ -87,7 +78,9 @@ class Policy:
 
     def start(self) -> State:
         """The student's start, and fresh optimizers."""
-        return programs.start(self.world.mesh, self.student, self.step, self.begin, self.critic)
+        return programs.start(
+            self.world.mesh, self.student, self.optimizer, self.begin, self.critic
+        )
 
     def params(self, state: State) -> Params:
         """The average where one is kept, else the parameters."""
@@ -95,47 +88,46 @@ class Policy:
 
     def judge(self, state: State, samples: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`evaluate.evaluate` of the student."""
-        return self.judged_by(self.params(state), samples)
+        return self.judged_by(Player(self.student, self.params(state)), samples)
 
-    def merit(self, found: Mapping[str, Any]) -> float | None:
+    def merit(self, figures: Mapping[str, Any]) -> float | None:
         """The reward for a reward's row, else -KL."""
-        return merit(found, self.method)
+        return merit(figures, self.method)
 
     def advance(
         self, state: State, memory: Memory, number: int
     ) -> tuple[State, Memory, dict[str, Any]]:
         """Update `number` on the rollouts in flight, or on new ones where those are given up."""
         memory = NOTHING | memory
-        flight, said = self._in_flight(state.params, memory)
-        fresh = said["refresh"] is not None
+        in_use, line = self._in_flight(state.params, memory)
+        fresh = line["refresh"] is not None
         if fresh:
-            drawn, flight = self._draw(state, int(memory["batches"]), number, memory)
+            drawn, in_use = self._draw(state, int(memory["batches"]), number, memory)
             memory |= {
                 "batches": int(memory["batches"]) + drawn.batches,
                 "generated": int(memory["generated"]) + drawn.generated,
                 "uses": 0,
                 "buffer": drawn.memory,
-                "flight": _packed(flight),
+                "flight": flight.packed(in_use),
             }
-            said |= drawn.figures
-            if flight.behavior is not None:
-                said |= {"drift": 0.0, "drift_from": "enumerated"}  # the behavior is the student
+            line |= drawn.figures
+            if in_use.behavior is not None:
+                line |= {"drift": 0.0, "drift_from": "enumerated"}  # the behavior is the student
             if self._due(memory, number):
                 memory |= {"probed": number}
-                said |= {"probe": self._probe(state.params, flight, number)}
+                line |= {"probe": self._probe(state.params, in_use, number)}
         memory["uses"] = int(memory["uses"]) + 1
-        teacher = None
-        if flight.teacher is not None:
-            model, params = self.teacher
-            teacher = steps.head_of(model, params, flight.teacher)
+        head = None
+        if in_use.teacher is not None:
+            head = steps.head_of(self.teacher.model, self.teacher.params, in_use.teacher)
         state, metrics = programs.update(
-            self.world.mesh, self.student, self.step, state, flight.rollout, teacher, self.method,
-            self.source.seed, self.world.how, self.config.optimizer.microbatches, self.critic,
+            self.world.mesh, self.student, self.optimizer, state, in_use.rollout, head, self.method,
+            self.source.seed, self.world.scoring, self.config.optimizer.microbatches, self.critic,
         )  # fmt: skip
-        found = {name: np.asarray(metric.value()) for name, metric in metrics.items()}
-        said = {"drift_from": "sampled", "ess_of": facts.weighs(self.method)} | said
-        said |= {"uses": memory["uses"], "flops": self._flops(fresh)}
-        return state, memory, found | said
+        values = {name: np.asarray(metric.value()) for name, metric in metrics.items()}
+        line = {"drift_from": "sampled", "ess_of": facts.weighs(self.method)} | line
+        line |= {"uses": memory["uses"], "flops": self._flops(fresh)}
+        return state, memory, values | line
 
     def _in_flight(self, params: Params, memory: Memory) -> tuple[Flight | None, dict[str, Any]]:
         """The rollouts in flight, how stale they are, and why they are given up: None if not."""
@@ -144,21 +136,13 @@ class Policy:
             return None, {"refresh": "start"}
         if memory["uses"] >= reuse.updates:
             return None, {"refresh": "updates"}
-        flight = _unpacked(packed, self.student, self.world)
-        found = programs.drift(
-            self.world.mesh, self.student, params, flight.rollout, flight.behavior,
-            facts.weighs(self.method), self.world.how,
-        )  # fmt: skip
-        said: dict[str, Any] = {name: float(value) for name, value in found.items()}
-        said["drift_from"] = "sampled" if flight.behavior is None else "enumerated"
-        reason = None
-        if said["ess_rule"] < reuse.ess:
-            reason = "ess"
-        elif reuse.kl is not None and said["drift"] > reuse.kl:
-            reason = "kl"
+        in_use = flight.unpacked(packed, self.student, self.world)
+        figures = flight.drift(in_use, Player(self.student, params), self.method, self.world)
+        reason = flight.given_up(reuse, figures)
         if reason is not None:
-            return None, {"refresh": reason, "given_up_at": {k: said[k] for k in found}}
-        return flight, said | {"refresh": None}
+            return None, {"refresh": reason, "given_up_at": figures}
+        drift_from = "sampled" if in_use.behavior is None else "enumerated"
+        return in_use, figures | {"drift_from": drift_from, "refresh": None}
 
     def _draw(self, state: State, batch: int, number: int, memory: Memory) -> tuple[Drawn, Flight]:
         """New rollouts of the method's behavior, and all that is computed of them once."""
@@ -167,27 +151,27 @@ class Policy:
         rollout = drawn.rollout
 
         def logp(params: Params) -> jax.Array:
-            stats = programs.score(world.mesh, self.student, params, rollout, None, world.how)
+            stats = programs.score(world.mesh, self.student, params, rollout, None, world.scoring)
             return stats.logp_student
 
-        kept: dict[str, Any] = {}
+        once: dict[str, Any] = {}
         if "reference" in needed:
-            kept["logp_reference"] = logp(self.begin)
+            once["logp_reference"] = logp(self.begin)
         if any(term.correction != "none" for term in self.method.terms):
-            kept["logp_proximal"] = logp(state.params)
+            once["logp_proximal"] = logp(state.params)
         if self.critic is not None:
-            kept["value"] = programs.values(
+            once["value"] = programs.values(
                 world.mesh, self.critic.model, state.critic.params, rollout
             )
-        rollout = dataclasses.replace(rollout, **kept)
-        teacher, own = None, None
+        rollout = dataclasses.replace(rollout, **once)
+        teacher, behavior = None, None
         if costs.needs_teacher(self.method):
             teacher = programs.head(world.mesh, *self.teacher, rollout).hidden
         if self._enumerates_drift:
-            own = programs.head(world.mesh, self.student, state.params, rollout)
+            behavior = programs.head(world.mesh, self.student, state.params, rollout)
             # The unembedding may be the parameters' own array, which the update consumes.
-            own = dataclasses.replace(own, unembedding=jnp.copy(own.unembedding))
-        return drawn, Flight(rollout, teacher, own)
+            behavior = dataclasses.replace(behavior, unembedding=jnp.copy(behavior.unembedding))
+        return drawn, Flight(rollout, teacher, behavior)
 
     @property
     def _enumerates_drift(self) -> bool:
@@ -200,89 +184,60 @@ class Policy:
         every, last = self.config.probe.every, int(memory["probed"])
         return every > 0 and (last < 0 or number // every > last // every)
 
-    def _probe(self, params: Params, flight: Flight, number: int) -> list[dict[str, Any]]:
+    def _probe(self, params: Params, fresh: Flight, number: int) -> list[dict[str, Any]]:
         """`probe.follow` on the rollouts of an update."""
         return probe.follow(
-            self.world, self.student, params, self.teacher, self.config.probe_methods,
-            flight.rollout, number, self.source.seed, self.config.probe,
+            self.world, Player(self.student, params), self.teacher, fresh.rollout, number,
+            self.source.seed, self.config.probe,
         )  # fmt: skip
 
     def _flops(self, fresh: bool) -> float:
         """Matmul FLOPs of an update's batch, of rollouts that never end; a critic's left out."""
-        task, teacher = self.world.task, None if self.teacher is None else self.teacher[0]
+        task, teacher = self.world.task, None if self.teacher is None else self.teacher.model
         sizes = task.max_prompt, task.max_completion
-        found = costs.flops(self.student, teacher, self.method, *sizes, self.world.how)
-        share = self.config.prompts * self.config.group_size
-        return float(share * (found["total"] if fresh else found["update"]))
+        flops = costs.flops(self.student, teacher, self.method, *sizes, self.world.scoring)
+        rollouts = self.config.prompts * self.config.group_size
+        return float(rollouts * (flops["total"] if fresh else flops["update"]))
 
 
 def make(
     world: World,
-    student: Decoder,
-    begin: Params,
-    teacher: tuple[Decoder, Params] | None,
+    student: Player,
+    teacher: Player | None,
     method: Method,
     config: Config,
     rate: float,
     seed: int,
     judge: Judge,
-    grade: behavior.Grade,
+    grade: Grader,
     sampling: Sampling,
     workdir: Path | None = None,
 ) -> Policy:
     """A policy to be trained at a learning rate, on prompts and noise of a seed."""
     critic = None
     if "value" in facts.needs(method):
-        own = dataclasses.replace(config.optimizer, warmup=config.critic.warmup, ema=0.0)
-        critic = Critic(Scalar(student), optimizer.make(own, config.critic.learning_rate))
+        slower = dataclasses.replace(config.optimizer, warmup=config.critic.warmup, ema=0.0)
+        learned = optimizer.make(slower, config.critic.learning_rate)
+        critic = Critic(Scalar(student.model), learned)
     source = Source(
-        world=world, student=student, teacher=teacher, method=method, config=config, seed=seed,
-        grade=grade, sampling=sampling, start=begin, workdir=workdir,
+        world=world, student=student.model, teacher=teacher, method=method, groups=config.prompts,
+        buffer=config.buffer, dataset=config.dataset, reward=config.reward, seed=seed, grade=grade,
+        sampling=sampling, start=student.params, workdir=workdir,
     )  # fmt: skip
-    step = optimizer.make(config.optimizer, rate)
-    return Policy(world, student, begin, teacher, method, config, step, critic, source, judge)
+    adamw = optimizer.make(config.optimizer, rate)
+    return Policy(world, *student, teacher, method, config, adamw, critic, source, judge)
 
 
-def merit(found: Mapping[str, Any], method: Method) -> float | None:
+def merit(figures: Mapping[str, Any], method: Method) -> float | None:
     """What an evaluation is worth, more is better: the reward for a reward's row, else -KL."""
-    figures = {
-        "reward": (1.0, found.get("reward")),
-        "accuracy": (1.0, found.get("accuracy")),
-        "kl": (-1.0, found.get("kl")),
-    }
     graded = facts.claims(method).kind == "reward"
     order = ("reward", "accuracy", "kl") if graded else ("kl", "accuracy", "reward")
     for name in order:
-        sign, figure = figures[name]
-        if figure is not None:
-            return sign * figure.value
+        if figures.get(name) is not None:
+            return (-1.0 if name == "kl" else 1.0) * figures[name].value
     return None
 
 
 def generated(memory: Memory) -> int:
     """Sequences taken from the behavior so far, each once."""
     return int(memory.get("generated", 0))
-
-
-# What a flight doesn't have, and what of a head is its model's.
-NOT_KEPT = (type(None), int, float)
-
-
-def _packed(value: Any) -> Any:
-    """A dataclass of arrays as nested dictionaries of those that are there."""
-    if not dataclasses.is_dataclass(value):
-        return value
-    fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return {name: _packed(part) for name, part in fields if not isinstance(part, NOT_KEPT)}
-
-
-def _unpacked(packed: Mapping[str, Any], student: Decoder, world: World) -> Flight:
-    """What `_packed` made of the student's flight, on the mesh."""
-    batch = {name: part for name, part in packed.items() if name != "behavior"}
-    batch = sharding.shard_batch(jax.tree.map(jnp.asarray, batch), world.mesh)
-    own = packed.get("behavior")
-    if own is not None:
-        hidden = sharding.shard_batch(jnp.asarray(own["hidden"]), world.mesh)
-        matrix = jnp.asarray(own["unembedding"])
-        own = Head(hidden, matrix, student.logit_cap, student.tokens)
-    return Flight(Rollout(**batch["rollout"]), batch.get("teacher"), own)

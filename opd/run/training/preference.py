@@ -24,11 +24,10 @@ from opd.engine.preference import Pairs
 from opd.engine.steps import State
 from opd.measure import intervals
 from opd.measure.intervals import Interval
-from opd.model.decoder import Decoder
 from opd.model.scalar import Scalar
 from opd.run import drawing
-from opd.run.drawing import World
-from opd.run.players import players
+from opd.run.drawing import Player, World
+from opd.run.players import folder
 from opd.run.rollouts.rewards import RewardError
 from opd.run.settings.config import Config
 from opd.run.store import progress
@@ -45,7 +44,7 @@ class Preferences:
     world: World
     model: Scalar
     body: Params  # of the student's start
-    step: optax.GradientTransformation
+    optimizer: optax.GradientTransformation
     batches: Sequence[Batch]
     held_out: tuple[Pair, ...]
     parts: int = 1
@@ -54,7 +53,7 @@ class Preferences:
     def start(self) -> State:
         """The student's body and a head of zeros, before the first update."""
         params = self.model.upon(self.body)
-        return programs.start(self.world.mesh, self.model, self.step, params)
+        return programs.start(self.world.mesh, self.model, self.optimizer, params)
 
     def advance(
         self, state: State, memory: dict[str, Any], number: int
@@ -62,7 +61,7 @@ class Preferences:
         """Update `number`, from 0, on its own batch of pairs. The state is consumed."""
         pairs = self._laid(self.batches[number])
         state, metrics = programs.prefer(
-            self.world.mesh, self.model, self.step, state, pairs, self.parts
+            self.world.mesh, self.model, self.optimizer, state, pairs, self.parts
         )
         return state, memory, {name: np.asarray(each.value()) for name, each in metrics.items()}
 
@@ -79,7 +78,7 @@ class Preferences:
         scores = programs.preferred(self.world.mesh, self.model, self.params(state), pairs)
         _, unit = np.unique([pair.prompt for pair in self.held_out], return_inverse=True)
         counts = np.bincount(unit)
-        found = {
+        figures = {
             name: intervals.mean_interval(np.bincount(unit, np.asarray(each)), counts)
             for name, each in preference.figures(scores).items()
         }
@@ -93,11 +92,11 @@ class Preferences:
             }
             for pair, (chosen, rejected) in zip(self.held_out[:samples], np.asarray(scores))
         ]
-        return found, shown
+        return figures, shown
 
-    def merit(self, found: Mapping[str, Interval]) -> float:
+    def merit(self, figures: Mapping[str, Interval]) -> float:
         """The held-out log-likelihood of a preference, nats: more is better."""
-        return -float(found["loss"].value)
+        return -float(figures["loss"].value)
 
     def _laid(self, batch: Batch) -> Pairs:
         return sharding.shard_batch(Pairs(**batch), self.world.mesh)
@@ -116,7 +115,7 @@ def check(config: Config, task: Task) -> None:
             f"divisor of the {config.prompts} pairs of an update (config.prompts)"
         )
     if config.reward.pairs is not None:
-        _given(config.reward.pairs, task)
+        _read(config.reward.pairs, task)
     elif any(example.messages is not None for example in task.split("train")):
         raise ValueError(
             "config.trains = 'reward': the data have prompts with 'messages', and pairs are made "
@@ -129,26 +128,24 @@ def check(config: Config, task: Task) -> None:
         )
 
 
-def prepare(
-    config: Config, workdir: Path, world: World, student: tuple[Decoder, Params]
-) -> Preferences:
+def prepare(config: Config, workdir: Path, world: World, student: Player) -> Preferences:
     """Pairs, and the reward model that starts from the student's start: one pair a prompt.
 
     Raises:
         RewardError: too few pairs could be made.
     """
-    task, (decoder, body) = world.task, student
-    players.describe(workdir / "models" / "reward", decoder, {"start": "student"}, task)
+    task = world.task
+    folder.describe(workdir / "models" / "reward", student.model, {"start": "student"}, task)
     if config.reward.pairs is not None:
-        train, held_out = _given(config.reward.pairs, task)
+        train, held_out = _read(config.reward.pairs, task)
     else:
-        pairs = _kept(config, workdir / "pairs.jsonl", world, decoder, body)
+        pairs = _made_once(config, workdir / "pairs.jsonl", world, student)
         train, held_out = preferences.split(pairs, task.config.seed)
     prompts = list(dict.fromkeys(pair.prompt for pair in held_out))[: config.evaluate.prompts]
     return Preferences(
         world,
-        Scalar(decoder),
-        body,
+        Scalar(student.model),
+        student.params,
         optimizer.make(config.optimizer, config.optimizer.learning_rate),
         preferences.batches(task, train, config.seed, config.prompts),
         tuple(pair for pair in held_out if pair.prompt in prompts),
@@ -156,7 +153,7 @@ def prepare(
     )
 
 
-def _given(file: str, task: Task) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+def _read(file: str, task: Task) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """A file's pairs, for training and held out."""
     pairs = preferences.read(Path(file), task)
     try:
@@ -165,13 +162,11 @@ def _given(file: str, task: Task) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         raise ValueError(f"config.reward.pairs = {file}: {error}") from None
 
 
-def _kept(
-    config: Config, file: Path, world: World, student: Decoder, params: Params
-) -> tuple[Pair, ...]:
+def _made_once(config: Config, file: Path, world: World, student: Player) -> tuple[Pair, ...]:
     """The pairs that a start before this one made, or new ones."""
     if not file.exists():
-        pairs = tuple(made(config, world, student, params))
-        if len({pair.prompt for pair in pairs}) < 3:
+        pairs = tuple(made(config, world, student))
+        if len({pair.prompt for pair in pairs}) < 3:  # one to train on and two held out
             raise RewardError(
                 f"{len(pairs)} pairs could be made of {config.dataset.groups} prompts' "
                 f"completions, needed are 3: raise config.dataset.groups or config.group_size, or "
@@ -181,7 +176,7 @@ def _kept(
     return preferences.read(file, world.task)
 
 
-def made(config: Config, world: World, student: Decoder, params: Params) -> Iterator[Pair]:
+def made(config: Config, world: World, student: Player) -> Iterator[Pair]:
     """Pairs of completions that the student draws for training prompts, by the verifier.
 
     Of `dataset.groups` prompts, each with a right and a wrong one of its G completions, or with
@@ -195,7 +190,7 @@ def made(config: Config, world: World, student: Decoder, params: Params) -> Iter
         for number in range(math.ceil(count / config.prompts)):
             batch = batches[number]
             drawn = drawing.draw(
-                world, student, params, batch, PAIRS_STEP + number, world.seed, world.group_size
+                world, student, batch, PAIRS_STEP + number, world.seed, world.group_size
             )
             parts = (drawn.tokens, drawn.mask, drawn.reward)
             rows = [

@@ -25,16 +25,17 @@ from opd import disk
 from opd.data import pipeline
 from opd.engine import costs, optimizer
 from opd.engine.steps import Sampling
+from opd.fields import to_dict
 from opd.method import facts, table
 from opd.method.table import Method
-from opd.run.drawing import World
+from opd.run import drawing
 from opd.run.players import players
 from opd.run.probe import evaluate
-from opd.run.rollouts import behavior, rewards
-from opd.run.settings import config as configs
-from opd.run.settings.config import Config, to_dict
+from opd.run.rollouts import behavior, rewards, sampling
+from opd.run.settings.config import Config
 from opd.run.store import checkpoint, progress
 from opd.run.training import checks, policy, preference
+from opd.run.training.checks import Ready
 from opd.run.training.log import Log
 from opd.run.training.note import Note
 from opd.run.training.policy import Learner
@@ -57,16 +58,18 @@ class Diverged(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run trains with, found right before anything is compiled."""
+    """What a training starts from, found right before anything is compiled."""
 
-    world: World
+    ready: Ready
     method: Method
     sampling: Sampling  # how the rollouts are drawn
+    inputs: Mapping[str, Any]  # what results depend on beside the config
 
     @property
     def biased(self) -> str | None:
         """What the method's claim lacks, drawn like this."""
-        return facts.bias(self.method, checks.law(self.world.sampling, self.sampling))
+        policy = self.ready.world.sampling
+        return facts.bias(self.method, sampling.law(policy, self.sampling))
 
 
 def check(config: Config, workdir: Path) -> Plan:
@@ -81,34 +84,34 @@ def check(config: Config, workdir: Path) -> Plan:
         checks.same(config, begun["config"], workdir, FREE)
     method = table.parse(config.method.spelled)
     facts.trainable(method)
-    probed = config.probe_methods if config.probe.every else ()
+    probed = config.probe.methods if config.probe.every else ()
     if probed and method.behavior != "student":
         raise ValueError(
             f"config.probe.every = {config.probe.every}: allowed is 0 with behavior="
             f"{method.behavior}: a probe's rows are claims about the student's own rollouts"
         )
-    if probed and config.prompts < 4:
+    if probed and config.prompts < 4:  # as probe.groups
         raise ValueError(
             f"config.prompts = {config.prompts}: a probe needs 4 prompt groups or more"
         )
-    has = behavior.needs_met(method, config) | {"reference", "value"}
-    if rewards.given(config.reward):
+    has = behavior.needs_met(method, config.dataset) | {"reference", "value"}
+    if config.reward.others:
         has |= {"reward"}
-    world, *_ = checks.ready(config, (method, *probed), has)
-    behavior.check(method, config, world.task)
+    ready = checks.ready(config, (method, *probed), has, workdir)
+    world = ready.world
+    behavior.check(method, config.dataset, config.buffer, config.prompts, world.task)
     if config.trains == "reward":
         preference.check(config, world.task)
-    sampling = checks.drawn(config.sampling, world.sampling, world.task.tokenizer.vocab)
-    if probed and sampling != world.sampling:
+    drawn = sampling.drawn(config.sampling, world.sampling, world.task.tokenizer.vocab)
+    if probed and drawn != world.sampling:
         raise ValueError(
             f"config.probe.every = {config.probe.every}: allowed is 0 where config.sampling isn't "
             "the policy itself: a probe's rows are claims about the policy's own rollouts"
         )
-    plan = Plan(world, method, sampling)
+    inputs = ready.inputs
     if begun is not None:
-        now = checks.inputs(config, plan.world.task)
-        checks.same_inputs(now, begun["inputs"], workdir)
-    return plan
+        checks.same_inputs(inputs, begun["inputs"], workdir)
+    return Plan(ready, method, drawn, inputs)
 
 
 def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, Any] | None:
@@ -125,8 +128,8 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
         if done is not None and (done["step"] >= config.updates or done["stopped"]):
             return done
         (workdir / "done.json").unlink(missing_ok=True)
-        said = {"config": to_dict(config), "inputs": checks.inputs(config, plan.world.task)}
-        disk.dump_json(said, workdir / "config.json")
+        begun = {"config": to_dict(config), "inputs": plan.inputs}
+        disk.dump_json(begun, workdir / "config.json")
         return _train(config, workdir, plan, terminated)
 
 
@@ -136,36 +139,36 @@ def _train(
     biased = plan.biased if config.trains == "policy" else None
     if biased is not None:
         print(f"{plan.method.name} is biased: {biased}", file=sys.stderr)
-    shown = pipeline.first_prompt(plan.world.task)
+    shown = pipeline.first_prompt(plan.ready.world.task)
     if shown is not None:
         print(f"first prompt: {shown}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
-        checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as kept,
+        checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as checkpoints,
         checkpoint.Checkpoints(workdir / "best", 1) as best,
         terminated.deferred(),
     ):
-        found = kept.restore(checkpoint.abstract(state))
-        if found is not None:
-            state, memory, note = found.tree, found.memory, Note.resumed(found.note)
+        last = checkpoints.restore(checkpoint.abstract(state))
+        if last is not None:
+            state, memory, note = last.tree, last.memory, Note.resumed(last.note)
         with (
-            Log(workdir, note.update if found else -1) as log,
+            Log(workdir, note.update if last else -1) as log,
             progress.progress(learner.name, config.updates) as bar,
         ):
             bar(note.update)
             saved = note.update
             while True:
                 if _due(note, config):
-                    said, shown = learner.judge(state, config.evaluate.samples)
-                    note, better = note.judged_by(said, learner.merit(said))
-                    log.evaluation(note, memory, said, shown)
+                    figures, samples = learner.judge(state, config.evaluate.samples)
+                    note, better = note.judged_by(figures, learner.merit(figures))
+                    log.evaluation(note, memory, figures, samples)
                     if better:
                         best.save(note.update, learner.params(state), dataclasses.asdict(note))
                 over = note.update >= config.updates or _stale(note, config)
                 leave = over or terminated.asked
                 if note.update > saved and (leave or note.update % config.checkpoint.every == 0):
-                    kept.save(note.update, state, dataclasses.asdict(note), memory)
+                    checkpoints.save(note.update, state, dataclasses.asdict(note), memory)
                     saved = note.update
                 if leave:
                     break
@@ -175,7 +178,7 @@ def _train(
                 row, total = map(int, optimizer.skipped(state.optimizer))
                 log.update(note, memory, values | {"skipped": total})
                 _finite(row, values, note, config)
-                bar(note=f"reward {values['reward']:.2f}" if "reward" in values else None)
+                bar(beside=f"reward {values['reward']:.2f}" if "reward" in values else None)
     if not over:
         print(f"asked to stop: saved at update {note.update}", file=sys.stderr)
         return None
@@ -194,23 +197,23 @@ def _train(
 
 def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     """Data, players and what judges them: made in the workdir, or found there."""
-    world = dataclasses.replace(plan.world, task=pipeline.load(config.tokenized, workdir))
-    student, start = players.make("student", config.student, world, workdir, config.models)
+    ready = plan.ready
+    world = drawing.prepared(ready.world, workdir)
+    student = players.make(ready.student, world, workdir, config.models)
     if config.trains == "reward":
-        return preference.prepare(config, workdir, world, (student, start))
+        return preference.prepare(config, workdir, world, student)
     teacher = None
-    asked = (
-        config.evaluate.teacher or config.probe.every or behavior.draws_teacher(plan.method, config)
-    )
-    if asked or costs.needs_teacher(plan.method):
-        teacher = players.make("teacher", config.teacher, world, workdir, config.models)
+    asked = config.evaluate.teacher or config.probe.every
+    draws = behavior.draws_teacher(plan.method, config.dataset)
+    if asked or draws or costs.needs_teacher(plan.method):
+        teacher = players.make(ready.teacher, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
-    grade = rewards.grader(config.reward, world)
-    other = grade if rewards.given(config.reward) else None
-    judge = functools.partial(evaluate.evaluate, world, student, teacher, held_out, grade=other)
+    grade = rewards.grader(ready.reward, world)
+    other = grade if config.reward.others else None
+    judge = functools.partial(evaluate.evaluate, world, held_out, teacher, other)
     return policy.make(
-        world, student, start, teacher, plan.method, config, config.optimizer.learning_rate,
-        config.seed, judge, grade, plan.sampling, workdir,
+        world, student, teacher, plan.method, config, config.optimizer.learning_rate, config.seed,
+        judge, grade, plan.sampling, workdir,
     )  # fmt: skip
 
 
@@ -220,12 +223,13 @@ def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -
     Raises:
         ValueError: no run of ours, or a split or number that can't be.
     """
-    said = _begun(workdir)
-    if said is None:
+    begun = _begun(workdir)
+    if begun is None:
         raise ValueError(f"--workdir={workdir}: no training run there (config.json is missing)")
-    found, asked = said["config"], {"split": split, "prompts": prompts}
-    found["evaluate"] |= {key: value for key, value in asked.items() if value is not None}
-    return configs.build(found)
+    config = checks.today(begun["config"], workdir)
+    asked = {"split": split, "prompts": prompts}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    return dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, **asked))
 
 
 def step_there(workdir: Path, step: str | None) -> int | str:
@@ -250,16 +254,18 @@ def score(config: Config, workdir: Path, plan: Plan, step: int | str) -> dict[st
     state = learner.start()
     folder = workdir / ("best" if step == "best" else "checkpoints")
     wanted = state.params if step == "best" else state
-    with checkpoint.Checkpoints(folder, None) as kept:
-        found = kept.restore(checkpoint.abstract(wanted), None if step == "best" else int(step))
-    assert found is not None, "step_there found it"
+    with checkpoint.Checkpoints(folder, None) as checkpoints:
+        restored = checkpoints.restore(
+            checkpoint.abstract(wanted), None if step == "best" else int(step)
+        )
+    assert restored is not None, "step_there found it"
     # What was best is kept as it was judged.
     state = (
-        found.tree
+        restored.tree
         if step != "best"
-        else dataclasses.replace(state, params=found.tree, optimizer=None)
+        else dataclasses.replace(state, params=restored.tree, optimizer=None)
     )
-    return {"step": found.note["update"]} | disk.strict(learner.judge(state, 0)[0])
+    return {"step": restored.note["update"]} | disk.strict(learner.judge(state, 0)[0])
 
 
 def _due(note: Note, config: Config) -> bool:
@@ -288,16 +294,16 @@ def _finite(row: int, values: Mapping[str, Any], note: Note, config: Config) -> 
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object that a run of ours left, if it is there and whole."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _begun(workdir: Path) -> dict[str, Any] | None:
     """What a workdir's run was begun with: its config and inputs."""
-    found = _read(workdir / "config.json")
-    return found if found is not None and found.keys() >= {"config", "inputs"} else None
+    begun = _read(workdir / "config.json")
+    return begun if begun is not None and begun.keys() >= {"config", "inputs"} else None
 
 
 class Terminated:

@@ -16,7 +16,7 @@ from opd.run.probe import branches
 from opd.run.settings import config as configs
 from opd.run.training import policy
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def debug(**parts):

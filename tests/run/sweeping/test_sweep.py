@@ -15,7 +15,7 @@ from opd.run.settings import config as configs
 from opd.run.settings import gin_config
 from opd.run.sweeping import sweep
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_products_zips_and_crossings():

@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from opd import fields
 from opd.method import table
 from opd.run.settings import config as configs
+from opd.run.settings import launch
 from opd.run.settings.config import CompareConfig, Config, EvaluateConfig, ProbeConfig
 
 
@@ -144,13 +146,13 @@ def test_numbers_and_lists_are_cast_to_what_the_field_holds():
     ],
 )
 def test_lists_are_read_from_text(text, value):
-    assert eval(configs.literal(text)) == value
+    assert eval(launch.literal(text)) == value
 
 
 def test_a_key_has_a_type():
     assert configs.kind_of("updates") is int
-    assert configs.is_tuple(configs.kind_of("compare.arms"))
-    assert not configs.is_tuple(configs.kind_of("compare"))
+    assert fields.is_tuple(configs.kind_of("compare.arms"))
+    assert not fields.is_tuple(configs.kind_of("compare"))
     assert configs.kind_of("evaluate") is EvaluateConfig
     with pytest.raises(ValueError, match="config.compare.nope: no such key; allowed are arms"):
         configs.kind_of("compare.nope")
@@ -158,7 +160,7 @@ def test_a_key_has_a_type():
 
 def test_the_probe_has_partners_and_references_once_each():
     rows = ("opd_sampled", "opd_sampled@gamma=1", "grpo", "opd")
-    found = [method.name for method in Config(probe=ProbeConfig(rows=rows)).probe_methods]
+    found = [method.name for method in ProbeConfig(rows=rows).methods]
     assert found == [
         "opd",
         "opd_sampled",

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import folders
 import pytest
 import safetensors.numpy
 
@@ -16,6 +15,7 @@ from opd.data.chat import ChatConfig
 from opd.run.players import models
 from opd.run.probe import score
 from opd.run.probe.score import Asked
+from tests.run.players import folders
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_path_or_a_workdir_is_asked_for(tmp_path):
         input=json.dumps([given for given, _ in MISTAKES.values()]),
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
     assert done.stdout.split() == ["2"] * len(MISTAKES), done.stderr

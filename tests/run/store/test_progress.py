@@ -19,7 +19,7 @@ def test_bars_speak_to_terminals_only(stream, monkeypatch):
     out = stream()
     console = rich.console.Console(file=out, width=100)
     with progress("probe", 4, console) as advance:
-        advance(note="kl 0.5")
+        advance(beside="kl 0.5")
         advance(3)
     shown = out.getvalue()
     if stream is Terminal:

@@ -11,7 +11,8 @@ import pytest
 from opd.data import pipeline, preferences
 from opd.data.preferences import Pair
 from opd.engine import programs
-from opd.run.players import players
+from opd.run.drawing import Player
+from opd.run.players import fit
 from opd.run.probe import evaluate
 from opd.run.rollouts import rewards
 from opd.run.settings import config as configs
@@ -19,7 +20,7 @@ from opd.run.settings.config import DatasetConfig, MeshConfig, OptimizerConfig, 
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks, preference
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 UPDATES = 8
 
 
@@ -34,8 +35,9 @@ def debug(**changes) -> configs.Config:
 @pytest.fixture(scope="module")
 def scene():
     """The world, and a student that knows nothing."""
-    world, student, _ = checks.ready(debug(), ())
-    return world, (student, programs.init(world.mesh, student, 0))
+    ready = checks.ready(debug(), ())
+    world, model = ready.world, ready.student.model
+    return world, Player(model, programs.init(world.mesh, model, 0))
 
 
 def separable(path: Path, count=12) -> str:
@@ -78,8 +80,8 @@ def test_it_learns_what_can_be_told_apart_and_grades_from_its_workdir(scene, tmp
         pipeline.Example(shown[0]["prompt"], shown[0][key]) for key in ("completion", "rejected")
     ]
     batch = pipeline.encode_prompts(world.task, examples)
-    rollout = players.demonstration(batch | pipeline.encode_solutions(world.task, examples))
-    found = rewards.grader(graded.reward, world)(rollout, batch, 1).reward
+    rollout = fit.demonstration(batch | pipeline.encode_solutions(world.task, examples))
+    found = rewards.grader(rewards.look(graded.reward, world.task), world)(rollout, batch, 1).reward
     wanted = [shown[0]["reward"], shown[0]["reward_rejected"]]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -161,6 +163,6 @@ def test_pairs_need_a_file_or_a_verifier(scene, tmp_path):
         preference.check(debug(reward=RewardConfig(pairs=file)), ungraded)
     config = debug(reward=RewardConfig(pairs=separable(tmp_path / "pairs.jsonl")))
     preference.check(config, ungraded)
-    before = rewards.identity(config.reward)
+    before = rewards.look(config.reward, ungraded).inputs
     separable(tmp_path / "pairs.jsonl", 11)
-    assert rewards.identity(config.reward) != before, "other pairs are another input"
+    assert rewards.look(config.reward, ungraded).inputs != before, "other pairs are another input"

@@ -20,7 +20,7 @@ from opd.engine import optimizer
 from opd.engine.steps import State
 from opd.model.scalar import Scalar
 from opd.run import drawing
-from opd.run.players import players
+from opd.run.players import fit, folder, players
 from opd.run.probe import evaluate
 from opd.run.rollouts import rewards
 from opd.run.settings import config as configs
@@ -28,7 +28,7 @@ from opd.run.settings.config import MeshConfig, OptimizerConfig, PlayerConfig, R
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 G = 2
 SOURCE = """
 def length(prompt, completion, answer):
@@ -49,7 +49,12 @@ def debug(**changes) -> configs.Config:
 
 @pytest.fixture(scope="module")
 def world() -> drawing.World:
-    return checks.ready(debug(), ())[0]
+    return checks.ready(debug(), ()).world
+
+
+def graders(config, world):
+    """Who grades, looked at and ready to."""
+    return rewards.grader(rewards.look(config, world.task), world)
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def demonstrated(world, examples):
     both = pipeline.encode_prompts(world.task, rows) | pipeline.encode_solutions(world.task, rows)
     both["mask"][-1] &= both["tokens"][-1] != world.task.tokenizer.eos_id
     both["ended"][-1] = False
-    return batch, players.demonstration(both)
+    return batch, fit.demonstration(both)
 
 
 # --- a user's function -----------------------------------------------------------------------
@@ -87,7 +92,7 @@ def test_a_function_sees_texts_and_grades_cut_completions_too(module, world):
     first, *others = world.task.split("train")[:4]
     examples = (dataclasses.replace(first, answer=None), *others)
     batch, rollout = demonstrated(world, examples)
-    grade = rewards.grader(RewardConfig(function=f"{name}:length"), world)
+    grade = graders(RewardConfig(function=f"{name}:length"), world)
     graded = grade(rollout, batch, G)
     wanted = [(e.prompt, e.solution, e.answer) for e in examples for _ in range(G)]
     assert sys.modules[name].calls == wanted
@@ -95,7 +100,7 @@ def test_a_function_sees_texts_and_grades_cut_completions_too(module, world):
     assert graded.reward.sharding == rollout.ended.sharding
     np.testing.assert_array_equal(graded.reward, [len(text) for _, text, _ in wanted])
     # The verifier gives nothing for a completion that was cut.
-    verified = rewards.grader(RewardConfig(), world)(rollout, batch, G)
+    verified = graders(RewardConfig(), world)(rollout, batch, G)
     np.testing.assert_array_equal(verified.reward[G:], [1] * (2 * G + 1) + [0])
 
 
@@ -114,7 +119,7 @@ def test_a_function_sees_texts_and_grades_cut_completions_too(module, world):
 def test_what_a_function_may_not_do_is_said_with_the_prompt(module, world, body, did):
     name = module(f"def f(prompt, completion, answer):\n    if prompt == bad: {body}\n    return 1")
     batch, rollout = demonstrated(world, world.task.split("train")[:3])
-    grade = rewards.grader(RewardConfig(function=f"{name}:f"), world)
+    grade = graders(RewardConfig(function=f"{name}:f"), world)
     bad = sys.modules[name].bad = batch["texts"][1]
     with pytest.raises(rewards.RewardError) as error:
         grade(rollout, batch, G)
@@ -149,22 +154,22 @@ def test_a_function_that_cannot_be_had_is_refused_first(module, said, message):
 
 def test_another_text_of_the_function_is_another_input(module, world, tmp_path):
     config = debug(reward=RewardConfig(function=f"{module(SOURCE)}:length"))
-    before = json.loads(json.dumps(checks.inputs(config, world.task)))
-    checks.same_inputs(checks.inputs(config, world.task), before, tmp_path)
-    assert checks.inputs(debug(), world.task)["reward"] is None
+    before = json.loads(json.dumps(checks.ready(config, ()).inputs))
+    checks.same_inputs(checks.ready(config, ()).inputs, before, tmp_path)
+    assert checks.ready(debug(), ()).inputs["reward"] is None
     module(SOURCE + "# more")
     with pytest.raises(ValueError, match="has results of another reward: sha256 [0-9a-f]{12}, now"):
-        checks.same_inputs(checks.inputs(config, world.task), before, tmp_path)
+        checks.same_inputs(checks.ready(config, ()).inputs, before, tmp_path)
 
 
-def test_a_function_taken_from_another_module_is_known_by_both(module):
+def test_a_function_taken_from_another_module_is_known_by_both(module, world):
     module(SOURCE, "own_source")
     config = RewardConfig(function=f"{module('from own_source import length')}:length")
-    found = {rewards.identity(config)["sha256"]}
+    found = {rewards.look(config, world.task).inputs["sha256"]}
     module("from own_source import length # again")
-    found.add(rewards.identity(config)["sha256"])
+    found.add(rewards.look(config, world.task).inputs["sha256"])
     module(SOURCE + "# more", "own_source"), module("from own_source import length # again")
-    found.add(rewards.identity(config)["sha256"])
+    found.add(rewards.look(config, world.task).inputs["sha256"])
     assert len(found) == 3
     sys.modules.pop("own_source")
 
@@ -192,12 +197,12 @@ def test_an_evaluation_has_the_training_s_own_reward_beside_the_accuracy(world, 
         seen.append((batch["texts"], group_size))
         return drawing.rewarded(rollout, np.asarray([1.0, 2.0, 3.0, 6.0]))
 
-    found, shown = evaluate.evaluate(world, None, None, examples, None, 4, grade)
+    found, shown = evaluate.evaluate(world, examples, None, grade, None, 4)
     assert seen == [([example.prompt for example in examples], 1)]
     assert found["reward"].value == 3 and found["reward"].low < 3
     assert found["accuracy"].value == 0.75, "the verifier's: one completion was cut"
     assert [sample["reward"] for sample in shown] == [1, 2, 3, 6]
-    plain, shown = evaluate.evaluate(world, None, None, examples, None, 4)
+    plain, shown = evaluate.evaluate(world, examples, None, None, None, 4)
     assert "reward" not in plain and plain["accuracy"].value == 0.75
     assert [sample["reward"] for sample in shown] == [1, 1, 1, 0]
 
@@ -209,9 +214,9 @@ def test_an_evaluation_has_the_training_s_own_reward_beside_the_accuracy(world, 
 def trained(world, tmp_path) -> tuple[Path, Scalar, dict]:
     """What a training of a reward model leaves behind: steps 2 and 4, and a best at 3."""
     workdir = tmp_path / "trained"
-    model = Scalar(players.decoder(debug().student, world.task))
-    players.describe(workdir / "models" / "reward", model.body, {}, world.task)
-    rng, shapes = np.random.default_rng(0), players.abstract(model, world.mesh)
+    model = Scalar(players.look("student", debug().student, world.task).model)
+    folder.describe(workdir / "models" / "reward", model.body, {}, world.task)
+    rng, shapes = np.random.default_rng(0), folder.abstract(model, world.mesh)
     kept = {
         number: jax.tree.map(
             lambda leaf: jax.device_put(
@@ -236,7 +241,7 @@ def test_a_reward_model_gives_the_value_at_the_last_graded_token(trained, world,
     config = debug(reward=RewardConfig(from_=f"{workdir}{suffix}"))
     checks.ready(config, ())
     batch, rollout = demonstrated(world, world.task.split("train")[:4])
-    graded = rewards.grader(config.reward, world)(rollout, batch, G)
+    graded = graders(config.reward, world)(rollout, batch, G)
     assert graded.reward.dtype == jnp.float32 and graded.reward.shape == (8,)
     for row in range(8):
         # One sequence at a time, without padding on either side.
@@ -251,10 +256,10 @@ def test_a_reward_model_gives_the_value_at_the_last_graded_token(trained, world,
         values = model.values(jax.device_get(kept[number]), alone, jnp.ones(alone.shape, bool))
         np.testing.assert_allclose(graded.reward[row], values[0, -1], rtol=1e-4, atol=1e-5)
     assert len(set(map(float, graded.reward))) == 5, "four solutions, one of them cut"
-    before = rewards.identity(config.reward)
-    assert before["step"] == number and rewards.identity(config.reward) == before
+    before = rewards.look(config.reward, world.task).inputs
+    assert before["step"] == number and rewards.look(config.reward, world.task).inputs == before
     other = RewardConfig(from_=f"{workdir}@2")
-    assert rewards.identity(other)["sha256"] != before["sha256"]
+    assert rewards.look(other, world.task).inputs["sha256"] != before["sha256"]
 
 
 def test_what_is_no_reward_model_of_this_task_is_refused(trained, tmp_path):

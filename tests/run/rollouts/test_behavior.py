@@ -14,15 +14,16 @@ import pytest
 from opd.data import pipeline
 from opd.engine import programs, sharding
 from opd.method import facts, table
-from opd.run.probe import evaluate
-from opd.run.rollouts import behavior
+from opd.run import drawing
+from opd.run.drawing import Player
+from opd.run.rollouts import behavior, grouped
 from opd.run.rollouts.behavior import BEHAVIORS, Source
 from opd.run.settings import config as configs
 from opd.run.settings.config import BufferConfig, DatasetConfig
 from opd.run.training import checks
 from opd.types import Rollout
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMPTS = GROUP = 4
 ROWS = PROMPTS * GROUP
 
@@ -37,7 +38,8 @@ def players():
     """A world, one model, and parameters of a student and a teacher that differ."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checks.backend, "check", lambda: None)
-        world, model, _ = checks.ready(debug(), (table.parse("opd"),))
+        ready = checks.ready(debug(), (table.parse("opd"),))
+    world, model = ready.world, ready.student.model
     return world, model, *(programs.init(world.mesh, model, seed) for seed in (1, 2))
 
 
@@ -52,9 +54,12 @@ def source(players):
         base = Source(
             world=world,
             student=model,
-            teacher=(model, teacher),
+            teacher=Player(model, teacher),
             method=table.parse(method),
-            config=config,
+            groups=config.prompts,
+            buffer=config.buffer,
+            dataset=config.dataset,
+            reward=config.reward,
             seed=0,
             grade=lengths,
             sampling=world.sampling,
@@ -144,7 +149,7 @@ def test_a_teachers_draw_is_the_teachers(source, players):
 @pytest.mark.parametrize("method", ["opd", "teacher_behavior", "dagger", "gkd@share=1", "grpo"])
 def test_whoever_draws_draws_as_the_training_does(method, source, players, monkeypatch):
     used = []
-    monkeypatch.setattr(evaluate, "complete", lambda *a, **k: used.extend(a[6:]) or refuse())
+    monkeypatch.setattr(drawing, "complete", lambda *a, **k: used.extend(a[5:]) or refuse())
     asked = dataclasses.replace(players[0].sampling, temperature=0.7, top_k=3)
     with pytest.raises(RuntimeError):
         source(method, sampling=asked).draw(players[2], 0, 0, {})
@@ -324,8 +329,8 @@ def test_a_logged_dataset_is_whole_groups_of_one_policy(whose, version, source, 
     assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
     assert seen[:6] != seen[6:]
     model, params = (ours.student, student) if whose == "student" else ours.teacher
-    flat = behavior._rows({name: array[:4] for name, array in logged.items()})
-    stats = programs.score(ours.world.mesh, model, params, flat, None, ours.world.how)
+    flat = grouped.joined({name: array[:4] for name, array in logged.items()})
+    stats = programs.score(ours.world.mesh, model, params, flat, None, ours.world.scoring)
     scored = np.where(flat.mask, np.asarray(stats.logp_student), 0)
     np.testing.assert_allclose(flat.logp_behavior, scored, rtol=1e-4, atol=1e-4)
 
@@ -345,7 +350,7 @@ def test_a_logged_dataset_is_drawn_once(source, players, tmp_path, monkeypatch):
     keys = {"workdir": tmp_path, "dataset": DatasetConfig(groups=5)}
     made = source("offline_rl", **keys).draw(student, 0, 0, {}).rollout
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "complete", refuse)
+        patch.setattr(drawing, "complete", refuse)
         again = source("offline_rl", **keys).draw(student, 0, 3, {}).rollout
         assert same(made, again)
         for changed in ({"start": teacher}, {"seed": 1}, {"dataset": DatasetConfig(groups=6)}):
@@ -408,8 +413,8 @@ def fake(source, params, number, version, memory):
 
 def buffered(monkeypatch, size, age):
     monkeypatch.setattr(behavior, "student", fake)
-    config = SimpleNamespace(prompts=2, group_size=2, buffer=BufferConfig(size=size, age=age))
-    return SimpleNamespace(config=config, seed=0)
+    world = SimpleNamespace(group_size=2)
+    return SimpleNamespace(world=world, groups=2, buffer=BufferConfig(size=size, age=age), seed=0)
 
 
 def test_old_groups_leave_a_buffer(monkeypatch):
@@ -422,7 +427,7 @@ def test_old_groups_leave_a_buffer(monkeypatch):
 def test_a_buffers_draws_and_evictions_are_uniform(monkeypatch):
     """Of six groups in a buffer of four, each stays and each is drawn as often as the others."""
     ours = buffered(monkeypatch, 4, 0)
-    old = behavior._groups(fake(None, None, 0, 0, {}).rollout, 2) | {"born": np.zeros(2, np.int32)}
+    old = grouped.split(fake(None, None, 0, 0, {}).rollout, 2) | {"born": np.zeros(2, np.int32)}
     memory = {name: np.concatenate([array, array]) for name, array in old.items()}
     memory["tokens"] = np.arange(2, 6, dtype=np.int32)[:, None, None] + np.zeros((4, 2, 1), int)
     trials = 900
@@ -452,7 +457,7 @@ def test_a_buffers_draws_and_evictions_are_uniform(monkeypatch):
     ],
 )
 def test_what_a_dataset_is_made_of(method, source, wanted, logp):
-    config = debug(dataset=DatasetConfig(source=source))
+    config = DatasetConfig(source=source)
     method = table.parse(method)
     assert behavior.dataset_source(method, config) == wanted
     assert ("dataset_logp" in behavior.needs_met(method, config)) == logp
@@ -465,7 +470,7 @@ def test_what_a_dataset_is_made_of(method, source, wanted, logp):
 )
 def test_nobody_knows_the_log_probabilities_of_solutions(method, source):
     method = table.parse(method)
-    met = behavior.needs_met(method, debug(dataset=DatasetConfig(source=source)))
+    met = behavior.needs_met(method, DatasetConfig(source=source))
     with pytest.raises(ValueError, match="log-probabilities that the dataset's policy gave") as one:
         facts.require(method, met | {"reward", "teacher_full"})
     assert len(str(one.value).splitlines()) == 1
@@ -475,16 +480,20 @@ def test_what_cannot_be_drawn_is_said_at_once(players):
     task = players[0].task
     unsolved = dataclasses.replace(task.split("train")[0], solution=None)
     bare = dataclasses.replace(task, splits={"train": (unsolved,)})
-    for name, message in (("sft", "takes solutions"), ("gkd", "takes solutions")):
-        behavior.check(table.parse(name), debug(), task)
-        with pytest.raises(ValueError, match=message):
-            behavior.check(table.parse(name), debug(), bare)
+
+    def check(name, task, size=1024):
+        method, buffer = table.parse(name), BufferConfig(size=size)
+        behavior.check(method, DatasetConfig(), buffer, PROMPTS, task)
+
+    for name in ("sft", "gkd"):
+        check(name, task)
+        with pytest.raises(ValueError, match="takes solutions"):
+            check(name, bare)
     for name in ("opd", "offline_rl", "gkd@share=1", "gkd@other=teacher", "dagger"):
-        behavior.check(table.parse(name), debug(), bare)
-    small = debug(buffer=BufferConfig(size=3))
-    behavior.check(table.parse("opd"), small, task)
+        check(name, bare)
+    check("opd", task, size=3)
     with pytest.raises(ValueError, match=r"config.buffer.size = 3: allowed is .* 4 or more"):
-        behavior.check(table.parse("dagger"), small, task)
+        check("dagger", task, size=3)
 
 
 def test_every_behavior_of_the_table_is_here():

@@ -17,10 +17,11 @@ import pytest
 
 from opd.data import pipeline
 from opd.method import table
+from opd.run.comparing import compare
 from opd.run.settings import config as configs
 from opd.run.settings import launch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEBUG = "--config=configs/debug.py"
 
 FORKS = """
@@ -353,7 +354,7 @@ def left(files, tmp_path_factory) -> dict[tuple[str, str], Left]:
     """Every command line's outcome, all from one start of Python."""
     folder = tmp_path_factory.mktemp("left")
     (printed,) = run_all([OTHERS["config"]], tmp_path_factory.mktemp("printed"))
-    done = {"schema": 1, "config": json.loads(printed.out)}
+    done = {"schema": compare.SCHEMA, "config": json.loads(printed.out)}
     (files["done"] / "results.json").write_text(json.dumps(done))
     names = {name: str(path) for name, path in files.items()}
     names["folder"] = str(files["nowhere"].parent)

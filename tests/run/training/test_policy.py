@@ -11,7 +11,7 @@ from opd.run.settings import config as configs
 from opd.run.store import checkpoint
 from opd.run.training import policy, train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 
 
@@ -66,7 +66,7 @@ def test_what_is_in_flight_is_packed_without_what_is_not_there(learner):
     flight = memory["flight"]
     assert flight.keys() == {"rollout", "teacher", "behavior"}
     assert "value" not in flight["rollout"] and "logp_behavior" in flight["rollout"]
-    width = learner.teacher[0].width
+    width = learner.teacher.model.width
     assert flight["teacher"].shape == (*flight["rollout"]["tokens"].shape, width)
 
 

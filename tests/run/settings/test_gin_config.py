@@ -12,7 +12,7 @@ from opd.run.settings import config as configs
 from opd.run.settings import gin_config
 from opd.run.settings.config import Config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def built(files=(), bindings=(), kept=frozenset()) -> Config:

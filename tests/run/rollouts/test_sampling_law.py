@@ -4,8 +4,8 @@ import pytest
 
 from opd.engine.steps import Sampling
 from opd.method import facts
-from opd.run.settings.config import SamplingConfig
-from opd.run.training import checks
+from opd.run.rollouts import sampling
+from opd.run.rollouts.sampling import SamplingConfig
 
 VOCAB = 12
 POLICY = Sampling(5, eos_ids=(1,), pad_id=0, temperature=0.7)
@@ -20,8 +20,8 @@ ASKED = {
 def test_the_law_is_what_the_config_asks_for(law):
     assert ASKED.keys() == set(facts.LAWS)
     for asked in ASKED[law]:
-        found = checks.drawn(SamplingConfig(**asked), POLICY, VOCAB)
-        assert checks.law(POLICY, found) == law
+        found = sampling.drawn(SamplingConfig(**asked), POLICY, VOCAB)
+        assert sampling.law(POLICY, found) == law
         assert law != "policy" or found == POLICY  # so that no second program is compiled
         assert found.temperature == asked.get("temperature", 0.7) and found.length == 5
         if law == "truncated":
@@ -31,12 +31,4 @@ def test_the_law_is_what_the_config_asks_for(law):
 @pytest.mark.parametrize("top_k", [0, VOCAB + 1])
 def test_a_top_k_that_can_not_be_is_refused(top_k):
     with pytest.raises(ValueError, match=rf"^config.sampling.top_k = {top_k}: allowed is 1 to 12$"):
-        checks.drawn(SamplingConfig(top_k=top_k), POLICY, VOCAB)
-
-
-def test_a_workdir_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
-    """Asked of the system: whoever runs the tests may be allowed everything."""
-    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match="it can't be written to"):
-        checks.folder(tmp_path)
-    checks.folder(tmp_path / "absent")
+        sampling.drawn(SamplingConfig(top_k=top_k), POLICY, VOCAB)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,15 +22,17 @@ from opd.data import pipeline
 from opd.data.hub_tokenizer import FILES
 from opd.engine import optimizer
 from opd.engine.steps import State
+from opd.run import drawing
 from opd.run.comparing import compare
-from opd.run.players import hub, models, players
+from opd.run.players import folder, hub, models, players
 from opd.run.settings import config as configs
 from opd.run.settings.config import Config, MeshConfig, ModelConfig, OptimizerConfig, PlayerConfig
 from opd.run.store import checkpoint
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks, train
+from tests.run.players import folders
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def asked(teacher, student, prompts, **changes) -> Config:
@@ -133,8 +134,8 @@ def test_a_training_goes_on_from_another_of_a_folder(trained, files, tmp_path):
     """The second run's student is the first's, and is exported with the first's files."""
     config = asked(files["teacher"], files["student"], files["prompts"])
     config = dataclasses.replace(config, student=PlayerConfig(from_=str(trained.workdir)))
-    world, *_ = checks.ready(config, ())
-    _, params = players.make("student", config.student, world, tmp_path)
+    ready = checks.ready(config, ())
+    _, params = players.make(ready.student, ready.world, tmp_path)
     assert checkpoint.digest(params) == trained.done["params_sha256"]
     kept = tmp_path / "models" / "student" / hub.KEPT
     assert (kept / "config.json").is_file() and (kept / "tokenizer.json").is_file()
@@ -159,13 +160,13 @@ def test_a_student_from_scratch_is_exported_too(tokenizer, monkeypatch, tmp_path
     def fit(name, model, config, world):
         made[name] = model.init(jax.random.key(3))
         return jax.device_put(
-            made[name], jax.tree.map(lambda x: x.sharding, players.abstract(model, world.mesh))
+            made[name], jax.tree.map(lambda x: x.sharding, folder.abstract(model, world.mesh))
         )
 
-    monkeypatch.setattr(players, "fit", fit)
-    world, *_ = checks.ready(config, ())
-    world = dataclasses.replace(world, task=pipeline.load(config.data, tmp_path / "run"))
-    _, params = players.make("student", player, world, tmp_path / "run")
+    monkeypatch.setattr(players.fit, "fit", fit)
+    ready = checks.ready(config, ())
+    world = drawing.prepared(ready.world, tmp_path / "run")
+    _, params = players.make(ready.student, world, tmp_path / "run")
     step = optimizer.make(OptimizerConfig(), 1e-3)
     with Checkpoints(tmp_path / "run" / "checkpoints", 1) as steps:
         steps.save(1, State(params, step.init(params), jnp.int32(1)), {"update": 1})
@@ -223,19 +224,19 @@ def test_a_folder_that_cannot_play_is_refused(files, tmp_path, change, message):
 def test_a_dtype_is_for_a_folder_alone(files, tmp_path):
     config = asked(files["teacher"], files["student"], files["prompts"])
     wide = dataclasses.replace(config.student, dtype="bfloat16")
-    _, student, teacher = checks.ready(dataclasses.replace(config, student=wide), ())
-    assert (student.config.param_dtype, teacher.config.param_dtype) == ("bfloat16", "float32")
+    ready = checks.ready(dataclasses.replace(config, student=wide), ())
+    dtypes = (player.model.config.param_dtype for player in (ready.student, ready.teacher))
+    assert tuple(dtypes) == ("bfloat16", "float32")
 
 
 def test_other_weights_in_the_same_folder_are_other_inputs(files, tmp_path):
     shutil.copytree(files["student"], tmp_path / "copy")
     config = asked(files["teacher"], tmp_path / "copy", files["prompts"])
-    task = pipeline.load(config.tokenized)
-    before = checks.inputs(config, task)
+    before = checks.ready(config, ()).inputs
     original = asked(files["teacher"], files["student"], files["prompts"])
-    assert checks.inputs(original, pipeline.load(original.tokenized)) == before
+    assert checks.ready(original, ()).inputs == before
     folders.write_model(tmp_path / "copy", vocab=409, seed=2)
-    after = checks.inputs(config, task)
+    after = checks.ready(config, ()).inputs
     assert after["student"] != before["student"] and after["teacher"] == before["teacher"]
 
 
@@ -278,7 +279,7 @@ def test_a_comparison_of_two_folders_runs_to_its_report(files, tmp_path, capsys)
     results = compare.compare(config, tmp_path / "run")
     assert (tmp_path / "run" / "report.html").is_file()
     assert "first prompt: '<|turn|>user" in capsys.readouterr().err
-    assert results["inputs"]["student"] == players.inputs(config.student)
+    assert results["inputs"] == checks.ready(config, ()).inputs
     assert "opd" in {entry["name"] for entry in results["estimators"]}
     assert all(np.isfinite(entry["flops"]) for entry in results["estimators"])
     assert compare.compare(config, tmp_path / "run") == compare.finished(tmp_path / "run")

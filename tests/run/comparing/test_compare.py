@@ -14,7 +14,7 @@ import pytest
 
 from opd import disk
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = "--config=configs/debug.py"
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from opd import disk
 from opd.data import hub_tokenizer
 from opd.data.tokenizers import CharTokenizer
 from opd.engine import sharding
-from opd.run.players import hub
+from opd.run.players import hub, hub_export
 from tests.model import goldens
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QWEN2 = goldens.CASES["Qwen2, untied"]
 GEMMA3 = goldens.CASES["Gemma 3, tied, two bases"]
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
@@ -42,7 +42,7 @@ def assert_same(found, wanted):
 
 
 def save(folder, path, config, params, **options):
-    hub.save(path, config, params, folder.json, lambda beside: None, **options)
+    hub_export.save(path, config, params, folder.json, lambda beside: None, **options)
 
 
 def stored(folder):
@@ -175,7 +175,7 @@ def test_a_folder_that_is_there_is_not_written_over(tmp_path):
 
     with pytest.raises(OSError, match="no space"):
         params = hub.load(folder, one_device())
-        hub.save(tmp_path / "new", folder.config, params, folder.json, fails)
+        hub_export.save(tmp_path / "new", folder.config, params, folder.json, fails)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import folders
 import numpy as np
 import pytest
 import safetensors.numpy
 
-ROOT = Path(__file__).parents[2]
+from tests.run.players import folders
+
+ROOT = Path(__file__).parents[3]
 SMALL = (
     "--config.data.max_completion=6",
     "--config.prompts=4",

@@ -20,8 +20,9 @@ from opd.measure import exact, intervals
 from opd.method import table
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.run import drawing
+from opd.run.drawing import Player
 from opd.run.probe import branches, probe
-from opd.run.settings.config import ProbeConfig
+from opd.run.probe.probe import ProbeConfig
 from opd.types import Coefficients, Rollout, TokenStats
 
 KEY = jax.random.key(5)
@@ -336,7 +337,7 @@ def setting():
         mesh=sharding.make_mesh(jax.devices()[:1]),
         task=graded,
         sampling=Sampling(task.max_completion, (eos,), pad),
-        how=Pass(chunk=8),
+        scoring=Pass(chunk=8),
         group_size=2,
         seed=3,
     )
@@ -358,10 +359,12 @@ def test_continuations_keep_what_came_before(setting):
     """tokens[:t] are the trunk's, with the log-probabilities that a score of them gives."""
     world, player, (params, teacher) = setting
     batch = pipeline.prompts(world.task, "train", world.seed, 4)[0]
-    trunk = drawing.draw(world, player, params, batch, 1, world.seed, world.group_size)
+    trunk = drawing.draw(world, Player(player, params), batch, 1, world.seed, world.group_size)
     trunk = jax.device_get(trunk)
     plan = branches.plan(tuple(map(table.parse, ("opd@gamma=1",))), 2)
-    extend = branches.continuing(world, player, params, (player, teacher), plan, batch["answers"])
+    extend = branches.continuing(
+        world, Player(player, params), Player(player, teacher), plan, batch["answers"]
+    )
     which, times = np.nonzero(trunk.mask)
     part = jax.tree.map(lambda leaf: leaf[which], dataclasses.replace(trunk, reward=None))
     before = np.arange(trunk.mask.shape[1]) < times[:, None]
@@ -394,12 +397,15 @@ def test_a_prefix_of_another_shape_is_refused(setting):
 
 def test_the_probe_gives_parts_that_add_up(setting):
     world, player, (params, teacher) = setting
-    methods = tuple(map(table.parse, ("opd@gamma=1", "reinforce", "grpo")))
+    rows = ("opd@gamma=1", "reinforce", "grpo")
     figure = intervals.Interval(1.0, 0.9, 1.1)
     entries, measured = {}, {}
     for count in (0, 2):
-        config = ProbeConfig(groups=8, batch=4, sketch=16, branches=count)
-        measured[count] = probe.measure(world, player, params, (player, teacher), methods, config)
+        config = ProbeConfig(rows, groups=8, batch=4, sketch=16, branches=count)
+        measured[count] = probe.measure(
+            world, Player(player, params), Player(player, teacher), config
+        )
+        methods = measured[count].methods
         prices = {m.name: figure for m in methods}, {m.name: {} for m in methods}
         entries[count] = probe.entries(measured[count], *prices, "start")
     for without, branched in zip(entries[0], entries[2], strict=True):
@@ -429,7 +435,7 @@ class Tree:
     """The transformer on the tree that is enumerated whole: draws, rewards, scores."""
 
     def __init__(self):
-        sys.path.append(str(Path(__file__).parent.parent / "contract"))
+        sys.path.append(str(Path(__file__).parents[2] / "contract"))
         import enumeration
 
         self.module, self.lab = enumeration, enumeration.build(0)
