@@ -127,13 +127,17 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def undocumented(source: str) -> list[str]:
-    """Public top-level functions and classes without a docstring; `module` if that has none."""
+    """Public top-level functions and classes without a docstring; `module` if that has none.
+
+    Of overloads the implementation has it.
+    """
     tree = ast.parse(source)
     public = [
         node
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
+        and not any(ast.unparse(by).endswith("overload") for by in node.decorator_list)
     ]
     found = [] if ast.get_docstring(tree) else ["module"]
     return found + [node.name for node in public if not ast.get_docstring(node)]
