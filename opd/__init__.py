@@ -9,14 +9,14 @@ of your own, of B rollouts of T tokens over a vocabulary of V:
     statistics(rollout, student, teacher)          log-probabilities, entropies, KL: [B, T] each
     divergence(name, logp_student, logp_teacher)   value, weight and push of a divergence
     ess(rollout, logp_student, kind)               effective sample size of stale rollouts
-    parse_method(row)                              a row of the methods table, as an object
+    method(row, **axes)                            a row of the methods table, as an object
     Head(hidden, unembedding)                      in the place of logits, so that none are held
     load_model(folder), logits(policy, tokens), save_model(policy, folder)      a `Policy`
 
 `student` and `teacher` are logits [B, T, V], at t those that token t is drawn from. Gradients are
 ascent directions, log-probabilities in nats. A mistake is a ValueError of one line. A row is named
-`opd_topk@k=8,tail=drop`; `python -m experiments.compare --list_methods` lists them. What parses one
-is `parse_method`, because `opd.method` is the room that the rows live in.
+`opd_topk@k=8,tail=drop`; `python -m experiments.compare --list_methods` lists them.
+`opd.method` is the room that the rows live in, too: a package that is called parses a name.
 
 Is an estimator of your own biased? Here the k3 estimate of KL(pi || p) is differentiated as a loss,
 on bigram models, and put beside the enumerated `opd` and the sampled `opd_sampled` on the same
@@ -73,7 +73,7 @@ _HOMES = {
     "gradient": "opd.engine.arrays",
     "load_model": "opd.run.players.models",
     "logits": "opd.run.players.models",
-    "parse_method": "opd.engine.arrays",
+    "method": "opd.method",  # the room itself
     "save_model": "opd.run.players.models",
     "statistics": "opd.engine.arrays",
 }
@@ -83,7 +83,8 @@ __all__ = list(_HOMES)
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'opd' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    found = home if home.__name__ == f"opd.{name}" else getattr(home, name)
     globals()[name] = found
     return found
 

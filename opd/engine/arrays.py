@@ -22,23 +22,6 @@ from opd.method.table import Method, Term
 from opd.types import Array, Rollout, TokenStats
 
 
-def parse_method(name: str, **axes: object) -> Method:
-    """The method that a name stands for: `ROW` or `ROW@axis=value,...`, a row and its overrides.
-
-    The rows, and the axes that `axes` may name as well, are what `python -m experiments.compare`
-    prints with `--list_methods` and `--list_axes`. In a row of several terms `SIGNAL.axis=value`
-    changes the terms of one signal.
-
-    Raises:
-        ValueError: an unknown row, axis or value, or a combination that means nothing.
-
-    >>> import opd
-    >>> opd.parse_method("opd_topk@k=16,tail=drop").terms[0].k
-    16
-    """
-    return table.parse(name, **axes)
-
-
 @overload
 def gradient(
     method: str | Method,
@@ -84,7 +67,7 @@ def gradient(
     Whose rollouts they are is the caller's to see to. A critic's regression is not in it.
 
     Args:
-        method: a row's name, as `parse_method` takes it, or what that returns.
+        method: a row's name, as `opd.method` takes it, or what that returns.
         rollout: tokens, mask and what the row asks besides.
         logits_student: [B, T, V], at t those that token t is drawn from; or a `Head`, hidden states
             [B, T, D] and unembedding [V, D], so that no array [B, T, V] is made.

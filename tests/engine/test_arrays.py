@@ -357,4 +357,4 @@ def test_an_effective_sample_size_refuses_in_one_line(changes, arguments, said):
 
 
 def test_what_is_exported_is_here():
-    assert opd.gradient is arrays.gradient and opd.parse_method("opd") == table.parse("opd")
+    assert opd.gradient is arrays.gradient
