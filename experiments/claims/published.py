@@ -66,12 +66,12 @@ def _cotangents(names, one_pass, rollouts, student, teacher, uniforms):
         )
 
     if one_pass:
-        weigh, given = finish, known
+        weigh, weighed = finish, known
     else:
-        given = finish(vocab.stats(student, teacher, batch.tokens, how), known)
-        weigh = lambda stats, given: given  # noqa: E731
+        weighed = finish(vocab.stats(student, teacher, batch.tokens, how), known)
+        weigh = lambda stats, weighed: weighed  # noqa: E731
     rules = tuple(method.rules for method in methods)
-    cotangent, _ = vocab.pull(student, teacher, batch.tokens, rules, weigh, given, uniforms, how)
+    cotangent, _ = vocab.pull(student, teacher, batch.tokens, rules, weigh, weighed, uniforms, how)
     return cotangent.hidden
 
 

@@ -79,7 +79,7 @@ class DataConfig:
                     f"data.{name} = {getattr(self, name)!r}: allowed for data.task = "
                     f"{' or '.join(map(repr, readers))} only"
                 )
-        self.own()
+        self.task_config()
         if self.tokenizer == "char" and not (self.alphabet or self.source.alphabet):
             raise ValueError("data.tokenizer = 'char' needs data.alphabet, or choose byte or bpe")
 
@@ -88,7 +88,7 @@ class DataConfig:
         """The task's row of the table."""
         return TASKS[self.task]
 
-    def own(self) -> Any:
+    def task_config(self) -> Any:
         """The task's own config: the keys that mean something for it.
 
         Raises:
@@ -96,14 +96,14 @@ class DataConfig:
         """
         for name in keys(self.source):
             assert hasattr(self, name), f"opd/data/config.py: DataConfig needs a field {name!r}"
-        given = {name: getattr(self, name) for name in keys(self.source)}
-        return self.source.config(**{k: value for k, value in given.items() if value is not None})
+        values = {name: getattr(self, name) for name in keys(self.source)}
+        return self.source.config(**{k: value for k, value in values.items() if value is not None})
 
     @property
     def from_folder(self) -> Path | None:
         """The folder whose tokenizer it is, if it is one's."""
-        made = self.tokenizer in (None, *TOKENIZERS)
-        return None if made else Path(self.tokenizer)
+        ours = self.tokenizer in (None, *TOKENIZERS)
+        return None if ours else Path(self.tokenizer)
 
 
 # Where data lie, and what of them is read: given in vain, they would be believed.

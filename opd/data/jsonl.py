@@ -64,14 +64,14 @@ def messages_field(where: str, line: dict[str, Any]) -> Messages:
     Raises:
         ValueError: it is something else.
     """
-    given = line["messages"]
-    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise ValueError(f"{where}: 'messages' must be a list of objects, found {given!r:.60}")
-    found = tuple(
+    messages = line["messages"]
+    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+        raise ValueError(f"{where}: 'messages' must be a list of objects, found {messages!r:.60}")
+    turns = tuple(
         (text_field(where, one, "role"), text_field(where, one, "content", empty=True))
-        for one in given
+        for one in messages
     )
-    if not found or found[-1][0] != "user":
-        last = f"one of {found[-1][0]!r}" if found else "nothing"
+    if not turns or turns[-1][0] != "user":
+        last = f"one of {turns[-1][0]!r}" if turns else "nothing"
         raise ValueError(f"{where}: 'messages' ends with {last}: allowed is one of 'user'")
-    return found
+    return turns

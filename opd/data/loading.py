@@ -92,26 +92,26 @@ def _tokenizer(config: DataConfig, splits: Splits) -> Tokenizer:
 
 def _origin(config: DataConfig) -> dict[str, Any]:
     """All that the prepared data depends on: sources by content, not by place."""
-    own = config.own()
+    settings = config.task_config()
     tokenizer: dict[str, Any] = {"tokenizer": config.tokenizer or "byte"}
     if config.from_folder is not None:
-        found = hub_tokenizer.load(config.from_folder, config.chat)
-        tokenizer = {"tokenizer": found.fingerprint(), "chat": dataclasses.asdict(config.chat)}
+        loaded = hub_tokenizer.load(config.from_folder, config.chat)
+        tokenizer = {"tokenizer": loaded.fingerprint(), "chat": dataclasses.asdict(config.chat)}
     if config.tokenizer == "bpe":
         tokenizer["bpe_size"] = config.bpe_size
     files = {}
-    for path in config.source.files(own):
+    for path in config.source.files(settings):
         try:
             files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    keys = _keys(dataclasses.asdict(own))
+    keys = _keys(dataclasses.asdict(settings))
     return {"format": FORMAT, "task": config.task, **keys, **tokenizer, "files": files}
 
 
-def _keys(own: Mapping[str, Any]) -> dict[str, Any]:
+def _keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A task's own config without the places of its sources."""
-    return {name: value for name, value in own.items() if name not in ("path", "prompts")}
+    return {name: value for name, value in settings.items() if name not in ("path", "prompts")}
 
 
 def _name(origin: Mapping[str, Any]) -> str:
@@ -122,8 +122,8 @@ def _name(origin: Mapping[str, Any]) -> str:
 
 
 def _read_prepared(config: DataConfig, where: Path) -> tuple[Splits, Tokenizer]:
-    source, own = config.source, config.own()
-    splits = read(source.builder(own, where)) if source.builder else source.splits(own)
+    source, settings = config.source, config.task_config()
+    splits = read(source.builder(settings, where)) if source.builder else source.splits(settings)
     if config.tokenizer == "bpe":
         return splits, BPETokenizer.load(where / "tokenizer.json")
     return splits, _tokenizer(config, splits)
@@ -135,7 +135,7 @@ def _prepare(config: DataConfig, tokenizer: Tokenizer, where: Path, origin: Mapp
     staging = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=where.parent))
     try:
         if config.source.builder:
-            write(config.source.builder(config.own(), staging))
+            write(config.source.builder(config.task_config(), staging))
         if isinstance(tokenizer, BPETokenizer):
             tokenizer.save(staging / "tokenizer.json")
         (staging / "config.json").write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
@@ -167,7 +167,7 @@ def load(config: DataConfig, workdir: str | os.PathLike[str] | None = None) -> T
     if where is not None and where.is_dir():
         task = _task(config, *_read_prepared(config, where))
     else:
-        splits = config.source.splits(config.own())
+        splits = config.source.splits(config.task_config())
         task = _task(config, splits, _tokenizer(config, splits))
     task = dataclasses.replace(task, identity=_name(origin), origin=origin)
     return task if workdir is None else keep(task, workdir)
@@ -188,7 +188,7 @@ def recognised(task: Task, workdir: str | os.PathLike[str]) -> Task:
 
     Their name is older than some keys of today, perhaps: those had their defaults then.
     """
-    defaults = _keys(fields.defaults(type(task.config.own())))
+    defaults = _keys(fields.defaults(type(task.config.task_config())))
     for where in sorted((Path(workdir) / "data").glob(f"{task.config.task}-*")):
         try:
             origin = json.loads((where / "config.json").read_text())
@@ -204,7 +204,7 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
         n: [len(tokenizer.encode_prompt(e.asked)) for e in split] for n, split in splits.items()
     }
     max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
-    kept, skipped = {}, {}
+    fitting, skipped = {}, {}
     for name, split in splits.items():
         fits = [length <= max_prompt for length in lengths[name]]
         if config.long_prompts == "error" and not all(fits):
@@ -214,15 +214,15 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
                 f"tokens ({split[at].prompt[:40]!r}); allowed are at most {max_prompt}, or "
                 "data.long_prompts = 'skip'"
             )
-        kept[name] = tuple(e for e, fit in zip(split, fits, strict=True) if fit)
+        fitting[name] = tuple(e for e, fit in zip(split, fits, strict=True) if fit)
         skipped[name] = fits.count(False)
-        if not kept[name]:
+        if not fitting[name]:
             shortest = min(lengths[name])
             raise ValueError(
                 f"data.max_prompt = {max_prompt}: no prompt of {name} fits, the shortest has "
                 f"{shortest} tokens"
             )
-    everything = [example for split in kept.values() for example in split]
+    everything = [example for split in fitting.values() for example in split]
     graded = all(example.answer is not None for example in everything)
     longest = _longest_solution(tokenizer, everything)  # even where it isn't needed: all are read
     if config.max_completion is None and longest is None:
@@ -232,7 +232,7 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
         config=config,
         tokenizer=tokenizer,
         verifier=verifier if graded else None,
-        splits=MappingProxyType(kept),
+        splits=MappingProxyType(fitting),
         max_prompt=max_prompt,
         max_completion=config.max_completion or longest,
         skipped=MappingProxyType(skipped),

@@ -22,16 +22,16 @@ _FORM = re.compile(
 )
 
 
-def parse(said: str) -> tuple[str, str]:
+def parse(prompts: str) -> tuple[str, str]:
     """The dataset and the split of tfds:NAME[/CONFIG][:VERSION][:SPLIT]; train where none is said.
 
     Raises:
         ValueError: it is something else.
     """
-    match = _FORM.fullmatch(said)
+    match = _FORM.fullmatch(prompts)
     if match is None:
         raise ValueError(
-            f"data.prompts = {said!r}: allowed is tfds:NAME[/CONFIG][:VERSION][:SPLIT]"
+            f"data.prompts = {prompts!r}: allowed is tfds:NAME[/CONFIG][:VERSION][:SPLIT]"
         )
     return match["dataset"], match["split"] or "train"
 
@@ -55,7 +55,7 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _found(dataset: str, split: str) -> Any:
+def _builder(dataset: str, split: str) -> Any:
     """The dataset's builder; its files are where TFDS keeps them, or in TFDS_DATA_DIR.
 
     Raises:
@@ -64,11 +64,11 @@ def _found(dataset: str, split: str) -> Any:
     where = os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
     try:
         with quiet():
-            found = read_only_builder.builder_from_files(dataset, data_dir=where)
-            splits = found.info.splits
+            builder = read_only_builder.builder_from_files(dataset, data_dir=where)
+            splits = builder.info.splits
     except Exception as error:  # TFDS and what it reads with raise what they like
         raise ValueError(f"{PREFIX}{dataset}: not prepared in {where} ({_line(error)})") from None
-    form = found.info.file_format
+    form = builder.info.file_format
     if form != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
             f"{PREFIX}{dataset}: its files are {form and form.value}: allowed is array_record; "
@@ -82,13 +82,13 @@ def _found(dataset: str, split: str) -> Any:
         ) from None
     if empty:
         raise ValueError(f"{PREFIX}{dataset}:{split}: is empty, needs at least one prompt")
-    return found
+    return builder
 
 
 def files(dataset: str, split: str) -> list[Path]:
     """The files that a split is read from."""
-    found = _found(dataset, split)
-    return [Path(path) for path in found.info.splits[split].filepaths]
+    builder = _builder(dataset, split)
+    return [Path(path) for path in builder.info.splits[split].filepaths]
 
 
 def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> list[Example]:
@@ -101,28 +101,28 @@ def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> li
         ValueError: no such dataset, split or feature (lists those there are), a feature of another
             kind, or an empty prompt.
     """
-    found = _found(dataset, split)
-    where, there = f"{PREFIX}{dataset}", found.info.features
+    builder = _builder(dataset, split)
+    where, features = f"{PREFIX}{dataset}", builder.info.features
     if answer is None:
-        answer = "answer" if "answer" in there else None
+        answer = "answer" if "answer" in features else None
     prompt = "prompt" if prompt is None else prompt
     for role, name in (("prompt", prompt), ("answer", answer)):
-        if name is not None and name not in there:
+        if name is not None and name not in features:
             raise ValueError(
                 f"{where}: has no feature {name!r} (data.{role}_feature); allowed are "
-                f"{', '.join(sorted(there))}"
+                f"{', '.join(sorted(features))}"
             )
     with quiet():
-        rows = found.as_data_source(split=split)
+        rows = builder.as_data_source(split=split)
     examples = []
     for number, row in enumerate(rows):
         asked = _text(f"{where}:{split}, {number}", prompt, row[prompt])
         if not asked:
             raise ValueError(f"{where}:{split}, {number}: {prompt!r} is empty")
-        said = None
+        text = None
         if answer is not None:
-            said = _text(f"{where}:{split}, {number}", answer, row[answer]) or None
-        examples.append(Example(asked, said, said))
+            text = _text(f"{where}:{split}, {number}", answer, row[answer]) or None
+        examples.append(Example(asked, text, text))
     return examples
 
 

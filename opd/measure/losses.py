@@ -457,18 +457,18 @@ def gspo(low: float, high: float) -> Loss:
     return loss
 
 
-def on_own_states(case: Case, logits: jax.Array) -> jax.Array:
+def on_student_states(case: Case, logits: jax.Array) -> jax.Array:
     """KL(pi || p) at the behavior's states, weighed by how much oftener the student is there."""
-    there = product(case.logp - case.behavior, "prefix")
-    return over_rollouts(there * jnp.sum(kl(jax.nn.softmax(logits), case.p), -1), case.mask)
+    oftener = product(case.logp - case.behavior, "prefix")
+    return over_rollouts(oftener * jnp.sum(kl(jax.nn.softmax(logits), case.p), -1), case.mask)
 
 
-def own_future(gamma: float) -> Loss:
+def corrected_future(gamma: float) -> Loss:
     """`now_and_later` there; the future counts as often as the whole rollout would be drawn."""
 
     def loss(case: Case, logits: jax.Array) -> jax.Array:
         later = weighed(future(gamma), "trajectory")
-        return on_own_states(case, logits) + later(case, logits)
+        return on_student_states(case, logits) + later(case, logits)
 
     return loss
 
@@ -502,9 +502,9 @@ def whitened(advantage: Advantage) -> Advantage:
     """Mean 0 and standard deviation 1 over the batch's tokens, as PPO is mostly implemented."""
 
     def white(case: Case) -> Array:
-        given = advantage(case)
-        tokens = given[case.mask]
-        return (given - tokens.mean()) / (tokens.std() + EPSILON)
+        plain = advantage(case)
+        tokens = plain[case.mask]
+        return (plain - tokens.mean()) / (tokens.std() + EPSILON)
 
     return white
 
@@ -581,7 +581,7 @@ LOSSES: Mapping[str, Loss] = {
     "opd@divergence=skew_reverse,argument=0.1": divergence(skew_reverse(0.1)),
     "opd@gamma=0.7": now_and_later(future(0.7)),
     "opd@gamma=1": now_and_later(future(1.0)),
-    "opd@gamma=0.7,importance=trajectory": own_future(0.7),
+    "opd@gamma=0.7,importance=trajectory": corrected_future(0.7),
     "soft_label": divergence(cross_entropy),
     "dagger": divergence(cross_entropy),
     "gkd": divergence(jensen_shannon(0.5)),
@@ -589,7 +589,7 @@ LOSSES: Mapping[str, Loss] = {
     "minillm": now_and_later(future(1.0)),
     "minillm@returns=mean": now_and_later(mean_future),
     "teacher_behavior": divergence(kl),
-    "teacher_behavior@importance=prefix": on_own_states,
+    "teacher_behavior@importance=prefix": on_student_states,
     # Distillation, sampled.
     "opd_sampled": policy_gradient(log_ratio),
     "opd_sampled@gamma=0.7": policy_gradient(credit(0.7)),

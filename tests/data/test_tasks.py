@@ -29,10 +29,10 @@ def config(name, tmp_path, monkeypatch):
 @EVERY
 def test_a_key_that_is_none_keeps_the_task_s_default(name, config):
     bare = dataclasses.replace(config, train=None, validation=None, test=None, length=None)
-    own = bare.own()
-    for field in dataclasses.fields(own):
+    values = bare.task_config()
+    for field in dataclasses.fields(values):
         if field.name in small.SIZES:
-            assert getattr(own, field.name) == field.default, field.name
+            assert getattr(values, field.name) == field.default, field.name
 
 
 @EVERY
