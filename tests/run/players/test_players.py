@@ -206,12 +206,15 @@ def test_a_teacher_fitted_again_in_the_same_folder_is_another_input(fits, tmp_pa
 # --- from another training -------------------------------------------------------------------
 
 
-@pytest.fixture
-def training(fits, tmp_path) -> tuple[Path, dict]:
+@pytest.fixture(scope="module")
+def left(tmp_path_factory) -> tuple[Path, dict]:
     """What `experiments.train` leaves behind: a student, states at 2 and 4, a best at 3."""
-    workdir = tmp_path / "trained"
-    world = ready(debug())
-    model, _ = make("student", SMALL, world, workdir)
+    workdir = tmp_path_factory.mktemp("left") / "trained"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "fit", lambda name, model, config, world: filled(model, world, 1))
+        patch.setattr(checks.backend, "check", lambda: None)
+        world = ready(debug())
+        model, _ = make("student", SMALL, world, workdir)
     step = optimizer.make(OptimizerConfig(ema=0.5), 1e-3)
     kept = {number: filled(model, world, number) for number in (2, 3, 4)}
     with Checkpoints(workdir / "checkpoints", 3) as steps, Checkpoints(workdir / "best", 1) as best:
@@ -220,6 +223,13 @@ def training(fits, tmp_path) -> tuple[Path, dict]:
             state = State(kept[number], step.init(kept[number]), jnp.int32(number))
             steps.save(number, state, {"update": number})
     return workdir, kept
+
+
+@pytest.fixture
+def training(left, fits, tmp_path) -> tuple[Path, dict]:
+    """The same, for one test to change."""
+    workdir, kept = left
+    return shutil.copytree(workdir, tmp_path / "trained"), kept
 
 
 @pytest.mark.parametrize(("suffix", "number"), [("", 4), ("@4", 4), ("@2", 2), ("@best", 3)])

@@ -210,10 +210,10 @@ def test_an_evaluation_has_the_training_s_own_reward_beside_the_accuracy(world, 
 # --- a reward model --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def trained(world, tmp_path) -> tuple[Path, Scalar, dict]:
+@pytest.fixture(scope="module")
+def left(world, tmp_path_factory) -> tuple[Path, Scalar, dict]:
     """What a training of a reward model leaves behind: steps 2 and 4, and a best at 3."""
-    workdir = tmp_path / "trained"
+    workdir = tmp_path_factory.mktemp("left") / "trained"
     model = Scalar(players.look("student", debug().student, world.task).model)
     folder.describe(workdir / "models" / "reward", model.body, {}, world.task)
     rng, shapes = np.random.default_rng(0), folder.abstract(model, world.mesh)
@@ -233,6 +233,13 @@ def trained(world, tmp_path) -> tuple[Path, Scalar, dict]:
             state = State(kept[number], step.init(kept[number]), jnp.int32(number))
             steps.save(number, state, {"update": number})
     return workdir, model, kept
+
+
+@pytest.fixture
+def trained(left, tmp_path) -> tuple[Path, Scalar, dict]:
+    """The same, for one test to change."""
+    workdir, model, kept = left
+    return shutil.copytree(workdir, tmp_path / "trained"), model, kept
 
 
 @pytest.mark.parametrize(("suffix", "number"), [("", 4), ("@best", 3)])
