@@ -101,12 +101,12 @@ def flops(
     logits = passes * sum(_head_flops(model) for model in (student, *graders))
     vocabulary = tokens * (logits + 2 * _head_flops(student))
 
-    found = {
+    parts = {
         "rollout": _rollout_flops(student, prompt, length) if draws_rollouts(method) else 0,
         "teacher": sum(model.matmul_flops(sequence, sequence) for model in graders),
         "update": 3 * student.matmul_flops(sequence, sequence) + vocabulary,
     }
-    return {**found, "total": sum(found.values())}
+    return {**parts, "total": sum(parts.values())}
 
 
 def _rollout_flops(model: Counted, prompt: int, length: int) -> int:

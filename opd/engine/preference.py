@@ -86,8 +86,9 @@ def preference_step(
     count = pairs.prompt.shape[0]
 
     def loss(params: Params, part: Pairs) -> tuple[Array, dict[str, Array]]:
-        found = {name: jnp.sum(each) for name, each in figures(scores(model, params, part)).items()}
-        return found["loss"] / count, found
+        scored = figures(scores(model, params, part))
+        totals = {name: jnp.sum(each) for name, each in scored.items()}
+        return totals["loss"] / count, totals
 
     def one(part: Pairs) -> tuple[Params, dict[str, Array]]:
         return jax.grad(loss, has_aux=True)(state.params, part)
@@ -100,11 +101,11 @@ def preference_step(
 
     shapes = jax.eval_shape(one, pairs)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (gradient, found), _ = jax.lax.scan(add, nothing, jax.tree.map(cut, pairs))
+    (gradient, totals), _ = jax.lax.scan(add, nothing, jax.tree.map(cut, pairs))
     updates, inner = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    number = jnp.asarray(count, found["loss"].dtype)
-    metrics: Metrics = {name: Mean(total, number) for name, total in found.items()}
+    number = jnp.asarray(count, totals["loss"].dtype)
+    metrics: Metrics = {name: Mean(total, number) for name, total in totals.items()}
     metrics["gradient_norm"] = Mean(trees.norm(gradient), jnp.ones(()))
     metrics["tokens"] = Sum(jnp.sum(pairs.mask))
     return State(params, inner, state.step + 1), metrics
