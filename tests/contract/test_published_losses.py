@@ -43,7 +43,9 @@ def test_every_row_and_every_choice_is_here():
     assert {term.tail for term in terms} - {None} == set(local.TAILS)
     assert {term.topk_from for term in terms} - {None} == set(local.TOPK_FROM)
     for axis in ("ratio_rule", "penalty", "returns", "cut", "reduction", "signal"):
-        assert {getattr(term, axis) for term in terms} - {None} == set(table.CHOICES[axis]), axis
+        assert {getattr(term, axis) for term in terms} - {None} == set(table.AXES[axis].choices), (
+            axis
+        )
 
 
 def test_every_gate_is_passed_and_shut():

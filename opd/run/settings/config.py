@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,22 +112,23 @@ class _Named:
     name: str
 
     @property
-    def spelled(self) -> str:
-        """ROW@axis=value,...: the name with the axes that are given beside it."""
+    def parsed(self) -> Method:
+        """The method of that name, with the axes that are given beside it.
+
+        Raises:
+            ValueError: what `table.parse` refuses.
+        """
         axes = ((axis, getattr(self, axis)) for axis in table.AXES)
-        given = ",".join(f"{axis}={value}" for axis, value in axes if value is not None)
-        joint = "," if "@" in self.name else "@"
-        return self.name + (joint + given if given else "")
+        return table.parse(self.name, **{axis: value for axis, value in axes if value is not None})
 
 
 if typing.TYPE_CHECKING:
     MethodConfig = _Named
 else:
-    _AXES = typing.get_type_hints(table.Term)
-    # A row of the methods table, ROW or ROW@axis=value,..., and every axis of a term as a key.
+    # A row of the methods table, ROW or ROW@axis=value,..., and every axis as a key.
     MethodConfig = dataclasses.make_dataclass(
         "MethodConfig",
-        [("name", str, "opd"), *((axis, _AXES[axis] | None, None) for axis in table.AXES)],
+        [("name", str, "opd"), *((a.name, a.kind | None, None) for a in table.AXES.values())],
         bases=(_Named,),
         frozen=True,
     )
@@ -341,7 +342,7 @@ class Config:
                 facts.trainable(method)
             except ValueError as error:
                 raise ValueError(f"config.compare.arms: {error}") from None
-        _methods("method", (self.method.spelled,))
+        _refused("method", lambda: self.method.parsed)
 
     @property
     def tokenized(self) -> DataConfig:
@@ -377,8 +378,16 @@ def _methods(key: str, names: tuple[str, ...]) -> tuple[Method, ...]:
     """The methods that a key names, one at least."""
     if not names:
         raise ValueError(f"config.{key} = (): allowed is one method or more")
+    return _refused(key, lambda: tuple(map(table.parse, names)))
+
+
+T = typing.TypeVar("T")
+
+
+def _refused(key: str, made: Callable[[], T]) -> T:
+    """What is made, or a refusal that says which key."""
     try:
-        return tuple(map(table.parse, names))
+        return made()
     except ValueError as error:
         raise ValueError(f"config.{key}: {error}") from None
 

@@ -250,7 +250,7 @@ def merit(found: Mapping[str, Any], method: Method) -> float | None:
         "accuracy": (1.0, found.get("accuracy")),
         "kl": (-1.0, found.get("kl")),
     }
-    graded = facts.claims(method).kind == "reward"
+    graded = [part.signal for part in facts.parts(method)] == ["reward"]
     order = ("reward", "accuracy", "kl") if graded else ("kl", "accuracy", "reward")
     for name in order:
         sign, figure = figures[name]

@@ -25,7 +25,7 @@ from opd import disk
 from opd.data import pipeline
 from opd.engine import costs, optimizer
 from opd.engine.steps import Sampling
-from opd.method import facts, table
+from opd.method import facts
 from opd.method.table import Method
 from opd.run.drawing import World
 from opd.run.players import players
@@ -79,7 +79,7 @@ def check(config: Config, workdir: Path) -> Plan:
     begun = _begun(workdir)
     if begun is not None:
         checks.same(config, begun["config"], workdir, FREE)
-    method = table.parse(config.method.spelled)
+    method = config.method.parsed
     facts.trainable(method)
     probed = config.probe_methods if config.probe.every else ()
     if probed and method.behavior != "student":
