@@ -125,7 +125,8 @@ class Axis:
             number = numbers.Integral if self.kind is int else numbers.Real
             good = isinstance(value, number) and not isinstance(value, bool) and value in self.range
         if not good:
-            given = value if self.kind is str else repr(value)
+            plain = self.kind is str or (self.kind is float and isinstance(value, numbers.Real))
+            given = text(value) if plain else repr(value)
             raise ValueError(f"{self.name}={given}; it is {self.allowed}")
         return self.kind(value)
 
@@ -295,10 +296,12 @@ class Term:
         brought=With("importance", dict.fromkeys(_KINDS, "none")),
     )
     low: float | None = number(
-        "its lower bound", LEAST, brought=With("ratio_rule", _BOUNDS["low"], afresh=True)
+        "that ratio's lower bound", LEAST, brought=With("ratio_rule", _BOUNDS["low"], afresh=True)
     )
     high: float | None = number(
-        "its upper bound", LARGEST, brought=With("ratio_rule", _BOUNDS["high"], afresh=True)
+        "that ratio's upper bound",
+        LARGEST,
+        brought=With("ratio_rule", _BOUNDS["high"], afresh=True),
     )
     correction: str = choice("ratio of proximal policy and behavior", ("none", *_KINDS), "none")
     correction_rule: str | None = choice(
@@ -307,12 +310,12 @@ class Term:
         brought=With("correction", dict.fromkeys(_KINDS, "truncate")),
     )
     correction_low: float | None = number(
-        "its lower bound",
+        "that ratio's lower bound",
         LEAST,
         brought=With("correction_rule", _CORRECTION_BOUNDS["low"], afresh=True),
     )
     correction_high: float | None = number(
-        "its upper bound",
+        "that ratio's upper bound",
         LARGEST,
         brought=With("correction_rule", _CORRECTION_BOUNDS["high"], afresh=True),
     )

@@ -102,8 +102,8 @@ def _summed(method: Method) -> dict[Part, float]:
 
 
 def _felt(method: Method) -> tuple[Term, ...]:
-    """The terms that push: all, where none does."""
-    return tuple(term for term in method.terms if term.coef) or method.terms
+    """The terms that push."""
+    return tuple(term for term in method.terms if term.coef)
 
 
 def _graded(method: Method) -> tuple[Term, ...]:

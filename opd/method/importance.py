@@ -102,6 +102,8 @@ def weight(
             [0.8, 1.2].
         high: the largest rho.
     """
+    if advantage is not None:
+        chex.assert_equal_shape((log_rho, advantage))
     return RATIO_RULES[rule].weight(log_rho, advantage, low, high)
 
 

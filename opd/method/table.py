@@ -336,6 +336,12 @@ def _made(row: str, changes: Mapping[str, object]) -> Method:
             _check(term)
         if sum(term.baseline == "value" for term in terms) > 1:
             raise ValueError("baseline=value in several terms; one critic learns one return")
+        if len({term.signal for term in terms}) < len({term.signal for term in base}):
+            raise ValueError(
+                "two terms of one signal, by which neither could be told from the other"
+            )
+        if not any(term.coef for term in terms):
+            raise ValueError("coef=0 in all terms: nothing is pushed")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return Method(name, row, origin, terms)
@@ -488,6 +494,8 @@ def _spelled(row: Method, origin: Origin, terms: tuple[Term, ...]) -> Method | N
     changes = _differ(row.origin, origin)
     for number, (start, wanted) in enumerate(_pairs(row, terms)):
         alone = number == 0 and len(row.terms) == 1
+        if start.signal != wanted.signal and not alone:
+            return None  # one term's signal is no axis of its own
         for axis, value in _differ(start, wanted).items():
             changes[axis if alone else f"{start.signal}.{axis}"] = value
         if number >= len(row.terms):  # a term is added by naming one of its axes

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from opd.method import facts, table
+from opd.method.axes import Origin, Term
 from opd.method.facts import Goal, Part
+from opd.method.table import Method
 
 
 def kl(divergence="reverse_kl", argument=None, coef=1.0, gamma=0.0, to="teacher"):
@@ -147,13 +149,13 @@ def test_a_sum_lists_its_parts():
 
     assert parts("rl_with_teacher@teacher.coef=2") == (*REWARD, kl(coef=2.0))
     assert parts("rl_with_teacher@teacher.coef=0,reward.coef=3") == REWARD
-    assert parts("opd@coef=0") == MYOPIC
     assert parts("opd@reference.coef=0.1,reference.penalty=k1") == (
         kl(coef=0.1, to="reference"), kl(),
     )  # fmt: skip
     assert parts("dapo@entropy.coef=0.1,coef=1") == REWARD
-    assert parts("rl_with_reference@signal=reward,gamma=1") == REWARD
-    assert "coef=1.04" in facts.bias(table.parse("rl_with_reference@signal=reward,gamma=1"))
+    twice = (Term("reward", gamma=1.0), Term("reward", gamma=1.0, coef=0.04))
+    method = Method("made up", "reinforce", Origin(), twice)
+    assert facts.parts(method) == REWARD and "coef=1.04" in facts.bias(method)
     assert parts("opd_sampled@signal=entropy") == (Part("entropy"),)
 
 

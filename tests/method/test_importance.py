@@ -132,7 +132,7 @@ def test_a_ratio_that_overflows_stays_a_number(rule):
 def test_an_on_policy_ratio_is_one_under_every_rule():
     """To the bit, so that a fresh rollout's update is the unclipped one."""
     for rule in importance.RATIO_RULES:
-        sign = np.float32([[1], [-1]])
+        sign = np.float32([[1, 1, 1], [-1, -1, -1]])
         found = WEIGHT(np.zeros((2, 3), np.float32), sign, rule, *usual_bounds(rule))
         np.testing.assert_array_equal(found, np.ones((2, 3)))
 

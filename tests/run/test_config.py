@@ -40,7 +40,7 @@ def test_every_config_file_has_all_keys_and_is_accepted(path):
     # A key that a file leaves out can't be overridden on the command line.
     assert leaves(found) == leaves(configs.to_dict(Config()))
     try:
-        facts.trainable(table.parse(configs.build(found).method.spelled))
+        facts.trainable(configs.build(found).method.parsed)
     except ValueError as error:  # data that each user has elsewhere
         assert "needs data.path" in str(error) or "needs data.prompts" in str(error)
 
@@ -68,8 +68,10 @@ def test_the_quickstart_and_the_configs_of_methods_have_the_same_players():
 
 def test_a_method_is_a_row_and_its_axes():
     config = configs.build({"method": {"name": "opd_topk@k=4", "tail": "drop", "coef": 2}})
-    assert config.method.spelled == "opd_topk@k=4,tail=drop,coef=2.0"
-    assert configs.build({}).method.spelled == "opd"
+    assert config.method.parsed.name == "opd_topk@k=4,tail=drop,coef=2"
+    assert configs.build({}).method.parsed.name == "opd"
+    with pytest.raises(ValueError, match=r"config.method: opd@k=3: k means nothing there"):
+        configs.build({"method": {"k": 3}})
     assert set(configs.to_dict(config)["method"]) == {"name", *table.AXES}
 
 
@@ -147,7 +149,7 @@ def leaves(nested, prefix=""):
         ({"optimizer": {"microbatches": 5}}, "config.optimizer.microbatches = 5: allowed is a div"),
         ({"method": {"name": "opdx"}}, "config.method: unknown method 'opdx'"),
         ({"method": {"name": "opd@k=2"}}, "config.method: opd@k=2: k means nothing there"),
-        ({"method": {"gamma": 2}}, "config.method: opd@gamma=2: gamma=2; it lies in [0, 1]"),
+        ({"method": {"gamma": 2}}, "config.method: opd: gamma=2; it is a number in [0, 1]"),
         ({"compare": {"learning_rates": [1e-3, -1]}}, "allowed is more than 0"),
         (
             {"reward": {"pairs": "x.jsonl"}},
