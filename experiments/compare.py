@@ -21,6 +21,7 @@ from opd.run.settings.config import Config
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and stop")
 _LIST_METHODS = flags.DEFINE_bool("list_methods", False, "print the methods table and stop")
+_LIST_AXES = flags.DEFINE_bool("list_axes", False, "print what a method can be told and stop")
 
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
@@ -29,7 +30,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     Raises:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
-    flags_ = _WORKDIR, _PRINT_CONFIG, _LIST_METHODS
+    flags_ = _WORKDIR, _PRINT_CONFIG, _LIST_METHODS, _LIST_AXES
     found = launch.asked(
         sys.argv if argv is None else argv, __doc__, *flags_, "configs/quickstart.py"
     )

@@ -22,6 +22,7 @@ from opd.run.training import train
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into, and goes on from")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and stop")
 _LIST_METHODS = flags.DEFINE_bool("list_methods", False, "print the methods table and stop")
+_LIST_AXES = flags.DEFINE_bool("list_axes", False, "print what a method can be told and stop")
 
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
@@ -31,7 +32,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
     argv = sys.argv if argv is None else argv
-    listing = _PRINT_CONFIG, _LIST_METHODS
+    listing = _PRINT_CONFIG, _LIST_METHODS, _LIST_AXES
     found = launch.asked(argv, __doc__, _WORKDIR, *listing, "configs/debug.py")
     if found is None:
         return None

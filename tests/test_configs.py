@@ -47,7 +47,7 @@ def test_every_config_file_has_all_keys_and_is_accepted(path):
     found = of(path).to_dict()
     assert leaves(found) == leaves(configs.to_dict(Config()))
     try:
-        facts.trainable(table.parse(configs.build(found).method.spelled))
+        facts.trainable(configs.build(found).method.parsed)
     except ValueError as error:
         assert any(needs in str(error) for needs in ELSEWHERE), error
 

@@ -7,6 +7,10 @@ group's and the batch's mean do hold the rollout's own return, which shrinks the
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -29,12 +33,17 @@ def baseline(returns: Array, mask: Array, group: Array, kind: str) -> Array:
         group: [B] prompt groups.
         kind: one of BASELINES.
     """
-    return zero(jnp.broadcast_to(BASELINES[kind](returns[:, 0], group)[:, None], mask.shape), mask)
+    chex.assert_rank((returns, mask, group), (2, 2, 1))
+    chex.assert_equal_shape((returns, mask))
+    total = BASELINES[kind].value(returns[:, 0], group)
+    return zero(jnp.broadcast_to(total[:, None], mask.shape), mask)
 
 
 def normalise(advantage: Array, returns: Array, mask: Array, group: Array, kind: str) -> Array:
     """The advantage [B, T] on the scale that one of NORMALISERS gives it."""
-    return zero(NORMALISERS[kind](advantage, returns[:, 0], mask, group), mask)
+    chex.assert_rank((advantage, returns, mask, group), (2, 2, 2, 1))
+    chex.assert_equal_shape((advantage, returns, mask))
+    return zero(NORMALISERS[kind].value(advantage, returns[:, 0], mask, group), mask)
 
 
 def _group_sum(values: Array, group: Array) -> Array:
@@ -81,12 +90,39 @@ def whiten(advantage: Array, total: Array, mask: Array, group: Array) -> Array:
     return centred / (jnp.sqrt(masked.mean(centred**2, mask)) + EPSILON)
 
 
-BASELINES = {
-    "none": no_baseline,
-    "batch": batch_mean,
-    "group": group_mean,
-    "leave_one_out": leave_one_out,
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A statistic of whole rollouts, f(total [B], group [B]) -> [B], that is subtracted.
+
+    `of` says whose: None, a `group`'s or the `batch`'s rollouts. `bias` says why it moves the
+    expectation, where it does.
+    """
+
+    value: Callable[[Array, Array], Array]
+    of: str | None = None
+    bias: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Normaliser:
+    """What puts an advantage on a scale, f(advantage [B, T], total [B], mask, group) -> [B, T].
+
+    `of` as in Baseline; `rollouts` says that it is a statistic of whole rollouts.
+    """
+
+    value: Callable[[Array, Array, Array, Array], Array]
+    of: str | None = None
+    rollouts: bool = False
+
+
+BASELINES: dict[str, Baseline] = {
+    "none": Baseline(no_baseline),
+    "batch": Baseline(batch_mean, "batch", "the batch mean holds the rollout's own return"),
+    "group": Baseline(group_mean, "group", "the group mean holds the rollout's own return"),
+    "leave_one_out": Baseline(leave_one_out, "group"),
 }
-# Those that are a statistic of whole rollouts: of returns-to-go at the first token.
-OF_ROLLOUTS = tuple(kind for kind in BASELINES if kind != "none")
-NORMALISERS = {"none": no_normaliser, "group_std": group_std, "whiten": whiten}
+NORMALISERS: dict[str, Normaliser] = {
+    "none": Normaliser(no_normaliser),
+    "group_std": Normaliser(group_std, "group", rollouts=True),
+    "whiten": Normaliser(whiten, "batch"),
+}

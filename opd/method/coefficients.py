@@ -6,11 +6,14 @@ whitening and token means don't depend on how a step is cut into microbatches.
 
 from __future__ import annotations
 
+import chex
+import jax
 import jax.numpy as jnp
 
 from opd.masked import zero
 from opd.method import baselines, importance, local, reduction, returns
-from opd.method.table import Method, Term
+from opd.method.axes import Term
+from opd.method.table import Method
 from opd.types import Array, Coefficients, Rollout, TokenStats, pytree
 
 
@@ -44,6 +47,7 @@ class Weights:
 
 def weights(method: Method, rollout: Rollout) -> Weights:
     """The part of the coefficients that is known before any forward pass."""
+    _check_rollout(rollout)
     terms, reward, proximal = method.terms, None, None
     if any(term.signal == "reward" for term in terms):
         assert rollout.reward is not None, f"{method.name} has no reward"
@@ -82,6 +86,8 @@ def coefficients(method: Method, weights: Weights, stats: TokenStats, group: Arr
         group: [B] prompt groups.
     """
     mask = weights.mask
+    chex.assert_rank((mask, group), (2, 1))
+    chex.assert_equal_shape((mask, *jax.tree.leaves(stats)))
     pushed, onehot, value = [], zero(jnp.zeros(mask.shape), mask), None
     for term, known in zip(method.terms, weights.terms, strict=True):
         if known.candidates is not None:
@@ -145,6 +151,18 @@ def bounded(method: Method, weights: Weights, stats: TokenStats, group: Array) -
     return found
 
 
+def _check_rollout(rollout: Rollout) -> None:
+    """[B, T] of each token and [B] of each rollout: one in the other's place would broadcast."""
+    ours = (rollout.logp_behavior, rollout.logp_proximal, rollout.logp_reference, rollout.value)
+    of_tokens = [rollout.mask, *(each for each in ours if each is not None)]
+    of_rollouts = [rollout.ended, rollout.group]
+    of_rollouts += [] if rollout.reward is None else [rollout.reward]
+    chex.assert_rank(of_tokens, 2)
+    chex.assert_equal_shape(of_tokens)
+    chex.assert_rank(of_rollouts, 1)
+    chex.assert_equal_shape_prefix((rollout.mask, *of_rollouts), 1)
+
+
 def _credited(
     term: Term, known: Known, weights: Weights, stats: TokenStats, group: Array
 ) -> tuple[Array, Array | None]:
@@ -161,7 +179,7 @@ def _now(weights: Weights, stats: TokenStats) -> Array:
 
 def _known(term: Term, rollout: Rollout, reward: Array | None) -> Known:
     kept = rollout.mask if term.cut == "keep" else rollout.mask & rollout.ended[:, None]
-    share = reduction.REDUCTIONS[term.reduction](kept)
+    share = reduction.reduce(kept, term.reduction)
     scale = term.coef * share
     candidates, own = None, None
     if term.rule is not None:

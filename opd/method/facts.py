@@ -1,4 +1,4 @@
-"""What follows from a method's terms: what it is unbiased for, what it needs, whom to compare with.
+"""What follows from a method's terms: its goal, its bias, what it needs, whom to compare with.
 
 Nothing here is said of a row by name: a new row, or an old one with other axes, has its facts.
 """
@@ -6,78 +6,150 @@ Nothing here is said of a row by name: a new row, or an old one with other axes,
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
 
-from opd.method import importance, local
-from opd.method.table import MIXTURE, RATIO_AXES, ROWS, Method, Term, override
+import jax
+import jax.numpy as jnp
 
+from opd.method import baselines, importance, local, reduction
+from opd.method.axes import Origin, Term, changed
+from opd.method.table import Method, named
 
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """What a method's gradient is unbiased for.
-
-    `kind` is myopic (-grad D at each state, the states' law held fixed), discounted or sequence
-    (the same plus gamma times the future's divergence; sequence is gamma = 1), reward, or the sum
-    of what `parts` lists.
-    """
-
-    kind: str
-    divergence: str | None
-    gamma: float
+# --- goals ---------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One summand of a method's target; `to` names the policy that a divergence is to."""
+    """One summand of a goal: what it is, and not how it is estimated.
 
-    coef: float
-    target: Target
+    `signal` is reward, divergence (of the student `to` another policy: teacher, reference or
+    dataset) or entropy. At `gamma` 0 a divergence is descended at each state, the states' law held
+    fixed; else the future's counts too, discounted, up to that of whole sequences at 1.
+    """
+
+    signal: str
+    divergence: str | None = None
     argument: float | None = None
+    coef: float = 1.0
+    gamma: float = 0.0
     to: str | None = None
 
 
-def parts(method: Method) -> tuple[Part, ...]:
-    """What the method's gradient is the sum of, or would be but for what `bias` names.
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What a method is unbiased for, or aims at: two methods share it iff it is equal.
 
-    An entropy bonus is no part. One part alone is claimed with coefficient 1.
+    `states` says on whose states: the `current` student's, or a `behavior`'s, which is then named.
     """
-    graded = _graded(method)
-    alone = len(graded) == 1
-    return tuple(
-        Part(1.0 if alone else term.coef, _target(term), term.argument, _to(term))
-        for term in graded
+
+    parts: tuple[Part, ...]
+    states: str
+    behavior: str | None = None
+
+
+def goal(method: Method) -> Goal:
+    """What the method is unbiased for, or would be but for what `bias` names.
+
+    An entropy bonus is no part, unless there is nothing else. One part alone has coefficient 1.
+    """
+    where = states(method)
+    return Goal(parts(method), where, None if where == "current" else _whose(method.origin))
+
+
+def parts(method: Method) -> tuple[Part, ...]:
+    """The summands of the method's goal, in one order whatever that of its terms."""
+    found = _summed(method)
+    if len(found) == 1:
+        return tuple(found)
+    given = [replace(part, coef=coef) for part, coef in found.items()]
+    return tuple(sorted(given, key=lambda part: (part.signal != "reward", repr(part))))
+
+
+def describe(goal: Goal) -> str:
+    """A goal in words."""
+    found = " + ".join(map(_described, goal.parts))
+    return (
+        found if goal.behavior is None else f"{found}, on the behavior's states ({goal.behavior})"
     )
 
 
-def claims(method: Method) -> Target:
-    """What the method is unbiased for, or would be but for what `bias` names."""
-    found = parts(method)
-    return found[0].target if len(found) == 1 else Target("sum", None, found[0].target.gamma)
+def _described(part: Part) -> str:
+    words = part.divergence or part.signal
+    if part.argument is not None:
+        words += f"({part.argument:g})"
+    if part.to is not None:
+        words += f" to the {part.to}"
+    if part.gamma != (1.0 if part.signal == "reward" else 0.0):
+        words += f" at gamma={part.gamma:g}"
+    return words if part.coef == 1 else f"{part.coef:g} x {words}"
+
+
+def axes(method: Method) -> dict[str, object]:
+    """Every axis of the method and of each of its terms, as JSON has it."""
+    terms = [dataclasses.asdict(term) for term in method.terms]
+    return {"origin": dataclasses.asdict(method.origin), "terms": terms}
+
+
+def _summed(method: Method) -> dict[Part, float]:
+    """Each part, without its coefficient, and what it has; terms of one part add up."""
+    found: dict[Part, float] = {}
+    for term in _graded(method):
+        part = _part(term, method.origin)
+        found[part] = found.get(part, 0.0) + term.coef
+    return {part: coef for part, coef in found.items() if coef} or found
+
+
+def _felt(method: Method) -> tuple[Term, ...]:
+    """The terms that push."""
+    return tuple(term for term in method.terms if term.coef)
 
 
 def _graded(method: Method) -> tuple[Term, ...]:
-    """The terms but for entropy bonuses; all, where there is nothing else."""
-    return tuple(term for term in method.terms if term.signal != "entropy") or method.terms
+    """The terms that push, but for entropy bonuses beside others."""
+    felt = _felt(method)
+    return tuple(term for term in felt if term.signal != "entropy") or felt
 
 
-def _target(term: Term) -> Target:
-    if term.signal == "reward":
-        return Target("reward", None, term.gamma)
-    if term.signal == "one":
-        return Target("myopic", "reverse_kl" if _own_tokens(term) else "forward_kl", 0.0)
-    kind = {0.0: "myopic", 1.0: "sequence"}.get(term.gamma, "discounted")
+def _part(term: Term, origin: Origin) -> Part:
+    if term.signal in ("reward", "entropy"):
+        return Part(term.signal, gamma=term.gamma)
+    if term.signal == "one" and _given(origin) is not None:
+        return Part("divergence", "forward_kl", to=_given(origin))
     if term.signal == "reference":
-        return Target(kind, "forward_kl" if term.penalty == "k3" else "reverse_kl", term.gamma)
-    return Target(kind, term.divergence, term.gamma)
+        name = "forward_kl" if term.penalty == "k3" else "reverse_kl"
+        return Part("divergence", name, gamma=term.gamma, to="reference")
+    name = term.divergence or "reverse_kl"  # the log ratio that an own token's score forgets
+    return Part("divergence", name, term.argument, gamma=term.gamma, to="teacher")
 
 
-def _to(term: Term) -> str | None:
-    return {"reward": None, "reference": "reference"}.get(term.signal, "teacher")
+# --- whose rollouts ------------------------------------------------------------------------------
 
 
-def _own_tokens(term: Term) -> bool:
+def _drawers(origin: Origin) -> dict[str, float]:
+    """Who draws the rollouts, each with its share of them."""
+    if origin.behavior != "mixture":
+        return {origin.behavior: 1.0}
+    found = {"student": origin.share, origin.other: 1 - origin.share}
+    return {who: share for who, share in found.items() if share > 0}
+
+
+def _whose(origin: Origin) -> str:
+    """Whose states the rollouts visit, in words: the same where they have the same law."""
+    found = _drawers(origin)
+    words = ", ".join(who if share == 1 else f"{share:g} {who}" for who, share in found.items())
+    return words + " by the token" * (origin.level == "token" and len(found) > 1)
+
+
+def _own_tokens(origin: Origin) -> bool:
     """Whether some of the rollouts' tokens are the student's, now or earlier."""
-    return term.behavior not in ("teacher", "dataset")
+    return not {"student", "buffer"}.isdisjoint(_drawers(origin))
+
+
+def _given(origin: Origin) -> str | None:
+    """Who else than the student draws: whose tokens are demonstrations. None: nobody."""
+    return next((who for who in _drawers(origin) if who in ("teacher", "dataset")), None)
 
 
 # How tokens are drawn from whomever the behavior names, older students, teachers and both sides of
@@ -87,73 +159,78 @@ LAWS = ("policy", "tempered", "truncated")
 DRAWN = {"tempered": "at another temperature", "truncated": "with the vocabulary cut"}
 
 
+def _other(origin: Origin, law: str) -> bool:
+    """Whether the rollouts are another policy's than the current student."""
+    return law != "policy" or set(_drawers(origin)) != {"student"}
+
+
+# --- bias and states -----------------------------------------------------------------------------
+
+
 def bias(method: Method, law: str = "policy") -> str | None:
-    """Why the expectation differs from the claim; None where it doesn't.
+    """Why the expectation differs from the goal; None where it doesn't.
 
     Of a student's own rollouts: by the current student. `stale` says what an older one's are
     unbiased for. Of other behaviors: whatever law the rollouts have. A student whose tokens are
-    not drawn from the policy itself is another behavior: a row keeps its claim on the `states`
+    not drawn from the policy itself is another behavior: a row keeps its goal on the `states`
     that its ratios leave it.
 
     Args:
         method: which method.
         law: one of LAWS; `logp_behavior` is of the law that was sampled.
     """
-    reasons = [reason for term in method.terms for reason in _biases(term, law)]
-    whose = {off_policy(term, law) for term in method.terms} - {None}
-    if _other(method.behavior, law) and len(whose) > 1:
+    felt = _felt(method)
+    reasons = [reason for term in felt for reason in _biases(method, term, law)]
+    whose = {_off_policy(method, term, law) for term in felt} - {None}
+    if _other(method.origin, law) and len(whose) > 1:
         reasons.append("its terms are on different policies' states")
-    graded = _graded(method)
-    if len(graded) == 1 and graded[0].coef != 1:
-        reasons.append(f"coef={graded[0].coef:g} scales the gradient")
+    summed = _summed(method)
+    if len(summed) == 1 and set(summed.values()) != {1.0}:
+        reasons.append(f"coef={sum(summed.values()):g} scales the gradient")
     return "; ".join(dict.fromkeys(reasons)) or None
 
 
-def _other(behavior: str, law: str) -> bool:
-    """Whether the rollouts are another policy's than the current student."""
-    return behavior != "student" or law != "policy"
-
-
-def _biases(term: Term, law: str) -> list[str]:
-    found = []
+def _biases(method: Method, term: Term, law: str) -> Iterator[str]:
+    origin = method.origin
     if term.signal == "teacher_kl":
-        found.append("the detached KL is a state baseline; only the future's is felt")
-    if term.signal == "one" and _own_tokens(term):
-        found.append("the score of an own token is zero on average")
-    if term.signal == "one" and term.behavior == "teacher" and law != "policy":
-        found.append(f"the teacher's tokens were drawn {DRAWN[law]}")
-    if term.tail not in (None, "sample"):
-        found.append(f"tail={term.tail} leaves out what lies off the top-k set")
-    if term.baseline in ("group", "batch"):
-        found.append(f"the {term.baseline} mean holds the rollout's own return")
+        yield "the detached KL is a state baseline; only the future's is felt"
+    if term.signal == "one" and _own_tokens(origin):
+        yield "the score of an own token is zero on average"
+    if term.signal == "one" and "teacher" in _drawers(origin) and law != "policy":
+        yield f"the teacher's tokens were drawn {DRAWN[law]}"
+    if term.tail is not None and local.TAILS[term.tail].leaves_out:
+        yield f"tail={term.tail} leaves out what lies off the top-k set"
+    if term.baseline in baselines.BASELINES:
+        yield from _some(baselines.BASELINES[term.baseline].bias)
     if term.normaliser != "none":
-        found.append(f"normaliser={term.normaliser} rescales by a random number")
+        yield f"normaliser={term.normaliser} rescales by a random number"
     if term.returns == "mean":
-        found.append("returns=mean divides by the number of tokens ahead")
-    for axis in ("lam", "c_bar"):
-        value = getattr(term, axis)
-        if value is not None and value < 1:
-            found.append(f"{axis}={value:g} trusts the critic")
-    if _other(term.behavior, law) and term.signal != "one" and off_policy(term, law) is None:
-        found.append(_foreign(term, law))
-    if term.signal == "entropy":
-        found.append("an entropy bonus is no part of the claim")
+        yield "returns=mean divides by the number of tokens ahead"
+    for axis, value in (("lam", term.lam), ("c_bar", term.c_bar)):
+        if value is not None and value < 1 and term.gamma > 0:
+            yield f"{axis}={value:g} trusts the critic"
+    if _other(origin, law) and _off_policy(method, term, law) is None:
+        yield _foreign(method, term, law)
+    if term.signal == "entropy" and term not in _graded(method):
+        yield "an entropy bonus is no part of the goal"
     if term.cut == "mask":
-        found.append("cut=mask leaves out the rollouts that were cut")
-    if term.redraws:
-        found.append(f"redraws={term.redraws} draws groups of equal reward again")
-    if term.reduction == "constant":
-        found.append("reduction=constant divides the gradient by T")
-    elif term.reduction != "sum":
-        found.append(f"reduction={term.reduction} weighs tokens by the lengths drawn")
-    return found
+        yield "cut=mask leaves out the rollouts that were cut"
+    if origin.redraws:
+        yield f"redraws={origin.redraws} draws groups of equal reward again"
+    for reason in _some(reduction.REDUCTIONS[term.reduction].bias):
+        yield f"reduction={term.reduction} {reason}"
 
 
-def _foreign(term: Term, law: str) -> str:
-    found = f"the {term.behavior}'s tokens were not drawn from the student"
-    if term.behavior == "student":
+def _some(reason: str | None) -> tuple[str, ...]:
+    return () if reason is None else (reason,)
+
+
+def _foreign(method: Method, term: Term, law: str) -> str:
+    behavior = method.origin.behavior
+    found = f"the {behavior}'s tokens were not drawn from the student"
+    if not _other(method.origin, "policy"):
         found = f"the student's tokens were drawn {DRAWN[law]}"
-    if off_policy(term) is not None:
+    if _off_policy(method, term) is not None:
         return found + ", and no ratio brings back what was cut"
     if term.bounded:
         return found + ", and their ratio is bounded"
@@ -161,67 +238,84 @@ def _foreign(term: Term, law: str) -> str:
     return found if ratio == "none" else found + f", and no ratio of kind {ratio} corrects that"
 
 
-# Whose states an enumerated or fresh candidate is unbiased for, by the state's ratio, and whose an
-# own token is, by its ratio, where it is credited with nothing but itself.
-CANDIDATE_STATES = {"none": "behavior", "prefix": "current"}
-OWN_STATES = {"token": "behavior", "prefix_inclusive": "current", "trajectory": "current"}
+WHOLE = {"none": "none"} | {kind: kind for kind in importance.LOG_RATIOS}
 
 
-def off_policy(term: Term, law: str = "policy") -> str | None:
+def _off_policy(method: Method, term: Term, law: str = "policy", aims: bool = False) -> str | None:
     """Whose states a term is unbiased for where the behavior is not the current student.
 
     `current` or `behavior`; None for neither. With c_t the ratio of current policy and behavior:
     E_mu[c_1 .. c_(t-1) f(s_t)] = E_pi[f(s_t)]; an own token needs c_t besides, and a future all
-    later ones. A bounded ratio is no ratio. Where mu is 0 and pi is not, there is no ratio at
-    all: a truncated law leaves what asks no own token, on the states that it visits.
+    later ones. A bounded ratio is no ratio, unless we ask what the term `aims` at. Where mu is 0
+    and pi is not, there is no ratio at all: a truncated law leaves what asks no own token, on the
+    states that it visits.
     """
     if term.signal == "one":
         return "behavior"  # demonstrations: the data is the law
-    found = set()
-    if term.rule is not None:
-        state = importance.STATE_PART
-        found.add(
-            CANDIDATE_STATES.get(_product(term, state[term.importance], state[term.correction]))
-        )
+    found: set[str | None] = set()
+    if term.rule is not None:  # enumerated or fresh candidates take the state's ratio
+        kind = _product(method, term, aims, importance.STATE_PART)
+        found.add({"none": "behavior", "prefix": "current"}.get(kind or ""))
     if term.onehot:
-        kind = _product(term, term.importance, term.correction)
-        alone = term.gamma == 0 or kind == "trajectory"
-        found.add(OWN_STATES.get(kind) if alone else None)
+        kind = _product(method, term, aims, WHOLE)
+        found.add(_own_states(kind, term.gamma > 0))
     if law == "truncated" and (term.onehot or found != {"behavior"}):
         return None
     return found.pop() if len(found) == 1 else None
 
 
-def _product(term: Term, ratio: str, correction: str) -> str | None:
+def _own_states(kind: str | None, future: bool) -> str | None:
+    """Whose states a ratio leaves an own token, with its future or credited with itself alone."""
+    ratio = importance.LOG_RATIOS.get(kind or "")
+    if ratio is None or not (ratio.product and ratio.own) or (future and not ratio.ahead):
+        return None
+    return "current" if ratio.past else "behavior"
+
+
+def _product(method: Method, term: Term, aims: bool, part: dict[str, str]) -> str | None:
     """The kind of current / proximal times proximal / behavior; None where it is no one kind.
 
-    A term without a correction is taken to have the behavior as its proximal policy.
+    `part` says what the term takes of each kind. Where no term has a correction, the behavior is
+    the proximal policy.
     """
-    unbounded = (None, "none")
-    if ratio != "none" and term.ratio_rule not in unbounded:
+    ratio, correction = part.get(term.importance), part.get(term.correction)
+    free = (None, "none")
+    if not aims and ratio != "none" and term.ratio_rule not in free:
         return None
-    if correction != "none" and term.correction_rule not in unbounded:
+    if not aims and correction != "none" and term.correction_rule not in free:
         return None
-    return ratio if term.correction == "none" or correction == ratio else None
+    corrected = any(other.correction != "none" for other in method.terms)
+    return ratio if not corrected or correction == ratio else None
 
 
 def stale(method: Method, law: str = "policy") -> str | None:
     """Whose states the method is unbiased for where an older policy drew the rollouts, by a law.
 
-    `behavior`: the claim holds on that policy's states; `current`: on the current student's, as if
+    `behavior`: the goal holds on that policy's states; `current`: on the current student's, as if
     the rollouts were fresh; None: on neither.
     """
     if bias(method, law) is not None:
         return None
-    found = {off_policy(term, law) for term in method.terms}
+    found = {_off_policy(method, term, law) for term in _felt(method)}
     return found.pop() if len(found) == 1 else None
 
 
 def states(method: Method, law: str = "policy") -> str:
-    """Whose states the claim is about: `current` policy's, or the `behavior`'s."""
-    if not _other(method.behavior, law):
+    """Whose states the goal is about: `current` policy's, or the `behavior`'s.
+
+    Those that the ratios leave to all terms, were they not bounded. Where they leave none a goal
+    with a future is about the current policy, since nobody else's future is anyone's goal.
+    """
+    if not _other(method.origin, law):
         return "current"
-    return off_policy(method.terms[0], law) or "behavior"
+    future = any(term.gamma > 0 for term in _graded(method))
+    return _left(method, aims=True) or ("current" if future else "behavior")
+
+
+def _left(method: Method, aims: bool = False) -> str | None:
+    """The states that ratios leave to all parts of the goal; None where they agree on none."""
+    found = {_off_policy(method, term, aims=aims) for term in _graded(method)}
+    return found.pop() if len(found) == 1 else None
 
 
 def weighs(method: Method) -> str:
@@ -231,11 +325,13 @@ def weighs(method: Method) -> str:
     size that says how far rollouts have aged for this method.
     """
     kinds = (
-        importance.STATE_PART[term.importance] if not term.onehot else term.importance
-        for term in method.terms
+        term.importance if term.onehot else importance.STATE_PART[term.importance]
+        for term in _felt(method)
     )
     return next((kind for kind in kinds if kind != "none"), "trajectory")
 
+
+# --- what a run must have ------------------------------------------------------------------------
 
 NEEDS = {
     "teacher_full": "the teacher's log-probabilities of the whole vocabulary",
@@ -253,14 +349,11 @@ NEEDS = {
 
 def needs(method: Method) -> tuple[str, ...]:
     """What a run must have for this method: keys of NEEDS."""
-    found: set[str] = set()
+    found = _origin_needs(method)
     for term in method.terms:
         rule = term.rule
-        found |= _behavior_needs(term)
         if term.signal in ("reward", "reference"):
             found.add(term.signal)
-        if term.redraws:
-            found.add("reward")
         if term.baseline == "value":
             found.add("value")
         if term.signal == "teacher_kl" or term.baseline == "expected_kl":
@@ -274,12 +367,13 @@ def needs(method: Method) -> tuple[str, ...]:
     return tuple(need for need in NEEDS if need in found)
 
 
-def _behavior_needs(term: Term) -> set[str]:
-    mixed = term.other if term.behavior == "mixture" and term.share < 1 else None
-    whose = mixed or term.behavior
-    found = {"teacher": {"teacher_rollouts"}, "dataset": {"dataset"}, "buffer": {"buffer"}}
-    logp = whose == "dataset" and (term.importance, term.correction) != ("none", "none")
-    return found.get(whose, set()) | ({"dataset_logp"} if logp else set())
+def _origin_needs(method: Method) -> set[str]:
+    kinds = {"teacher": "teacher_rollouts", "dataset": "dataset", "buffer": "buffer"}
+    found = {kinds[who] for who in _drawers(method.origin) if who in kinds}
+    ratios = {kind for term in method.terms for kind in (term.importance, term.correction)}
+    if "dataset" in found and ratios != {"none"}:
+        found.add("dataset_logp")
+    return found | ({"reward"} if method.origin.redraws else set())
 
 
 def require(method: Method, available: frozenset[str] | set[str]) -> None:
@@ -300,36 +394,68 @@ def fits(method: Method, vocab: int) -> None:
         ValueError: names the method, its k and the vocabulary's size.
     """
     for rule in method.rules:
-        if rule.expectation == "topk" and not 1 <= rule.k <= vocab:
+        if rule.expectation == "topk" and not 1 <= (rule.k or 0) <= vocab:
             raise ValueError(f"{method.name}: k={rule.k}; the vocabulary has {vocab} tokens")
 
 
+def refused(method: Method) -> str | None:
+    """Why the method is there to be measured and not to be trained with; None where it isn't so."""
+    signals = {term.signal for term in method.terms}
+    if "one" in signals and _given(method.origin) is None:
+        return (
+            "k1 as a loss has zero expected gradient: use signal=teacher, which takes the log "
+            "ratio as a reward"
+        )
+    if "teacher_kl" in signals:
+        return (
+            "a detached KL as an advantage is a state baseline, whose gradient is zero: use "
+            "signal=teacher, enumerated or with the sampled log ratio"
+        )
+    return None
+
+
 def trainable(method: Method) -> None:
-    """Refuses, by meaning, a row that is in the table to be measured and not to be trained with.
+    """Refuses, by meaning, a method that is there to be measured and not to be trained with.
 
     Raises:
         ValueError: why, and what to use.
     """
-    reason = ROWS[method.row].refused
-    for term in method.terms:
-        if term.signal == "one" and term.behavior in ("student", "buffer"):
-            reason = ROWS["k1_loss"].refused
-        if term.signal == "teacher_kl":
-            reason = ROWS["kl_advantage"].refused
-    if reason:
+    reason = refused(method)
+    if reason is not None:
         raise ValueError(f"{method.name}: {reason}")
 
 
+# --- what a weight holds -------------------------------------------------------------------------
+
+
 def vanishes(method: Method) -> bool:
-    """Whether the gradient of every single rollout is zero where the teacher is the student."""
+    """Whether the gradient of every single rollout is zero where the teacher is the student.
+
+    To rounding: a spread that is rounding alone, which an advantage is divided by, leaves no zero.
+    """
     return all(
-        term.signal == "teacher"
-        and term.tail != "truncate"
+        term.normaliser == "none"
         and term.baseline != "value"
-        and term.normaliser == "none"
-        and (term.divergence == "reverse_kl" or term.expectation == "enumerated")
-        for term in method.terms
+        and (term.signal == "teacher_kl" or (term.signal == "teacher" and _level(term)))
+        for term in _felt(method)
     )
+
+
+def _level(term: Term) -> bool:
+    """Whether a term of the teacher's signal pushes nothing where the teacher is the student."""
+    own = local.Rule(term.divergence or "", term.argument, "resampled", 1)
+    rules = ([] if term.rule is None else [term.rule]) + ([own] if term.onehot else [])
+    return all(map(_pushes_nothing, rules))
+
+
+@functools.cache
+def _pushes_nothing(rule: local.Rule) -> bool:
+    """By trying: candidates of a vocabulary with a tail, whose student is its teacher."""
+    with jax.ensure_compile_time_eval():
+        logp = jax.nn.log_softmax(jnp.linspace(0.0, 1.0, (rule.k or 0) + 3))
+        uniforms = jnp.linspace(0.1, 0.9, rule.draws) if rule.draws else None
+        pushed = local.candidate_weights(rule, logp, logp, uniforms)
+        return bool(jnp.max(jnp.abs(pushed - jnp.sum(pushed) * jnp.exp(logp))) < 1e-5)
 
 
 def pointwise(method: Method) -> bool:
@@ -356,129 +482,121 @@ def _pointwise(term: Term) -> bool:
 
 def coupled(method: Method) -> str | None:
     """Which other rollouts a weight holds: `group`, `batch`, or None."""
-    batch = any(
-        term.baseline == "batch" or term.normaliser == "whiten" or term.reduction == "token_mean"
-        for term in method.terms
-    )
-    group = any(
-        term.baseline in ("group", "leave_one_out") or term.normaliser == "group_std"
-        for term in method.terms
-    )
-    return "batch" if batch else "group" if group else None
+    held = {
+        whose
+        for term in _felt(method)
+        for whose in (
+            baselines.BASELINES[term.baseline].of if term.baseline in baselines.BASELINES else None,
+            baselines.NORMALISERS[term.normaliser].of,
+            reduction.REDUCTIONS[term.reduction].of,
+        )
+    }
+    return "batch" if "batch" in held else "group" if "group" in held else None
+
+
+# --- whom to compare with ------------------------------------------------------------------------
+
+RATIOS = ("importance", "correction")
 
 
 def partner(method: Method) -> Method | None:
     """The row g_t = E[h_t | s_t]: itself where nothing is drawn; None where h_t holds more.
 
-    A row has a partner of this kind if each weight depends on the state and the action drawn
-    there only. A prefix's ratio depends on the state, which is the prefix.
+    On the student's own rollouts, where rows are measured side by side. A row has a partner of
+    this kind if each weight depends on the state and the action drawn there only. A prefix's ratio
+    depends on the state, which is the prefix.
     """
     if partnerless(method) is not None:
         return None
-    if all(term.rule and not term.rule.draws for term in method.terms):
-        return method
-    (term,) = _graded(method)
-    kept: dict[str, object] = {"coef": term.coef}
-    for ratio, axes in RATIO_AXES.items():
-        if importance.STATE_PART[getattr(term, ratio)] == "prefix":
-            kept |= {ratio: "prefix", **_used(term, axes)}
-    for bonus in method.terms:
-        if bonus is not term:
-            axes = ("coef", "importance", *RATIO_AXES["importance"])
-            kept |= {f"entropy.{axis}": value for axis, value in _used(bonus, axes).items()}
-    return _enumerated(method, kept)
+    felt = _felt(method)
+    terms = tuple(map(_enumerated, felt))
+    return method if terms == felt else named(method.origin, terms)
+
+
+def _enumerated(term: Term) -> Term:
+    """The expectation of a term given the state; the term itself where nothing is drawn."""
+    if term.rule is not None and not term.rule.draws:
+        return term
+    ratios = {axis: importance.STATE_PART[getattr(term, axis)] for axis in RATIOS}
+    return changed(term, {"expectation": "enumerated", "baseline": "none", **ratios})
 
 
 def partnerless(method: Method) -> str | None:
     """Why the variance has no three parts, in words; None where it has."""
-    own = [term for term in method.terms if term.onehot]
-    if any(term.signal == "reward" for term in method.terms):
+    felt = _felt(method)
+    own = [term for term in felt if term.onehot]
+    whole = [kind for kind, ratio in importance.LOG_RATIOS.items() if ratio.ahead]
+    if any(term.signal == "reward" for term in felt):
         return "its weight holds the terminal reward"
-    if any(term.gamma > 0 for term in method.terms):
+    if any(term.gamma > 0 for term in felt):
         return "its weight holds the future (gamma > 0)"
     if coupled(method):
         return "its weight holds other rollouts"
-    if any(term.reduction != "sum" or term.cut != "keep" for term in method.terms):
+    if any(term.reduction != "sum" or term.cut != "keep" for term in felt):
         return "its weight holds the rollout's length"
-    if any({term.importance, term.correction} & {*importance.WHOLE} for term in own):
+    if any(getattr(term, axis) in whole for term in own for axis in RATIOS):
         return "its weight holds the whole rollout's ratio"
     if any(term.bounded for term in own):
         return "its weight holds a bounded ratio"
-    if any(term.signal not in ("teacher", "entropy") for term in method.terms):
-        return "it has no enumerated partner"
-    if len(_graded(method)) > 1 and any(
-        term.rule is None or term.rule.draws for term in method.terms
-    ):
+    drawn = any(term.rule is None or term.rule.draws for term in felt)
+    foreign = any(term.signal not in ("teacher", "entropy") for term in felt)
+    if foreign or (drawn and len(_graded(method)) > 1):
         return "it has no enumerated partner"
     return None
 
 
-# The row that several graded signals are compared with, and what their claims are made of.
-CLAIM_AXES = {
-    "reward": ("gamma", "coef"),
-    "teacher": ("divergence", "argument", "gamma", "coef"),
-    "reference": ("penalty", "gamma", "coef"),
-}
-SUMS = {("reward", "teacher"): "rl_with_teacher", ("reward", "reference"): "rl_with_reference"}
-
-
 def reference(method: Method) -> Method:
-    """The row to compare expectations with: same claim, unbiased, as much enumerated as can be."""
-    found = _reference(method)
-    return method if found.terms == method.terms else found
+    """The method to compare expectations with: same goal, unbiased, enumerated where it can be.
 
-
-def _reference(method: Method) -> Method:
-    graded = _graded(method)
-    if len(graded) > 1:
-        return _sum_reference(method)
-    (term,) = graded
-    if term.signal in ("entropy", "reference") or (term.signal == "one" and not _own_tokens(term)):
+    The method itself where there is no other: no row is unbiased for some goals.
+    """
+    terms = tuple(_reference_terms(method))
+    origin = changed(replace(method.origin, redraws=None), {})
+    if (origin, terms) == (method.origin, method.terms):
         return method
-    corrected = off_policy(term) == "current"
-    if term.signal == "reward":
-        wanted = {"gamma": term.gamma, **_mixture(term)}
-        if corrected or term.behavior != "student":
-            wanted["importance"] = "trajectory"
-        row = "reinforce" if term.behavior == "student" else "offline_rl"
-        return override(row, _given(ROWS[row].terms[0], wanted))
-    whole = term.gamma > 0 and (corrected or term.behavior != "student")
-    kind = "trajectory" if whole else "prefix" if corrected else "none"
-    return _enumerated(method, {"importance": kind})
+    found = named(origin, terms)
+    good = found is not None and bias(found) is None and goal(found) == goal(method)
+    return found if found is not None and good else method
 
 
-def _sum_reference(method: Method) -> Method:
-    graded = _graded(method)
-    row = SUMS.get(tuple(term.signal for term in graded))
-    if row is None or method.behavior != "student":
-        return method
-    changes: dict[str, object] = {}
-    for term, usual in zip(graded, ROWS[row].terms, strict=True):
-        kept = _given(usual, {axis: getattr(term, axis) for axis in CLAIM_AXES[term.signal]})
-        changes |= {f"{term.signal}.{axis}": value for axis, value in kept.items()}
-    return override(row, changes)
+def _reference_terms(method: Method) -> Iterator[Term]:
+    """A term for each part of the goal, with the ratio that leaves it on the goal's states."""
+    where = states(method) if _other(method.origin, "policy") else _left(method)
+    summed = _summed(method)
+    first: dict[Part, Term] = {}
+    for term in _graded(method):
+        first.setdefault(_part(term, method.origin), term)
+    for part, coef in summed.items():
+        term = _plain(first[part], part, method.origin, alone=len(summed) == 1)
+        coef = 1.0 if len(summed) == 1 else coef
+        yield changed(term, {"coef": coef, "importance": _ratio(term, where)})
 
 
-def _enumerated(method: Method, kept: dict[str, object]) -> Method:
-    """The unbiased row with the same claim and nothing drawn at the state, some axes kept."""
-    (term,) = _graded(method)
-    target = claims(method)
-    row = "soft_label" if target.divergence == "forward_kl" else "opd"
-    if row == "opd":
-        claim = {"divergence": target.divergence, "argument": term.argument, "gamma": target.gamma}
-        kept = claim | kept
-    return override(row, _given(ROWS[row].terms[0], {**_mixture(term), **kept}))
+def _plain(term: Term, part: Part, origin: Origin, alone: bool) -> Term:
+    """The unbiased term of a part, as much of it enumerated as can be.
+
+    Beside other parts, which a return's noise would drown, a reward has a baseline that leaves its
+    expectation alone.
+    """
+    if part.signal == "reward":
+        bare = alone or part.gamma < 1
+        return Term("reward", gamma=part.gamma, baseline="none" if bare else "leave_one_out")
+    if part.signal == "entropy":
+        return Term("entropy")
+    if part.to == "reference":
+        return Term("reference", penalty=term.penalty, gamma=part.gamma)
+    if term.signal == "one" and (part.to == "dataset" or not _own_tokens(origin)):
+        return Term("one")  # nobody else knows what they were drawn from
+    divergence, argument = part.divergence, part.argument
+    return Term("teacher", divergence, argument, expectation="enumerated", gamma=part.gamma)
 
 
-def _mixture(term: Term) -> dict[str, object]:
-    return {axis: getattr(term, axis) for axis in MIXTURE}
-
-
-def _used(term: Term, axes: tuple[str, ...]) -> dict[str, object]:
-    values = {axis: getattr(term, axis) for axis in axes}
-    return {axis: value for axis, value in values.items() if value not in (None, "none")}
-
-
-def _given(term: Term, axes: dict[str, object]) -> dict[str, object]:
-    """The axes that differ from the term's; an added term's all do."""
-    return {axis: value for axis, value in axes.items() if value != getattr(term, axis, math.nan)}
+def _ratio(term: Term, where: str | None) -> str:
+    """The kind of ratio that leaves a term unbiased on the states that are wanted, if any are."""
+    if where is None or term.signal == "one":
+        return "none"
+    if not term.onehot:
+        return "prefix" if where == "current" else "none"
+    if where == "behavior":
+        return "token"
+    return "trajectory" if term.gamma > 0 else "prefix_inclusive"

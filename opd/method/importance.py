@@ -8,8 +8,11 @@ tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +30,9 @@ def log_ratio(logp: Array, logp_behavior: Array, mask: Array, kind: str) -> Arra
         mask: [B, T].
         kind: one of LOG_RATIOS.
     """
-    return zero(LOG_RATIOS[kind](zero(logp - logp_behavior, mask), mask), mask)
+    chex.assert_rank((logp, logp_behavior, mask), 2)
+    chex.assert_equal_shape((logp, logp_behavior, mask))
+    return zero(LOG_RATIOS[kind].value(zero(logp - logp_behavior, mask), mask), mask)
 
 
 def token(ratio: Array, mask: Array) -> Array:
@@ -55,23 +60,32 @@ def sequence(ratio: Array, mask: Array) -> Array:
     return jnp.broadcast_to(masked.mean(ratio, mask, 1, keepdims=True), mask.shape)
 
 
-LOG_RATIOS = {
-    "token": token,
-    "prefix": prefix,
-    "prefix_inclusive": prefix_inclusive,
-    "trajectory": trajectory,
-    "sequence": sequence,
+@dataclasses.dataclass(frozen=True)
+class LogRatio:
+    """A kind of importance weight: its logarithm, and whose tokens' ratios it multiplies.
+
+    `past` are the tokens before t, `own` is the one at t, `ahead` those after it. What is no
+    `product` of them, such as a mean, corrects nothing exactly.
+    """
+
+    value: Callable[[Array, Array], Array]
+    past: bool = False
+    own: bool = False
+    ahead: bool = False
+    product: bool = True
+
+
+LOG_RATIOS: dict[str, LogRatio] = {
+    "token": LogRatio(token, own=True),
+    "prefix": LogRatio(prefix, past=True),
+    "prefix_inclusive": LogRatio(prefix_inclusive, past=True, own=True),
+    "trajectory": LogRatio(trajectory, past=True, own=True, ahead=True),
+    "sequence": LogRatio(sequence, past=True, own=True, ahead=True, product=False),
 }
-# One number a rollout, the same at all its tokens.
-WHOLE = ("trajectory", "sequence")
 # What a candidate that is enumerated, or drawn afresh from the policy itself, takes of each kind:
 # its expectation given the state. Its own ratio is 1, and so is what follows on average.
-STATE_PART = {
-    "none": "none",
-    "token": "none",
-    "prefix": "prefix",
-    "prefix_inclusive": "prefix",
-    "trajectory": "prefix",
+STATE_PART = {"none": "none"} | {
+    kind: "prefix" if ratio.past else "none" for kind, ratio in LOG_RATIOS.items() if ratio.product
 }
 
 
@@ -88,7 +102,9 @@ def weight(
             [0.8, 1.2].
         high: the largest rho.
     """
-    return RATIO_RULES[rule](log_rho, advantage, low, high)
+    if advantage is not None:
+        chex.assert_equal_shape((log_rho, advantage))
+    return RATIO_RULES[rule].weight(log_rho, advantage, low, high)
 
 
 def bounded(
@@ -132,20 +148,26 @@ def mask_out(log_rho: Array, advantage: Array | None, low: float, high: float) -
     return zero(saturating_exp(log_rho), (log_rho >= _log(low)) & (log_rho <= _log(high)))
 
 
-RATIO_RULES = {
-    "none": unbounded,
-    "clip": clip,
-    "clip_ungated": clip_ungated,
-    "truncate": truncate,
-    "mask": mask_out,
-}
-# The usual bounds (low, high); None where a rule has none.
-BOUNDS: dict[str, tuple[float | None, float | None]] = {
-    "none": (None, None),
-    "clip": (0.8, 1.2),
-    "clip_ungated": (0.0, 5.0),
-    "truncate": (None, 2.0),
-    "mask": (0.5, 5.0),
+@dataclasses.dataclass(frozen=True)
+class RatioRule:
+    """What becomes of a ratio: `weight`'s arguments are those of the function of that name.
+
+    `low` and `high` are the usual bounds, None where the rule has none. A rule that is `gated`
+    looks at the advantage's sign, which enumerated candidates and corrections don't have.
+    """
+
+    weight: Callable[..., Array]
+    low: float | None = None
+    high: float | None = None
+    gated: bool = False
+
+
+RATIO_RULES: dict[str, RatioRule] = {
+    "none": RatioRule(unbounded),
+    "clip": RatioRule(clip, 0.8, 1.2, gated=True),
+    "clip_ungated": RatioRule(clip_ungated, 0.0, 5.0),
+    "truncate": RatioRule(truncate, high=2.0),
+    "mask": RatioRule(mask_out, 0.5, 5.0),
 }
 
 
@@ -159,8 +181,11 @@ def saturating_exp(log_rho: Array) -> Array:
 
 
 def counted(mask: Array, kind: str) -> Array:
-    """The entries of [B, T] whose weights of a kind count: all graded, or one of each rollout."""
-    return mask & (jnp.cumsum(mask, 1) == 1) if kind in WHOLE else mask
+    """The entries of [B, T] whose weights of a kind count: all graded, or one of each rollout.
+
+    A weight that holds what is ahead is one number a rollout, the same at all its tokens.
+    """
+    return mask & (jnp.cumsum(mask, 1) == 1) if LOG_RATIOS[kind].ahead else mask
 
 
 def effective_sample_size(log_weight: Array, mask: Array) -> Array:

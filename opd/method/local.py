@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -174,7 +175,7 @@ class Rule:
         """How many fresh uniforms a position needs."""
         if self.expectation == "resampled":
             return self.k or 1
-        return int(self.tail == "sample")
+        return 0 if self.tail is None else TAILS[self.tail].draws
 
     @property
     def teacher(self) -> bool:
@@ -195,6 +196,11 @@ def candidate_weights(
     Returns:
         a(v), [..., V].
     """
+    if logp_teacher is not None:
+        chex.assert_equal_shape((logp_teacher, logp_student))
+    if uniforms is not None:
+        chex.assert_equal_rank((logp_student, uniforms))
+        chex.assert_equal_shape_prefix((logp_student, uniforms), logp_student.ndim - 1)
     if rule.divergence == "entropy":
         return entropy_bonus(logp_student)
     return EXPECTATIONS[rule.expectation](rule, logp_teacher, logp_student, uniforms)
@@ -205,6 +211,7 @@ def divergence(rule: Rule, logp_teacher: Array, logp_student: Array) -> Array:
 
     Over the whole vocabulary, whatever candidates the rule pushes.
     """
+    chex.assert_equal_shape((logp_teacher, logp_student))
     value = DIVERGENCES[rule.divergence].value
     return jnp.sum(value(logp_teacher, logp_student, rule.argument), -1)
 
@@ -239,13 +246,12 @@ def resampled(rule: Rule, teacher: Array, student: Array, uniforms: Array) -> Ar
 def topk(rule: Rule, teacher: Array, student: Array, uniforms: Array | None) -> Array:
     """The sum over a top-k set S of the vocabulary, with one of TAILS for what S leaves out."""
     chosen = topk_set(rule, teacher, student)
-    return TAILS[rule.tail](rule, teacher, student, chosen, uniforms)
+    return TAILS[rule.tail].push(rule, teacher, student, chosen, uniforms)
 
 
 def topk_set(rule: Rule, teacher: Array, student: Array) -> Array:
     """Membership [..., V] of the k likeliest tokens of the student, the teacher or either."""
-    sets = {"student": (student,), "teacher": (teacher,), "union": (student, teacher)}
-    members = [_largest(logp, rule.k) for logp in sets[rule.topk_from]]
+    members = [_largest(logp, rule.k) for logp in TOPK_FROM[rule.topk_from](teacher, student)]
     return members[0] if len(members) == 1 else members[0] | members[1]
 
 
@@ -298,14 +304,34 @@ def tail_sample(
 
 
 EXPECTATIONS = {"enumerated": enumerated, "resampled": resampled, "topk": topk}
-TAILS = {
-    "drop": tail_drop,
-    "truncate": tail_truncate,
-    "renormalise": tail_renormalise,
-    "bucket": tail_bucket,
-    "sample": tail_sample,
+
+
+@dataclasses.dataclass(frozen=True)
+class Tail:
+    """What stands for the vocabulary off a top-k set.
+
+    `push` is f(rule, teacher, student, members, uniforms) -> a(v), with `draws` fresh uniforms a
+    position. `leaves_out` says that the sum's expectation is another's.
+    """
+
+    push: Callable[..., Array]
+    draws: int = 0
+    leaves_out: bool = True
+
+
+TAILS: dict[str, Tail] = {
+    "drop": Tail(tail_drop),
+    "truncate": Tail(tail_truncate),
+    "renormalise": Tail(tail_renormalise),
+    "bucket": Tail(tail_bucket),
+    "sample": Tail(tail_sample, draws=1, leaves_out=False),
 }
-TOPK_FROM = ("student", "teacher", "union")
+# Whose likeliest tokens a top-k set has: f(teacher, student) -> the policies.
+TOPK_FROM: dict[str, Callable[[Array, Array], tuple[Array, ...]]] = {
+    "student": lambda teacher, student: (student,),
+    "teacher": lambda teacher, student: (teacher,),
+    "union": lambda teacher, student: (student, teacher),
+}
 
 
 def _onehot(token: Array, vocab: int, dtype) -> Array:

@@ -1,10 +1,14 @@
 """From tokens to one number: the weight of each graded token, [B, T].
 
-All but the first two change the objective wherever lengths differ, and say so in the table.
+All but the first move the expectation, and say how in the table below.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
+import chex
 import jax.numpy as jnp
 
 from opd import masked
@@ -31,12 +35,32 @@ def sequence_mean(mask: Array) -> Array:
     return mask / (mask.shape[0] * masked.count(mask, 1, keepdims=True)).astype(_dtype())
 
 
-REDUCTIONS = {
-    "sum": sum_tokens,
-    "constant": constant,
-    "token_mean": token_mean,
-    "sequence_mean": sequence_mean,
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """The weight of each graded token, f(mask [B, T]) -> [B, T].
+
+    `of` says whose lengths it holds besides the rollout's own: None, or the `batch`'s. `bias` says
+    how it moves the expectation, where it does.
+    """
+
+    value: Callable[[Array], Array]
+    of: str | None = None
+    bias: str | None = None
+
+
+LENGTHS = "weighs tokens by the lengths drawn"
+REDUCTIONS: dict[str, Reduction] = {
+    "sum": Reduction(sum_tokens),
+    "constant": Reduction(constant, bias="divides the gradient by T"),
+    "token_mean": Reduction(token_mean, "batch", bias=LENGTHS),
+    "sequence_mean": Reduction(sequence_mean, bias=LENGTHS),
 }
+
+
+def reduce(mask: Array, kind: str) -> Array:
+    """The weights [B, T] of the graded tokens of `mask` [B, T]; see REDUCTIONS for the kinds."""
+    chex.assert_rank(mask, 2)
+    return REDUCTIONS[kind].value(mask)
 
 
 def _dtype():

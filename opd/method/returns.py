@@ -5,6 +5,7 @@ A rollout's graded tokens lie side by side; what follows the last is worth nothi
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +16,8 @@ from opd.types import Array
 
 def terminal(reward: Array, mask: Array) -> Array:
     """A rollout's reward [B] paid at its last graded token: [B, T]."""
+    chex.assert_rank((reward, mask), (1, 2))
+    chex.assert_equal_shape_prefix((reward, mask), 1)
     last = mask & (masked.remaining(mask) == 1)
     return zero(jnp.broadcast_to(reward[:, None], mask.shape), last)
 
@@ -25,6 +28,7 @@ def discounted(reward: Array, mask: Array, gamma: float | Array) -> Array:
     Sutton and Barto 2018, eq. 3.8. The exponent counts from t: nothing is weighted by its
     absolute position. gamma = 0 is r_t itself, gamma = 1 the plain sum.
     """
+    _same_shape(reward, mask)
     reward = zero(reward, mask)
     return zero(_backwards(reward, jnp.full_like(reward, gamma)), mask)
 
@@ -36,6 +40,8 @@ def future(reward: Array, mask: Array, gamma: float | Array) -> Array:
 
 def broadcast(reward: Array, mask: Array) -> Array:
     """A rollout's reward [B] at every graded token, [B, T]: a terminal reward at gamma = 1."""
+    chex.assert_rank((reward, mask), (1, 2))
+    chex.assert_equal_shape_prefix((reward, mask), 1)
     return zero(jnp.broadcast_to(reward[:, None], mask.shape), mask)
 
 
@@ -67,6 +73,7 @@ def gae(
         gamma: discount.
         lam: lambda.
     """
+    _same_shape(reward, value, mask)
     return discounted(_errors(reward, value, mask, gamma), mask, gamma * lam)
 
 
@@ -99,11 +106,18 @@ def vtrace(
         rho_bar: bound that sets what the fixed point is.
         c_bar: bound that sets how far an error travels.
     """
+    _same_shape(reward, value, log_rho, mask)
     value = zero(value, mask)
     rho = jnp.exp(zero(jnp.minimum(log_rho, jnp.log(jnp.maximum(rho_bar, c_bar))), mask))
     error = zero(jnp.minimum(rho, rho_bar) * _errors(reward, value, mask, gamma), mask)
     target = zero(value + _backwards(error, gamma * lam * jnp.minimum(rho, c_bar)), mask)
     return target, zero(zero(reward, mask) + gamma * _next(target) - value, mask)
+
+
+def _same_shape(*arrays: Array) -> None:
+    """[B, T], all of them: a [B] would broadcast, as T numbers, wherever B = T."""
+    chex.assert_rank(arrays, 2)
+    chex.assert_equal_shape(arrays)
 
 
 def _errors(reward: Array, value: Array, mask: Array, gamma: float | Array) -> Array:
@@ -119,11 +133,12 @@ def _next(values: Array) -> Array:
 
 def _backwards(reward: Array, decay: Array) -> Array:
     """x_t = reward_t + decay_t x_{t+1}, [B, T]."""
-
-    def back(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        reward, decay = now
-        total = reward + decay * later
-        return total, total
-
     start = jnp.zeros_like(reward[:, 0])
-    return jax.lax.scan(back, start, (reward.T, decay.T), reverse=True)[1].T
+    return jax.lax.scan(_back, start, (reward.T, decay.T), reverse=True)[1].T
+
+
+# A function of its own, by which JAX finds the compiled loop again outside of a jit.
+def _back(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+    reward, decay = now
+    total = reward + decay * later
+    return total, total

@@ -158,18 +158,27 @@ def spoiled(lab: Lab, seed: int) -> exact.Problem:
 
 
 def claim(lab: Lab, method: Method, reach: np.ndarray | None = None) -> np.ndarray:
-    """What a method says it is unbiased for, [M]; myopic parts on other states, if given."""
+    """What a method says it is unbiased for, [M]; on other states than the student's, if given."""
     return sum(part.coef * _claim(lab, part, reach) for part in facts.parts(method))
+
+
+KINDS = {0.0: "myopic", 1.0: "sequence"}
+
+
+def myopic(part: facts.Part) -> bool:
+    """Whether a part is a state's own divergence."""
+    return part.signal == "divergence" and part.gamma == 0
 
 
 def _claim(lab: Lab, part: facts.Part, reach: np.ndarray | None) -> np.ndarray:
     teacher = lab.logp_reference if part.to == "reference" else lab.problem.logp_teacher
-    problem, target = dataclasses.replace(lab.problem, logp_teacher=teacher), part.target
+    problem = dataclasses.replace(lab.problem, logp_teacher=teacher)
     argument = () if part.argument is None else (part.argument,)
-    loss = (target.divergence, *argument)
+    loss = (part.divergence, *argument)
     if reach is None:
-        return exact.target_gradient(problem, target.kind, loss, target.gamma)
-    assert target.kind == "myopic", "only a state's own divergence has other states to be on"
+        kind = "reward" if part.signal == "reward" else KINDS.get(part.gamma, "discounted")
+        return exact.target_gradient(problem, kind, loss, part.gamma)
+    assert myopic(part), "only a state's own divergence has other states to be on"
     slope = exact.divergence_gradient(loss, problem.logits, problem.logp_teacher)
     return -np.einsum("s,sv,svm->m", reach, slope, problem.jacobian)
 

@@ -154,7 +154,7 @@ def test_bug_01_the_loss_is_divided_by_what_was_generated(name, unit):
     Here a uniform grade of 1 is worth mean length, 1 and 1: whatever the prompts' lengths, the
     padding, or what a dataset's completions would have counted.
     """
-    grade = reduction.REDUCTIONS[name](jnp.asarray(MASK)).sum()
+    grade = reduction.reduce(jnp.asarray(MASK), name).sum()
     wanted = {"sum": LENGTHS.mean(), "token_mean": 1, "sequence_mean": 1}[name]
     assert grade == pytest.approx(wanted, rel=1e-6), unit
     method = table.parse(f"opd@reduction={name}")
@@ -165,6 +165,7 @@ def test_bug_01_the_loss_is_divided_by_what_was_generated(name, unit):
         prompt_mask=np.pad(batch().prompt_mask, ((0, 0), (3, 0))),
         tokens=np.pad(batch().tokens, ((0, 0), (0, 2))),
         mask=np.pad(MASK, ((0, 0), (0, 2))),
+        logp_behavior=np.pad(batch().logp_behavior, ((0, 0), (0, 2))),
     )
     plain = np.asarray(weights(method, batch()).terms[0].candidates)
     np.testing.assert_array_equal(weights(method, padded).terms[0].candidates, plain)
@@ -349,7 +350,10 @@ def expected_cotangent(name):
         batch(),
         tokens=np.arange(V, dtype=np.int32)[:, None],
         mask=np.ones((V, 1), bool),
+        logp_behavior=np.zeros((V, 1), np.float32),
+        ended=np.ones(V, bool),
         group=np.arange(V),
+        reward=None,
     )
 
     sides = [Head(jnp.tile(x, (V, 1, 1))) for x in (student, teacher)]

@@ -204,7 +204,7 @@ def _check_states(name, stale, wanted):
     for lab, behavior, expected in stale:
         found = expected[name]
         targets = {"current": enumeration.claim(lab, method)}
-        if all(part.target.kind == "myopic" for part in facts.parts(method)):
+        if all(map(enumeration.myopic, facts.parts(method))):
             targets["behavior"] = enumeration.claim(lab, method, behavior.reach)
         for states, target in targets.items():
             distance = np.linalg.norm(found - target) / np.linalg.norm(target)

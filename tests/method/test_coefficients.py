@@ -10,8 +10,9 @@ import pytest
 from opd.engine import programs
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, local, table
+from opd.method.axes import Origin, Term
 from opd.method.coefficients import coefficients, weights
-from opd.method.table import Method, Term
+from opd.method.table import Method
 from opd.types import Rollout, TokenStats
 
 B, T, V = 4, 5, 6
@@ -267,7 +268,7 @@ def test_one_hot_parts_merge_and_each_rule_has_its_own_weight():
         Term(signal="reward", gamma=1.0, coef=-1.0),
         Term(divergence="forward_kl", expectation="enumerated", coef=0.5, reduction="constant"),
     )
-    method = Method("made up", "opd_sampled", terms)
+    method = Method("made up", "opd_sampled", Origin(), terms)
     (found,) = weighed(method)
     assert method.rules == (local.Rule("entropy"), local.Rule("forward_kl"))
     np.testing.assert_allclose(found.local[0], 0.3 * MASK / B, rtol=1e-6)
@@ -278,7 +279,7 @@ def test_one_hot_parts_merge_and_each_rule_has_its_own_weight():
 
 def test_a_sampled_teacher_and_an_entropy_bonus_are_the_hand_formula():
     """dJ/dlogits = [w (1_y - pi) - c pi (log pi + H)] / B: one column of the vocabulary pass."""
-    method = Method("made up", "opd_sampled", (SAMPLED, BONUS))
+    method = Method("made up", "opd_sampled", Origin(), (SAMPLED, BONUS))
     logits, other = RNG.normal(size=(2, B, T, V)).astype(np.float32)
     tokens = RNG.integers(0, V, size=(B, T)).astype(np.int32)
     sample = dataclasses.replace(rollout(), tokens=tokens)

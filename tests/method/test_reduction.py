@@ -12,7 +12,7 @@ MASK = np.arange(T) < LENGTHS[:, None]
 
 
 # Compiled, since leak checking compiles every eager operation anew.
-COMPILED = {name: jax.jit(function) for name, function in reduction.REDUCTIONS.items()}
+COMPILED = {name: jax.jit(each.value) for name, each in reduction.REDUCTIONS.items()}
 
 
 def weights(name, mask=MASK):

@@ -2,13 +2,16 @@
 
 import dataclasses
 import itertools
+import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from opd.method import facts, local, table
-from opd.method.table import Method, Term
+from opd.method.axes import AXES, Origin, Term
+from opd.method.table import Method
 
 NAMES = (
     *table.ROWS,
@@ -94,7 +97,6 @@ def test_any_row_may_be_given_a_bonus_and_a_reference():
         "entropy", 0.01, "token_mean", "mask", "none",
     )  # fmt: skip
     assert (penalty.signal, penalty.penalty, penalty.coef) == ("reference", "k3", 0.04)
-    assert table.parse("sft@entropy.coef=0.1").terms[1].behavior == "dataset"
     reward, bonus = table.parse("reinforce@gamma=0.5,cut=mask,coef=3,entropy.coef=0.1").terms
     assert (reward.gamma, bonus.gamma, bonus.cut, bonus.coef) == (0.5, 0, "mask", 0.1)
     reward, teacher = table.parse("rl_with_teacher@divergence=skew,argument=0.1").terms
@@ -108,14 +110,51 @@ def test_two_gammas_are_two_names():
     assert near != far and near.name != far.name
 
 
-def test_redraws_are_of_the_rollout():
-    """The same for all terms, and gone with a behavior that has nothing to draw again."""
-    for name in ("rl_with_teacher@redraws=2", "dapo@redraws=2,entropy.coef=0.1"):
-        assert {term.redraws for term in table.parse(name).terms} == {2}
-    assert {term.redraws for term in table.parse("dapo@entropy.coef=0.1").terms} == {3}
-    assert table.parse("dapo@behavior=dataset").terms[0].redraws is None
-    assert table.parse("gkd@other=teacher,redraws=1").terms[0].redraws == 1
-    assert table.parse("gkd@level=sequence,redraws=1").terms[0].redraws == 1
+def test_redraws_are_gone_with_a_behavior_that_has_nothing_to_draw_again():
+    for name, redraws in {
+        "opd": 0,
+        "rl_with_teacher@redraws=2": 2,
+        "dapo@redraws=2,entropy.coef=0.1": 2,
+        "dapo@entropy.coef=0.1": 3,
+        "dapo@behavior=dataset": None,
+        "gkd": None,
+        "gkd@other=teacher,redraws=1": 1,
+        "gkd@level=sequence,redraws=1": 1,
+    }.items():
+        assert table.parse(name).origin.redraws == redraws
+
+
+def test_axes_are_given_in_the_name_or_beside_it():
+    """Text in the name, numbers beside it: the same method by the same name."""
+    for text, name, beside in (
+        ("opd_topk@k=8,tail=drop", "opd_topk", {"k": 8, "tail": "drop"}),
+        ("opd@gamma=0.5,coef=2", "opd@gamma=0.5", {"coef": 2}),
+        ("rl_with_teacher@teacher.coef=2", "rl_with_teacher", {"teacher.coef": 2.0}),
+        ("gkd@share=0.25,redraws=1,level=token,other=teacher", "gkd@share=0.25",
+         {"redraws": np.int64(1), "level": "token", "other": "teacher"}),
+    ):  # fmt: skip
+        assert table.parse(name, **beside) == table.parse(text)
+        assert table.parse(name, **beside).name == text
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        ({"k": "8"}, "k='8'; it is a whole number"),
+        ({"k": 8.0}, "k=8.0; it is a whole number"),
+        ({"k": True}, "k=True; it is a whole number"),
+        ({"gamma": "0.5"}, "gamma='0.5'; it is a number in [0, 1]"),
+        ({"gamma": None}, "gamma=None; it is a number"),
+        ({"tail": 1}, "tail=1; it is one of drop"),
+        ({"gama": 1}, "gama is no axis; they are behavior"),
+        ({"teacher.redraws": 1}, "teacher.redraws is no axis"),
+        ({"coef": 2}, "coef is given twice"),
+    ],
+)
+def test_a_bad_axis_beside_the_name_is_refused_in_one_line(beside, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        table.parse("opd_topk@coef=1", **beside)
+    assert len(str(error.value).splitlines()) == 1 and "opd_topk@coef=1" in str(error.value)
 
 
 # Each bad name, and what its message must say besides the name: what is allowed.
@@ -141,6 +180,9 @@ BAD = {
     "opd_topk@expectation=enumerated,tail=drop": ["tail means nothing there"],
     "opd@argument=0.3": ["argument means nothing there"],
     "opd@coef=inf": ["finite"],
+    "opd@coef=0": ["nothing is pushed"],
+    "rl_with_reference@signal=reward": ["two terms of one signal"],
+    "kl_advantage@signal=entropy,entropy.coef=0.1": ["two terms of one signal"],
     "opd@divergence=kl": list(local.DIVERGENCES),
     "opd@expectation=mean": ["sampled", "enumerated", "topk", "resampled"],
     "opd_topk@tail=cut": list(local.TAILS),
@@ -174,7 +216,6 @@ BAD = {
     "gkd@level=token": ["other=teacher"],
     "gkd@level=word": ["batch", "sequence", "token"],
     "kl_advantage@divergence=jeffreys": ["divergence=reverse_kl"],
-    "reinforce@signal=teacher_kl": ["divergence=reverse_kl"],
     "opd@share=0.5": ["share means nothing there"],
     "dapo@redraws=-1": ["at least 0"],
     "dapo@redraws=0.5": ["a whole number"],
@@ -196,11 +237,11 @@ BAD = {
     "grpo@reduction=mean": ["token_mean", "sequence_mean", "constant"],
     "opd@behavior=expert": ["student", "teacher", "mixture", "dataset", "buffer"],
     "opd@signal=kl": ["teacher", "reward"],
-    "opd@divergence=jsd": ["argument=beta", "(0, 1)"],
-    "opd@divergence=skew,argument=1": ["argument=alpha", "(0, 1)"],
+    "opd@divergence=jsd": ["needs argument", "(0, 1)"],
+    "opd@divergence=skew,argument=1": ["a number in (0, 1)"],
     "opd@divergence=jsd,argument=0.5,gamma=0.5": ["divergence=reverse_kl"],
     "soft_label@gamma=1": ["divergence=reverse_kl"],
-    "reinforce@divergence=jsd": ["teacher signal"],
+    "reinforce@divergence=jsd": ["signal=teacher"],
     "reinforce@expectation=enumerated": ["teacher signal"],
     "reinforce@signal=teacher": ["divergence"],
     "reinforce@baseline=expected_kl": ["teacher signal"],
@@ -238,11 +279,15 @@ def choices(axis):
         "low": ["0", "0.9", "2"],
         "high": ["1.5", "0.9", "inf"],
     }
-    axis = axis.removeprefix("correction_") if axis not in table.CHOICES else axis
-    return numbers.get(axis) or [*table.CHOICES[axis], "nonsense"]
+    return numbers.get(axis.removeprefix("correction_")) or [*AXES[axis].choices, "nonsense"]
 
 
-addressed = st.sampled_from(table.AXES).flatmap(
+def used(part):
+    """The axes of an origin or a term that have a value."""
+    return [AXES[axis] for axis, value in vars(part).items() if value is not None]
+
+
+addressed = st.sampled_from(list(AXES)).flatmap(
     lambda axis: st.sampled_from(("", "", "reward.", "teacher.", "entropy.", "reference.")).map(
         lambda signal: signal + axis
     )
@@ -262,6 +307,8 @@ def test_any_combination_parses_or_is_refused(row, changes):
         assert len(str(error).splitlines()) == 1 and row in str(error)
         return
     assert table.parse(method.name) == method
+    assert all(axis.used(method.origin) for axis in used(method.origin))
+    assert all(axis.used(term) for term in method.terms for axis in used(term))
     assert set(facts.needs(method)) <= set(facts.NEEDS)
     partner = facts.partner(method)
     assert (partner is None) == (facts.partnerless(method) is not None)
@@ -286,7 +333,7 @@ def test_rules_follow_the_terms():
     assert soft.rule == local.Rule("forward_kl", None, "resampled", 1) and not soft.onehot
     (future,) = table.parse("opd@gamma=0.5").terms
     assert future.rule == local.Rule("reverse_kl") and future.onehot
-    two = Method("two", "opd_sampled", (sampled, Term(signal="entropy", coef=0.01)))
+    two = Method("two", "opd_sampled", Origin(), (sampled, Term(signal="entropy", coef=0.01)))
     assert two.rules == (local.Rule("entropy"),)
 
 

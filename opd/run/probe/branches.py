@@ -32,7 +32,8 @@ from opd import draws
 from opd.engine import programs, sharding
 from opd.measure import intervals
 from opd.method import facts
-from opd.method.table import Method, Term
+from opd.method.axes import Term
+from opd.method.table import Method
 from opd.run import drawing
 from opd.run.drawing import Player, World
 from opd.types import Array, Coefficients, Rollout, TokenStats
@@ -65,7 +66,7 @@ class Plan:
                 ("H_e", method.terms),
                 *((f"B_e^{r + 1}", summed) for r in range(self.count)),
             ):
-                extra.append(Method(f"{method.name} {name}", method.row, terms))
+                extra.append(Method(f"{method.name} {name}", method.row, method.origin, terms))
         return (*self.methods, *extra)
 
     @property

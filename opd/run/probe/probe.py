@@ -252,7 +252,7 @@ def _entry(
         "row": method.row,
         "probe": probe,
         "axes": {
-            "behavior": term.behavior,
+            "behavior": method.behavior,
             "signal": term.signal,
             "divergence": term.divergence,
             "expectation": term.expectation,
@@ -262,7 +262,7 @@ def _entry(
             "baseline": term.baseline,
             "importance": term.importance,
         },
-        "target": dataclasses.asdict(facts.claims(method)),
+        "target": _target(method),
         "states": facts.states(method),
         "biased": facts.bias(method) is not None,
         "note": _note(method, found.moments.group_size, found.plan),
@@ -277,6 +277,16 @@ def _entry(
         "trusted": figures["trusted"],
         "trusted_from": figures["trusted_from"],
     }
+
+
+def _target(method: Method) -> dict[str, Any]:
+    """What the method is unbiased for, in one word where it is the sum of several."""
+    part, *others = facts.parts(method)
+    kind = {0.0: "myopic", 1.0: "sequence"}.get(part.gamma, "discounted")
+    if others or part.signal == "reward":
+        kind = "sum" if others else "reward"
+    divergence = None if others else part.divergence
+    return {"kind": kind, "divergence": divergence, "gamma": part.gamma}
 
 
 def _note(method: Method, group_size: int, plan: Plan) -> str | None:

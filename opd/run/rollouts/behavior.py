@@ -22,7 +22,8 @@ from opd.data.pipeline import Batch, Task
 from opd.engine import sharding
 from opd.engine.steps import Sampling
 from opd.fields import setting
-from opd.method.table import Method, Term
+from opd.method.axes import Term
+from opd.method.table import Method
 from opd.run import drawing
 from opd.run.drawing import Grader, Player, World
 from opd.run.players.fit import demonstration
@@ -100,7 +101,7 @@ class Source:
         groups taken from them, batches.
         """
         behavior = BEHAVIORS[self.method.behavior]
-        redraws = self.method.terms[0].redraws
+        redraws = self.method.origin.redraws
         if redraws:
             drawn = _redraw(self, behavior, redraws, params, number, version)
         else:
@@ -168,8 +169,7 @@ def needs_met(method: Method, config: DatasetConfig) -> frozenset[str]:
 
 def draws_teacher(method: Method, config: DatasetConfig) -> bool:
     """Whether some of the rollouts are the teacher's."""
-    term = method.terms[0]
-    whose = {"mixture": term.other, "dataset": dataset_source(method, config)}
+    whose = {"mixture": method.origin.other, "dataset": dataset_source(method, config)}
     return whose.get(method.behavior, method.behavior) == "teacher"
 
 
@@ -182,9 +182,9 @@ def check(
         ValueError: prompts without the solutions that are asked for, or a buffer that is smaller
             than a batch.
     """
-    term = method.terms[0]
+    origin = method.origin
     solved = method.behavior == "dataset" and dataset_source(method, dataset) == "solutions"
-    mixed = method.behavior == "mixture" and term.other == "dataset" and term.share < 1
+    mixed = method.behavior == "mixture" and origin.other == "dataset" and origin.share < 1
     if (solved or mixed) and any(each.solution is None for each in task.split("train")):
         raise ValueError(
             f"{method.name}: behavior={method.behavior} takes solutions, and the data have prompts "
@@ -254,20 +254,20 @@ def mixture(source: Source, params: Params, number: int, version: int, memory: M
 
     A coin a batch (Agarwal et al. 2024, GKD, algorithm 1), a sequence, or a token.
     """
-    term = source.method.terms[0]
-    if term.level == "token":
-        return _blended(source, params, number, term.share)
+    origin = source.method.origin
+    if origin.level == "token":
+        return _blended(source, params, number, origin.share)
     rows = source.groups * source.world.group_size
     coins = draws.generator(draws.key(source.seed, number, "mixture")).random(
-        1 if term.level == "batch" else rows
+        1 if origin.level == "batch" else rows
     )
-    students = np.broadcast_to(coins < term.share, rows)
+    students = np.broadcast_to(coins < origin.share, rows)
     batch = source.prompts[number]
     drawn = []
     if students.any():
         drawn.append(_completed(source, Player(source.student, params), batch, number))
     if not students.all():
-        others = {"teacher": _teachers, "dataset": _solutions}[term.other]
+        others = {"teacher": _teachers, "dataset": _solutions}[origin.other]
         drawn.append(others(source, batch, number))
     rollout = drawn[0] if len(drawn) == 1 else _merged(students, *drawn)
     return _graded(source, rollout, batch, np.where(students, version, FOREIGN))
@@ -375,7 +375,7 @@ def _figures(method: Method, rollout: Rollout) -> dict[str, float]:
         size = np.bincount(np.asarray(rollout.group))[0]
         level = grouped.level(np.asarray(rollout.reward).reshape(-1, size))
         figures |= {"degenerate": float(np.mean(level))} if size > 1 else {}
-    if method.behavior == "mixture" and method.terms[0].level != "token":
+    if method.behavior == "mixture" and method.origin.level != "token":
         figures["student_share"] = float(np.mean(np.asarray(rollout.version) != FOREIGN))
     return figures
 

@@ -67,22 +67,34 @@ class _Named:
     name: str
 
     @property
-    def spelled(self) -> str:
-        """ROW@axis=value,...: the name with the axes that are given beside it."""
+    def parsed(self) -> Method:
+        """The method of that name, with the axes that are given beside it.
+
+        Raises:
+            ValueError: what `table.parse` refuses.
+        """
         axes = ((axis, getattr(self, axis)) for axis in table.AXES)
-        given = ",".join(f"{axis}={value}" for axis, value in axes if value is not None)
-        joint = "," if "@" in self.name else "@"
-        return self.name + (joint + given if given else "")
+        return table.parse(self.name, **{axis: value for axis, value in axes if value is not None})
+
+    def check(self, path: str) -> None:
+        """Refuses what is no method.
+
+        Raises:
+            ValueError: what `table.parse` refuses.
+        """
+        try:
+            _ = self.parsed
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 if typing.TYPE_CHECKING:
     MethodConfig = _Named
 else:
-    _AXES = typing.get_type_hints(table.Term)
-    # A row of the methods table, ROW or ROW@axis=value,..., and every axis of a term as a key.
+    # A row of the methods table, ROW or ROW@axis=value,..., and every axis as a key.
     MethodConfig = dataclasses.make_dataclass(
         "MethodConfig",
-        [("name", str, "opd"), *((axis, _AXES[axis] | None, None) for axis in table.AXES)],
+        [("name", str, "opd"), *((a.name, a.kind | None, None) for a in table.AXES.values())],
         bases=(_Named,),
         frozen=True,
     )
@@ -177,7 +189,6 @@ class Config:
                 f"{path}.optimizer.microbatches = {self.optimizer.microbatches}: allowed is a "
                 f"divisor of the {rollouts} rollouts of an update"
             )
-        methods_of(f"{path}.method", (self.method.spelled,))
 
     @property
     def tokenized(self) -> DataConfig:

@@ -97,7 +97,13 @@ def parse(argv: list[str], about: str = "") -> Config | None:
 
 
 def asked(
-    argv: list[str], about: str, workdir: Flag, print_config: Flag, list_methods: Flag, example: str
+    argv: list[str],
+    about: str,
+    workdir: Flag,
+    print_config: Flag,
+    list_methods: Flag,
+    list_axes: Flag,
+    example: str,
 ) -> tuple[Config, Path] | None:
     """A job's config and workdir; None where a listing was asked for, which is printed.
 
@@ -105,9 +111,10 @@ def asked(
         ValueError: what `parse` finds wrong, or no config or workdir.
     """
     config = parse(argv, about)
-    if list_methods.value:
-        print(methods())
-        return None
+    for listing, listed in ((list_methods, methods), (list_axes, axes)):
+        if listing.value:
+            print(listed())
+            return None
     if config is None:
         raise ValueError(f"--config is missing; for instance --config={example}")
     if print_config.value:
@@ -212,28 +219,39 @@ def _one_line(error: Exception, file: str | None) -> str:
     return f"--config={file}: {type(error).__name__}: {' '.join(lines)}"[:400]
 
 
-def _claim(part: facts.Part) -> str:
-    """One summand of a method's target, in words."""
-    coef = None if part.coef == 1 else f"{part.coef:g} x"
-    to = f"to the {part.to}" if part.to == "reference" else None
-    words = (coef, part.target.kind, part.target.divergence, to, f"gamma={part.target.gamma:g}")
-    return " ".join(word for word in words if word is not None)
-
-
 def methods() -> str:
-    """The methods table in plain text: name, label, claim, needs, paper."""
+    """The methods table in plain text: name, label, goal, needs, paper."""
     lines = []
     for name, row in table.ROWS.items():
         method = table.parse(name)
-        claim = " + ".join(map(_claim, facts.parts(method)))
         needed = ", ".join(facts.needs(method)) or "nothing"
-        said = facts.bias(method)
-        lines.append(f"{name:15} {row.label}")
-        lines.append(f"{'':15} claim: {claim}" + (f"; biased: {said}" if said else ""))
-        lines.append(f"{'':15} needs: {needed}; paper: {row.paper}")
-        if row.refused:
-            lines.append(f"{'':15} not for training: {row.refused}")
+        bias, refused = facts.bias(method), facts.refused(method)
+        lines.append(f"{name:17} {row.label}")
+        goal = facts.describe(facts.goal(method))
+        lines.append(f"{'':17} goal: {goal}" + (f"; biased: {bias}" if bias else ""))
+        lines.append(f"{'':17} needs: {needed}; paper: {row.paper}")
+        if refused:
+            lines.append(f"{'':17} not for training: {refused}")
     lines.append("")
     lines.append(f"axes, as ROW@axis=value,...: {', '.join(table.AXES)}")
-    lines.append(f"of one term, as ROW@SIGNAL.axis=value: {', '.join(table.SIGNALS)}")
+    lines.append(f"of one term, as ROW@SIGNAL.axis=value: {', '.join(signals())}")
+    return "\n".join(lines)
+
+
+def signals() -> tuple[str, ...]:
+    """The signals that a term may have."""
+    return table.AXES["signal"].choices
+
+
+def axes() -> str:
+    """The axes in plain text: what each one says, its values, what brings it in, what is usual."""
+    parts = {"origin": "Of a method, once:", "term": "Of each of its terms:"}
+    lines = []
+    for of, heading in parts.items():
+        lines += ["", heading][not lines :]
+        for axis in table.AXES.values():
+            if axis.of == of:
+                where = f"; with {axis.where}" if axis.where else ""
+                lines.append(f"{axis.name:17} {axis.says}")
+                lines.append(f"{'':17} {axis.allowed}{where}; usual: {axis.usual}")
     return "\n".join(lines)

@@ -230,7 +230,7 @@ def make(
 
 def merit(figures: Mapping[str, Any], method: Method) -> float | None:
     """What an evaluation is worth, more is better: the reward for a reward's row, else -KL."""
-    graded = facts.claims(method).kind == "reward"
+    graded = [part.signal for part in facts.parts(method)] == ["reward"]
     order = ("reward", "accuracy", "kl") if graded else ("kl", "accuracy", "reward")
     for name in order:
         if figures.get(name) is not None:

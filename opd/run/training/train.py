@@ -26,7 +26,7 @@ from opd.data import pipeline
 from opd.engine import costs, optimizer
 from opd.engine.steps import Sampling
 from opd.fields import to_dict
-from opd.method import facts, table
+from opd.method import facts
 from opd.method.table import Method
 from opd.run import drawing
 from opd.run.players import players
@@ -82,7 +82,7 @@ def check(config: Config, workdir: Path) -> Plan:
     begun = _begun(workdir)
     if begun is not None:
         checks.same(config, begun["config"], workdir, FREE)
-    method = table.parse(config.method.spelled)
+    method = config.method.parsed
     facts.trainable(method)
     probed = config.probe.methods if config.probe.every else ()
     if probed and method.behavior != "student":

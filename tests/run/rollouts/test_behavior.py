@@ -497,4 +497,4 @@ def test_what_cannot_be_drawn_is_said_at_once(players):
 
 
 def test_every_behavior_of_the_table_is_here():
-    assert set(BEHAVIORS) == set(table.BEHAVIORS)
+    assert set(BEHAVIORS) == set(table.AXES["behavior"].choices)

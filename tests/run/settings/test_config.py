@@ -33,8 +33,10 @@ def test_a_config_dict_has_every_key_and_the_types_of_those_that_are_none():
 
 def test_a_method_is_a_row_and_its_axes():
     config = configs.build({"method": {"name": "opd_topk@k=4", "tail": "drop", "coef": 2}})
-    assert config.method.spelled == "opd_topk@k=4,tail=drop,coef=2.0"
-    assert configs.build({}).method.spelled == "opd"
+    assert config.method.parsed.name == "opd_topk@k=4,tail=drop,coef=2"
+    assert configs.build({}).method.parsed.name == "opd"
+    with pytest.raises(ValueError, match=r"config.method: opd@k=3: k means nothing there"):
+        configs.build({"method": {"k": 3}})
     assert set(configs.to_dict(config)["method"]) == {"name", *table.AXES}
 
 
@@ -101,7 +103,7 @@ def test_a_key_may_be_a_word_of_python_s():
         ({"optimizer": {"microbatches": 5}}, "config.optimizer.microbatches = 5: allowed is a div"),
         ({"method": {"name": "opdx"}}, "config.method: unknown method 'opdx'"),
         ({"method": {"name": "opd@k=2"}}, "config.method: opd@k=2: k means nothing there"),
-        ({"method": {"gamma": 2}}, "config.method: opd@gamma=2: gamma=2; it lies in [0, 1]"),
+        ({"method": {"gamma": 2}}, "config.method: opd: gamma=2; it is a number in [0, 1]"),
         ({"compare": {"learning_rates": [1e-3, -1]}}, "allowed is more than 0"),
         (
             {"reward": {"pairs": "x.jsonl"}},

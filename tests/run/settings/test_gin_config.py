@@ -50,7 +50,7 @@ def test_keys_that_are_words_of_python_s_lists_and_macros_in_lists():
     ]
     found = built((), bindings)
     assert found.student.from_ == "runs/a@3" and found.compare.arms == ("opd", "grpo")
-    assert found.method.spelled == "gkd@share=1.0" and found.student.fit.stop_at is None
+    assert found.method.parsed.name == "gkd@share=1" and found.student.fit.stop_at is None
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,18 @@ MISTAKES = {
     "an arm twice": ([DEBUG, "--config.compare.arms=opd;opd"], "opd is given twice"),
     "top-k > V": ([DEBUG, "--config.probe.rows=opd_topk@k=99"], "the vocabulary has 15 tokens"),
     "top-k > V, arm": ([DEBUG, "--config.compare.arms=opd_topk@k=99"], "the vocabulary has 15"),
-    "gamma > 1": ([DEBUG, "--config.probe.rows=opd@gamma=1.5"], "gamma=1.5; it lies in [0, 1]"),
-    "gamma < 0": ([DEBUG, "--config.compare.arms=opd@gamma=-1"], "gamma=-1; it lies in [0, 1]"),
-    "gamma is NaN": ([DEBUG, "--config.probe.rows=opd@gamma=nan"], "gamma=nan; it lies in [0, 1]"),
+    "gamma > 1": (
+        [DEBUG, "--config.probe.rows=opd@gamma=1.5"],
+        "gamma=1.5; it is a number in [0, 1]",
+    ),
+    "gamma < 0": (
+        [DEBUG, "--config.compare.arms=opd@gamma=-1"],
+        "gamma=-1; it is a number in [0, 1]",
+    ),
+    "gamma is NaN": (
+        [DEBUG, "--config.probe.rows=opd@gamma=nan"],
+        "gamma=nan; it is a number in [0, 1]",
+    ),
     "k1 as a loss": ([DEBUG, "--config.compare.arms=k1_loss"], "k1 as a loss has zero expected"),
     "a KL as advantage": ([DEBUG, "--config.compare.arms=kl_advantage"], "is a state baseline"),
     "no data for a row": ([DEBUG, "--config.probe.rows=sft"], "sft needs demonstrations"),
@@ -260,6 +269,7 @@ PROMPTS = [part.replace("FILE.jsonl", "{answered}") for part in PROMPTS]
 OTHERS = {
     "help": ["--help"],
     "methods": ["--list_methods"],
+    "axes": ["--list_axes"],
     "config": [DEBUG, "--print_config"],
     "from": [DEBUG, "--config.student.from=a@3", "--config.teacher.from", "b", "--print_config"],
     "gin": [
@@ -437,14 +447,28 @@ def test_the_readme_s_command_for_prompts_is_accepted(left, files):
     assert (files["nowhere"].parent / "made" / "x").is_dir()
 
 
-def test_the_methods_are_listed_with_claim_needs_and_paper(left):
+def test_the_methods_are_listed_with_goal_needs_and_paper(left):
     found = left["others", "methods"]
     assert (found.code, found.err, found.compiled) == (0, "", 0)
     first_words = [line.split()[0] for line in found.out.splitlines() if line[:1].strip()]
     assert first_words[: len(table.ROWS)] == list(table.ROWS)
-    for word in ("claim:", "needs:", "paper:"):
+    for word in ("goal:", "needs:", "paper:"):
         assert found.out.count(word) == len(table.ROWS)
     assert found.out.count("not for training:") == 2
+
+
+def test_the_axes_are_listed_with_values_and_what_brings_them_in(left):
+    found = left["others", "axes"]
+    assert (found.code, found.err, found.compiled) == (0, "", 0)
+    lines = found.out.splitlines()
+    first_words = [line.split()[0] for line in lines if line[:1].strip()]
+    assert [word for word in first_words if word != "Of"] == list(table.AXES)
+    assert found.out.count("usual:") == len(table.AXES)
+    (k,) = (at for at, line in enumerate(lines) if line.startswith("k "))
+    assert lines[k + 1].strip() == (
+        "a whole number of at least 1; with expectation=resampled or topk; "
+        "usual: 4 for resampled, 8 for topk"
+    )
 
 
 def test_help_says_what_there_is(left):
@@ -476,7 +500,7 @@ def test_the_command_itself_leaves_with_two_and_no_workdir(tmp_path):
 def test_the_command_itself_has_help_for_all_its_flags():
     found = command("--help")
     assert found.returncode == 0 and found.stderr == ""
-    for flag in ("--config:", "--workdir:", "print_config:", "list_methods:"):
+    for flag in ("--config:", "--workdir:", "print_config:", "list_methods:", "list_axes:"):
         assert flag in found.stdout
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from opd.method import facts, table
+from opd.method import facts
 from opd.run.settings import config as configs
 from opd.run.settings import gin_config
 from opd.run.sweeping import sweep
@@ -74,7 +74,7 @@ def test_every_committed_sweep_is_one(monkeypatch):
         for point in points:
             values = base.to_dict()
             gin_config.bind(values, point, set())
-            facts.trainable(table.parse(configs.build(values).method.spelled))
+            facts.trainable(configs.build(values).method.parsed)
 
 
 def rows(axes, figures):

@@ -1,0 +1,67 @@
+"""The README's tables of rows and axes, written from the tables of `opd.method`.
+
+python -m experiments.tables
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from opd.method import facts, table
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def rows() -> str:
+    """Every row: what it is, what it is unbiased for or aims at, and what a run must have."""
+    lines = ["| row | what it is | goal | needs |", "|---|---|---|---|"]
+    for name, row in table.ROWS.items():
+        method = table.parse(name)
+        goal = facts.describe(facts.goal(method)) + " †" * (facts.bias(method) is not None)
+        needed = ", ".join(facts.needs(method)) or "nothing"
+        mark = " ‡" * (facts.refused(method) is not None)
+        lines.append(f"| `{name}`{mark} | {row.label} | {goal} | {needed} |")
+    about = (
+        "† biased for that goal, and ‡ refused as a training method: `--list_methods` says why, "
+        "and who published it. `python -m experiments.tables` writes these tables."
+    )
+    return "\n".join([*lines, "", textwrap.fill(about, 110)])
+
+
+def axes() -> str:
+    """Every axis: what it says, its values, and what brings it in."""
+    lines = ["| axis | what it says | values | with | usual |", "|---|---|---|---|---|"]
+    for axis in table.AXES.values():
+        values = ", ".join(axis.choices) or axis.allowed
+        lines.append(f"| `{axis.name}` | {axis.says} | {values} | {axis.where} | {axis.usual} |")
+    return "\n".join(lines)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"rows": rows, "axes": axes}
+
+
+def replaced(readme: str) -> str:
+    """The README with its blocks written anew.
+
+    Raises:
+        ValueError: it lacks one.
+    """
+    for name, written in BLOCKS.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, found, rest = readme.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (found and ended):
+            raise ValueError(f"README.md has no block {begin} ... {end}")
+        readme = "\n".join([before + begin, written(), end + after])
+    return readme
+
+
+def main() -> None:
+    """Writes them."""
+    README.write_text(replaced(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Facts hold whatever the axes: random rows with random overrides, each held to the oracle.
+
+Every fact is asked without an exception. Then, on a tree enumerated whole, a method that says it is
+unbiased is, one that says it is biased differs, and the same goes for its partner, its reference,
+other laws of drawing and older policies' rollouts.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opd.measure import exact
+from opd.method import facts, importance, local, table
+from opd.method.axes import AXES
+from opd.method.coefficients import coefficients, weights
+
+RTOL, APART = 1e-9, 1e-6
+NUMBERS = {
+    "share": (0.0, 0.3, 1.0),
+    "redraws": (0, 2),
+    "argument": (0.3, 0.7),
+    "k": (1, 2),
+    "gamma": (0.0, 0.6, 1.0),
+    "lam": (0.5, 1.0),
+    "c_bar": (0.5, 2.0),
+    "low": (0.5, 0.9),
+    "high": (1.1, 2.0),
+    "coef": (-1.0, 0.0, 0.3, 2.0),
+}
+SIGNALS = ("", "", "", "reward.", "teacher.", "entropy.", "reference.")
+
+
+def values(axis):
+    return AXES[axis].choices or NUMBERS[axis.removeprefix("correction_")]
+
+
+keys = st.sampled_from(SIGNALS).flatmap(
+    lambda signal: st.sampled_from([signal + axis for axis in (table.TERM if signal else AXES)])
+)
+changes = keys.flatmap(
+    lambda key: st.tuples(st.just(key), st.sampled_from(values(key.rpartition(".")[2])))
+)
+
+
+@st.composite
+def methods(draw):
+    """A row and those of some changes that mean something one after the other."""
+    row, given = draw(st.sampled_from(list(table.ROWS))), {}
+    for key, value in draw(st.lists(changes, min_size=1, max_size=8)):
+        try:
+            table.parse(row, **given, **{key: value})
+        except (ValueError, TypeError):  # means nothing, or is given already
+            continue
+        given[key] = value
+    return table.parse(row, **given)
+
+
+def fits(method):
+    """The method with sets that leave out two of the tree's four tokens or more."""
+    most = {"student": 2, "teacher": 2, "union": 1, None: 4}
+    terms = (dataclasses.replace(t, k=t.k and min(t.k, most[t.topk_from])) for t in method.terms)
+    return dataclasses.replace(method, terms=tuple(terms))
+
+
+@given(methods())
+def test_every_fact_has_an_answer(method):
+    assert table.parse(method.name) == method
+    assert set(facts.needs(method)) <= set(facts.NEEDS)
+    assert facts.weighs(method) in importance.LOG_RATIOS
+    assert facts.coupled(method) in (None, "group", "batch")
+    assert facts.describe(facts.goal(method)) and facts.axes(method)["terms"]
+    for law in facts.LAWS:
+        assert facts.states(method, law) in ("current", "behavior")
+        left = facts.stale(method, law)
+        assert left in ("current", "behavior", None)
+        assert left is None or facts.bias(method, law) is None
+    assert isinstance(facts.pointwise(method), bool)
+    for refuse in (facts.trainable, lambda method: facts.fits(method, 4)):
+        try:
+            refuse(method)
+        except ValueError as error:
+            assert method.name in str(error)
+    partner, reference = facts.partner(method), facts.reference(method)
+    assert (partner is None) == (facts.partnerless(method) is not None)
+    if partner is not None:
+        assert facts.partner(partner) == partner == table.parse(partner.name)
+        assert sum(rule.draws for rule in partner.rules) == 0
+    assert facts.goal(reference) == facts.goal(method)
+    assert reference == method or facts.bias(reference) is None
+    assert table.parse(reference.name) == reference
+    assert facts.reference(reference).terms == reference.terms
+
+
+@given(methods())
+def test_bias_and_states_are_the_oracles(method):
+    """Under the policy's own law and under others; redraws are of other prompts than the tree's."""
+    method = fits(method)
+    if method.origin.redraws:
+        origin = dataclasses.replace(method.origin, redraws=0)
+        method = dataclasses.replace(method, origin=origin)
+    with jax.enable_x64(True):
+        for law in facts.LAWS:
+            found, behind = small.on_its_own(method, law), small.drawers(method, law)
+            goal = facts.goal(method)
+            goal = dataclasses.replace(goal, states=facts.states(method, law))
+            if facts.bias(method, law) is None:
+                assert small.distance(found, small.wanted(goal, behind, law)) < RTOL, law
+                continue
+            for wanted in asked(goal, behind, law):
+                assert small.distance(found, wanted) > APART, law
+
+
+def asked(goal, behind, law="policy"):
+    """What a goal asks for on the current policy's states, and on the behavior's if it may."""
+    yield small.wanted(dataclasses.replace(goal, states="current"), behind, law)
+    if all(part.gamma == 0 for part in goal.parts):
+        yield small.wanted(dataclasses.replace(goal, states="behavior"), behind, law)
+
+
+@given(methods())
+def test_staleness_is_the_oracles(method):
+    """An older policy's rollouts, from which a proximal one is another step away."""
+    method = fits(dataclasses.replace(method, origin=table.parse("opd").origin))
+    if facts.bias(method) is not None:
+        assert facts.stale(method) is None
+        return
+    behind = [(1.0, small.policy(small.KEPT))]
+    with jax.enable_x64(True):
+        found = small.expected(method, behind, small.policy(small.PROXIMAL))
+    goal, left = facts.goal(method), facts.stale(method)
+    targets = dict(zip(("current", "behavior"), asked(goal, behind)))
+    for states, wanted in targets.items():
+        apart = small.distance(found, wanted)
+        assert apart < RTOL if states == left else apart > APART, (states, apart)
+    assert left is None or left in targets
+
+
+@given(methods())
+def test_a_partner_is_the_expectation_given_the_state(method):
+    """On fresh rollouts, and on an older policy's where the method is good for something."""
+    method = fits(method)
+    partner = facts.partner(method)
+    if partner is None:
+        return
+    stale = facts.stale(dataclasses.replace(method, origin=table.parse("opd").origin))
+    behind = [small.HERE] + [small.policy(small.KEPT)] * (stale is not None)
+    with jax.enable_x64(True):
+        for drawer in behind:
+            proximal = small.HERE if drawer is small.HERE else small.policy(small.PROXIMAL)
+            h, g = (small.of_each(row, drawer, proximal) for row in (method, partner))
+            given_state = exact.partner(drawer, h)
+            np.testing.assert_allclose(
+                exact.at_states(small.TREE, given_state), g, rtol=0, atol=1e-9 * np.abs(g).max()
+            )
+
+
+@given(methods())
+def test_coefficients_hold_what_facts_say_that_they_hold(method):
+    """A slice of time where they are pointwise; a rollout or a group by itself where uncoupled."""
+    with jax.enable_x64(True):
+        drawn = small.rollout(small.policy(small.KEPT), small.policy(small.PROXIMAL))
+        drawn, known = small.take((drawn, small.stats()), np.arange(6, 10))
+        drawn = dataclasses.replace(drawn, group=jnp.asarray([0, 0, 1, 1]))
+        parts = weights(method, drawn)
+        whole = coefficients(method, parts, known, drawn.group)
+        if facts.pointwise(method):
+            sliced = jax.tree.map(lambda leaf: leaf[:, 1:], (parts, known))
+            some = coefficients(method, *sliced, drawn.group)
+            close(some, jax.tree.map(lambda leaf: leaf[:, 1:], whole))
+        if facts.coupled(method) != "batch":
+            few = 2 if facts.coupled(method) == "group" else 1
+            own, its = small.take((drawn, known), np.arange(few))
+            alone = coefficients(method, weights(method, own), its, own.group)
+            close(
+                jax.tree.map(lambda leaf: leaf * few / 4, alone), small.take(whole, np.arange(few))
+            )
+
+
+def close(left, right):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@given(methods())
+def test_a_gradient_vanishes_where_it_is_said_to(method):
+    """Of every rollout, whatever is drawn, where the teacher is the student."""
+    method = fits(method)
+    if any(term.normaliser != "none" for term in method.terms):
+        return  # nothing over a spread of nothing: zero but for rounding
+    with jax.enable_x64(True):
+        drawn, known = small.rollout(small.HERE, small.HERE), small.stats(small.STUDENT)
+        drawn = dataclasses.replace(drawn, group=drawn.group // 2)
+        coefs = coefficients(method, weights(method, drawn), known, drawn.group)
+        pushed = [np.abs(np.asarray(coefs.onehot)).max()]
+        logp = jnp.asarray(small.HERE.logp)
+        for rule, coef in zip(method.rules, coefs.local, strict=True):
+            uniforms = jnp.linspace(0.05, 0.95, logp.shape[0] * 4).reshape(-1, 4)
+            weight = local.candidate_weights(rule, logp, logp, uniforms)
+            centred = weight - jnp.sum(weight, -1, keepdims=True) * jnp.exp(logp)
+            pushed.append(float(jnp.abs(centred).max()) * np.abs(np.asarray(coef)).max())
+    assert (max(pushed) < 1e-12) == facts.vanishes(method)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ppo@gamma=0.99,reference.coef=0.04",
+        "reinforce@gamma=0.9,reference.coef=0.2",
+        "rl_with_teacher@reward.baseline=none,reward.gamma=0.9",
+    ],
+)
+def test_a_discounted_reward_beside_another_part_has_a_reference(name):
+    """A leave-one-out baseline needs gamma = 1: the reference goes without."""
+    method = table.parse(name)
+    found = facts.reference(method)
+    assert facts.goal(found) == facts.goal(method) and facts.bias(found) is None
+    assert found.terms[0].baseline == "none"
