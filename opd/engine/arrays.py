@@ -18,7 +18,8 @@ from jax.typing import ArrayLike
 from opd.engine import costs, estimator, metrics, programs, vocab
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, importance, local, table
-from opd.method.table import Method, Term
+from opd.method.axes import Term
+from opd.method.table import Method
 from opd.types import Array, Rollout, TokenStats
 
 

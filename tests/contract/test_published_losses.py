@@ -13,10 +13,10 @@ SEEDS = (0, 1, 2)
 METHODS = {name: table.parse(name) for name in LOSSES}
 # Every value of an axis of words, but of those that say whose rollouts they are: no loss has that.
 VALUES = [
-    (axis, value)
-    for axis, values in table.CHOICES.items()
-    if axis not in table.MIXTURE
-    for value in values
+    (axis.name, value)
+    for axis in table.AXES.values()
+    if axis.of == "term"
+    for value in axis.choices
 ]
 
 
