@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 from opd.method import importance, local
-from opd.method.table import MIXTURE, RATIO_AXES, ROWS, Method, Term, override
+from opd.method.table import MIXTURE, RATIO_AXES, ROLLOUT, ROWS, Method, Term, override
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,52 @@ def claims(method: Method) -> Target:
     """What the method is unbiased for, or would be but for what `bias` names."""
     found = parts(method)
     return found[0].target if len(found) == 1 else Target("sum", None, found[0].target.gamma)
+
+
+@dataclasses.dataclass(frozen=True)
+class GoalPart:
+    """One summand of a goal: what `Part` says, in fields of its own."""
+
+    signal: str
+    divergence: str | None
+    argument: float | None
+    coef: float
+    gamma: float
+    to: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What a method aims at, and on whose states; rows are compared within one goal only."""
+
+    parts: tuple[GoalPart, ...]
+    states: str
+
+
+def goal(method: Method) -> Goal:
+    """The goal of a method: two of them share one where all that they sum up is the same."""
+    summands = (
+        GoalPart(
+            term.signal,
+            part.target.divergence,
+            part.argument,
+            part.coef,
+            part.target.gamma,
+            part.to,
+        )
+        for term, part in zip(_graded(method), parts(method), strict=True)
+    )
+    return Goal(tuple(sorted(summands, key=repr)), states(method))
+
+
+def axes(method: Method) -> dict[str, object]:
+    """Every axis, ready for JSON: the rollouts' under `origin`, each term's under `terms`."""
+    terms = [dataclasses.asdict(term) for term in method.terms]
+    origin = {axis: terms[0][axis] for axis in ROLLOUT}
+    return {
+        "origin": origin,
+        "terms": [{a: v for a, v in term.items() if a not in ROLLOUT} for term in terms],
+    }
 
 
 def _graded(method: Method) -> tuple[Term, ...]:
