@@ -76,6 +76,27 @@ def ratio(a: Measured, b: Measured) -> Measured | None:
     return Measured(a.value / b.value, low, high)
 
 
+def inverse(figure: Measured | None) -> Measured | None:
+    """1 / figure, its ends exchanged; None unless all that is known of it is positive."""
+    if figure is None or min(x for x in (figure.value, figure.low, 1.0) if x is not None) <= 0:
+        return None
+    low, high = (None if end is None else 1 / end for end in (figure.high, figure.low))
+    return Measured(1 / figure.value, low, high)
+
+
+def within(figure: Measured) -> str:
+    """The size that a ratio's interval allows a difference in either direction: `1.3 times`."""
+    if not figure.known or figure.low <= 0:
+        return "any size"
+    return f"{at_most(max(figure.high, 1 / figure.low), 3)} times"
+
+
+def at_most(number: float, digits: int = 2) -> str:
+    """A bound above 0 to so many significant digits, rounded up."""
+    step = 10.0 ** (_exponent(number) + 1 - digits)
+    return f"{math.ceil(number / step - 1e-9) * step:.{digits}g}"
+
+
 def _exponent(number: float) -> int:
     return math.floor(math.log10(abs(number))) if number else 0
 

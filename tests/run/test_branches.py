@@ -20,7 +20,7 @@ from opd.measure import exact, intervals
 from opd.method import table
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.run import drawing
-from opd.run.probe import branches, probe
+from opd.run.probe import branches, price, probe
 from opd.run.settings.config import ProbeConfig
 from opd.types import Coefficients, Rollout, TokenStats
 
@@ -395,13 +395,12 @@ def test_a_prefix_of_another_shape_is_refused(setting):
 def test_the_probe_gives_parts_that_add_up(setting):
     world, player, (params, teacher) = setting
     methods = tuple(map(table.parse, ("opd@gamma=1", "reinforce", "grpo")))
-    figure = intervals.Interval(1.0, 0.9, 1.1)
+    prices = {method.name: price.Price((1.0, 0.9, 1.1), 1.0, 1) for method in methods}
     entries, measured = {}, {}
     for count in (0, 2):
         config = ProbeConfig(groups=8, batch=4, sketch=16, branches=count)
         measured[count] = probe.measure(world, player, params, (player, teacher), methods, config)
-        prices = {m.name: figure for m in methods}, {m.name: {} for m in methods}
-        entries[count] = probe.entries(measured[count], *prices, "start")
+        entries[count] = probe.entries(measured[count], prices, "start")
     for without, branched in zip(entries[0], entries[2], strict=True):
         assert [without["variance"][part] for part in ("across", "within", "cross")] == [None] * 3
         assert "no parts" in without["note"]

@@ -353,7 +353,7 @@ def left(files, tmp_path_factory) -> dict[tuple[str, str], Left]:
     """Every command line's outcome, all from one start of Python."""
     folder = tmp_path_factory.mktemp("left")
     (printed,) = run_all([OTHERS["config"]], tmp_path_factory.mktemp("printed"))
-    done = {"schema": 1, "config": json.loads(printed.out)}
+    done = {"schema": 2, "config": json.loads(printed.out)}
     (files["done"] / "results.json").write_text(json.dumps(done))
     names = {name: str(path) for name, path in files.items()}
     names["folder"] = str(files["nowhere"].parent)

@@ -34,7 +34,7 @@ from opd.run.store import progress
 from opd.run.training import checks, policy
 from opd.types import Params
 
-SCHEMA = 1
+SCHEMA = 2
 TEACHER_AT_LEAST = 0.9
 STUDENT_WITHIN = (0.1, 0.6)
 # The world, the student's model and the probe's methods: what `check` finds out.
@@ -88,7 +88,7 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
     with stage("probe at the start"):
         first = probe.measure(world, student, start, teacher, methods, config.probe)
     with stage("costs"):
-        paid = price.price(world, student, start, teacher, methods, config)
+        prices = price.price(world, student, start, teacher, methods, config)
 
     trained: list[arms.Arm] = []
     with (
@@ -129,7 +129,8 @@ def compare(config: Config, workdir: Path, checked: Checked | None = None) -> di
                 first, world, student, moved.late
             ),
         },
-        "estimators": probe.entries(first, *paid, "start") + probe.entries(last, *paid, "late"),
+        "estimators": probe.entries(first, prices, "start") + probe.entries(last, prices, "late"),
+        "choices": probe.choices(first, prices, "start") + probe.choices(last, prices, "late"),
         "training": [arm.curve for arm in trained],
         "learning_rate": "the best of the grid for each arm, chosen on the validation split"
         if len(config.learning_rates) > 1

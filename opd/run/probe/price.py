@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,20 @@ from opd.run.settings.config import Config
 from opd.types import Model, Params, Rollout
 
 
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What an update with one row alone costs, over its rollouts; bytes are of the whole batch."""
+
+    repeats: tuple[float, ...]  # seconds; entry r of every row is of repeat r, interleaved
+    flops: float
+    bytes: int
+
+    @property
+    def seconds(self) -> Interval:
+        """The median over repeats."""
+        return Interval(*costs.median(self.repeats))
+
+
 def price(
     world: World,
     student: Model,
@@ -24,8 +39,8 @@ def price(
     teacher: tuple[Model, Params],
     methods: tuple[Method, ...],
     config: Config,
-) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
-    """What an update with each row alone costs.
+) -> dict[str, Price]:
+    """What an update with each row alone costs, by name.
 
     Seconds and FLOPs are of the whole update (rollout, teacher, student), per rollout. Bytes are
     the peak of the update's own program for the whole batch on one device: the student's
@@ -61,19 +76,18 @@ def price(
         clock[key] = _Updates(program, states[key], drawn, heads[key], world.seed)
     taken = costs.seconds(clock, config.probe.repeats)
     count = len(drawn.mask)
-    seconds, resources = {}, {}
+    prices = {}
     for method in methods:
         key = costs.program_key(method)
         used: list[Any] = [key]
         used += ["rollout"] if costs.draws_rollouts(method) else []
         used += ["teacher"] if costs.needs_teacher(method) else []
-        figure = costs.median(costs.whole([taken[name] for name in used]))
-        seconds[method.name] = Interval(*(number / count for number in figure))
+        repeats = tuple(each / count for each in costs.whole([taken[name] for name in used]))
         flops = costs.flops(
             student, teacher[0], method, drawn.prompt.shape[1], drawn.mask.shape[1], world.how
         )
-        resources[method.name] = {"flops": flops["total"], "bytes": costs.peak_bytes(compiled[key])}
-    return seconds, resources
+        prices[method.name] = Price(repeats, flops["total"], costs.peak_bytes(compiled[key]))
+    return prices
 
 
 class _Updates:
