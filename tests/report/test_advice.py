@@ -322,6 +322,13 @@ def test_the_future_is_weighed_all_else_equal(results):
     assert not any("opd" in rows for rows in pairs)
 
 
+def test_a_reward_s_discount_is_another_question(results):
+    """`Take γ = 0 until it is known` would be no advice where the reward comes at the end."""
+    for name, other in (("reinforce", "reinforce@gamma=0.9"), ("grpo", "reinforce@gamma=0")):
+        row(results, name).update(made_up.described(other), biased=False)
+    assert not any("reinforce" in item.rows for item in advice.discounts(results))
+
+
 def test_a_dearer_gamma_is_said_to_be_dearer_only_where_it_is(results):
     twin = row(results, "opd@gamma=1")["twins"]["opd"]
     twin |= {"cosine": made_up.around(0.96, 0.02), "total_ratio": made_up.around(1.0, 0.2)}
