@@ -484,7 +484,7 @@ def _dense_over_sparse(results: Results) -> str:
         factor = measured(figures.get("snr_ratio"))
         if twin is None or row.get("biased") or factor is None or factor.value <= 0:
             continue
-        equal = ": no difference" if factor.covers(1.0) else ""
+        equal = f": no difference{_room(factor)}" if factor.covers(1.0) else ""
         return (
             f" All else equal, a teacher's grade at every token ({row['name']}) has "
             f"{times(factor)} the SNR per rollout of a reward at the end ({twin['name']}), each "
@@ -528,7 +528,7 @@ def _moved(
     if None not in snr and snr[0].value > 0:
         same = overlap(*snr)
         text += f" SNR per rollout of {row}: {prose(snr[0])}, late {prose(snr[1])}"
-        text += "; no difference." if same else "."
+        text += "; not told apart." if same else "."
         if not same and 0 < snr[1].value < snr[0].value / 2:
             more = snr[0].value / snr[1].value
             text += f" A late update needs about {more:.2g} times the rollouts."
