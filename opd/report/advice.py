@@ -543,7 +543,7 @@ def seeds(results: Results) -> int:
     counts: dict[str, set] = {}
     for arm in results.get("training") or []:
         counts.setdefault(arm["name"], set()).add(arm.get("seed"))
-    return min((len(found) for found in counts.values()), default=0)
+    return min((len(of_arm) for of_arm in counts.values()), default=0)
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Measured:

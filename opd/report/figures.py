@@ -424,11 +424,11 @@ def by_position(results: Results) -> Figure | None:
         figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2)
         paint = {"start": START, "late": LATE}
-        for name, found in probes.items():
-            where, colour = found.get("position") or [], paint.get(name, FAINT)
-            _band(left, where, found.get("kl"), colour, label=name)
-            _band(right, where, found.get("entropy_student"), colour, label=f"student, {name}")
-            _band(right, where, found.get("entropy_teacher"), colour, "--", f"teacher, {name}")
+        for name, curves in probes.items():
+            where, colour = curves.get("position") or [], paint.get(name, FAINT)
+            _band(left, where, curves.get("kl"), colour, label=name)
+            _band(right, where, curves.get("entropy_student"), colour, label=f"student, {name}")
+            _band(right, where, curves.get("entropy_teacher"), colour, "--", f"teacher, {name}")
         left.set_title("KL(student ‖ teacher), nats")
         right.set_title("Entropy, nats")
         for ax in (left, right):
@@ -546,7 +546,7 @@ def _log_if_wide(ax: Axes) -> None:
 
 def draw(results: Results) -> dict[str, Figure]:
     """Every figure that the results have numbers for, by file name."""
-    found: dict[str, Figure | None] = {}
+    drawn: dict[str, Figure | None] = {}
     drawings: Mapping[str, Callable[[Results, str], Figure | None]] = {
         "snr": snr,
         "decomposition": decomposition,
@@ -554,9 +554,9 @@ def draw(results: Results) -> dict[str, Figure]:
     }
     for where in ("start", "late"):
         if probe(results, where):
-            found |= {
+            drawn |= {
                 f"{name}_{where}": draw_one(results, where) for name, draw_one in drawings.items()
             }
-    found["by_position"] = by_position(results)
-    found["learning"] = learning(results)
-    return {name: figure for name, figure in found.items() if figure is not None}
+    drawn["by_position"] = by_position(results)
+    drawn["learning"] = learning(results)
+    return {name: figure for name, figure in drawn.items() if figure is not None}

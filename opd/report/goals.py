@@ -130,9 +130,9 @@ def _number(value: float) -> str:
 
 def goal(entry: Entry) -> Goal:
     """The goal of an entry, or of a choice, of results.json."""
-    said = entry.get("goal") or {}
-    parts = tuple(Part(**part) for part in said.get("parts") or ())
-    return Goal(parts, said.get("states") or "current")
+    aim = entry.get("goal") or {}
+    parts = tuple(Part(**part) for part in aim.get("parts") or ())
+    return Goal(parts, aim.get("states") or "current")
 
 
 def probe(results: Results, name: str) -> list[Entry]:

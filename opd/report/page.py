@@ -152,13 +152,13 @@ def _naming(names: Iterable[str]):
     longest_first = sorted({str(markupsafe.escape(name)) for name in names}, key=len, reverse=True)
     # A name ends where no further letter of a longer, unknown name follows.
     pattern = "|".join(re.escape(name) for name in longest_first)
-    found = re.compile(rf"(?<![\w@=])(?:{pattern})(?![\w@=])") if longest_first else None
+    named = re.compile(rf"(?<![\w@=])(?:{pattern})(?![\w@=])") if longest_first else None
 
     def rows(text: Any) -> markupsafe.Markup:
         html = re.sub(r"(?<=[(\s])-(?=\d)", "−", str(markupsafe.escape(text)))
         html = re.sub(r"(\d)e(-?\d+)\b", lambda m: m[1] + str(_typeset("e" + m[2])), html)
-        if found is not None:
-            html = found.sub(lambda match: f"<code>{match[0]}</code>", html)
+        if named is not None:
+            html = named.sub(lambda match: f"<code>{match[0]}</code>", html)
         return markupsafe.Markup(html)
 
     return rows
@@ -199,21 +199,21 @@ def _answers(results: Results, advice: Mapping[str, list]) -> list[dict[str, Any
 
 def _headlines(advice: Mapping[str, list]) -> list[tuple[str, str]]:
     """The first word on each topic; the rest stands in its own section."""
-    found = []
+    lines = []
     for topic, title in TOPICS:
         items = advice[topic]
         if not items or items[0]["verdict"] == "no late probe":
             continue
         if topic == "bias":
-            found.append((title, _biased(items)))
+            lines.append((title, _biased(items)))
         elif topic == "training":
-            found.append((title, " ".join(dict.fromkeys(item["text"] for item in items))))
+            lines.append((title, " ".join(dict.fromkeys(item["text"] for item in items))))
         elif topic == "gamma":
             order = ("differs", "aligned", "not settled", "not measured")
-            found.append((title, min(items, key=lambda i: order.index(i["verdict"]))["text"]))
+            lines.append((title, min(items, key=lambda i: order.index(i["verdict"]))["text"]))
         else:
-            found.append((title, items[0]["text"]))
-    return found
+            lines.append((title, items[0]["text"]))
+    return lines
 
 
 def _biased(items: Sequence[Mapping[str, Any]]) -> str:
@@ -256,11 +256,11 @@ def _groups(results: Results, where: str) -> list[dict[str, Any]]:
 
 def _remarks(results: Results) -> list[tuple[str, str]]:
     """Each note of the table once, with the rows that it is about."""
-    found: dict[str, dict[str, None]] = {}
+    notes: dict[str, dict[str, None]] = {}
     for entry in results.get("estimators") or []:
         if entry.get("note"):
-            found.setdefault(str(entry["note"]), {})[entry["name"]] = None
-    return [(", ".join(names), note) for note, names in found.items()]
+            notes.setdefault(str(entry["note"]), {})[entry["name"]] = None
+    return [(", ".join(names), note) for note, names in notes.items()]
 
 
 def _trust(results: Results) -> str:
@@ -282,15 +282,15 @@ def _trust(results: Results) -> str:
 
 def _ess(results: Results) -> dict[str, Any] | None:
     """ESS / N: a row for each pair of rollouts and parameters, a column for each log-ratio."""
-    found = results.get("ess") or {}
-    kinds = list(dict.fromkeys(kind for ratios in found.values() for kind in ratios))
+    weighed = results.get("ess") or {}
+    kinds = list(dict.fromkeys(kind for ratios in weighed.values() for kind in ratios))
     if not kinds:
         return None
     return {
         "kinds": [kind.replace("_", " ") for kind in kinds],
         "rows": [
             (ESS_LABELS.get(where, where), [ratios.get(kind) for kind in kinds])
-            for where, ratios in found.items()
+            for where, ratios in weighed.items()
         ],
     }
 
@@ -308,12 +308,12 @@ BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 
 def _arms(results: Results) -> list[dict[str, Any]]:
     """Where each arm ended."""
-    found = []
+    ended = []
     for arm in results.get("training") or []:
         ends = {
             key: rules.last(arm, key) for key in ("accuracy", "accuracy_greedy", "kl", "length")
         }
-        found.append(
+        ended.append(
             ends
             | {
                 "name": arm["name"],
@@ -323,7 +323,7 @@ def _arms(results: Results) -> list[dict[str, Any]]:
                 "seconds": rules.last(arm, "seconds"),
             }
         )
-    return found
+    return ended
 
 
 def _learning_caption(results: Results) -> str:
@@ -341,12 +341,12 @@ def _learning_caption(results: Results) -> str:
 
 def _rates(results: Results) -> str:
     """How the learning rate was set, and the grid if there was one; empty where nothing says so."""
-    said = results.get("learning_rate")
-    if not said:
+    how = results.get("learning_rate")
+    if not how:
         return ""
     grid = ((results.get("config") or {}).get("compare") or {}).get("learning_rates") or ()
     listed = f" ({', '.join(f'{rate:g}' for rate in grid)})" if len(grid) > 1 else ""
-    return f" Learning rate: {said}{listed}."
+    return f" Learning rate: {how}{listed}."
 
 
 def _facts(results: Results) -> str:
@@ -421,7 +421,7 @@ def _samples(results: Results, workdir: pathlib.Path) -> dict[str, list] | None:
     if not by_arm:
         return None
     each = max(1, SAMPLES // len(by_arm))
-    shown = [record for found in by_arm.values() for record in found[-each:]][:SAMPLES]
+    shown = [record for records in by_arm.values() for record in records[-each:]][:SAMPLES]
     keys = list(shown[0])
     return {"columns": keys, "records": [[_brief(r.get(key)) for key in keys] for r in shown]}
 
@@ -518,22 +518,22 @@ def write(results: Results, workdir: str | os.PathLike) -> pathlib.Path:
 
 def table(results: Results) -> rich.table.Table:
     """The estimators, under their goals, in 100 columns: `rich.print(table(results))`."""
-    found = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    found.add_column("estimator", overflow="fold", min_width=14)
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("estimator", overflow="fold")
     for title in ("SNR/rollout", "SNR/second", "over choice", "rel. error"):
-        found.add_column(title, justify="right", no_wrap=True)
+        shown.add_column(title, justify="right", no_wrap=True)
     for where in ("start", "late"):
         for group in _groups(results, where):
-            found.add_section()
-            found.add_row(rich.text.Text(f"{group['label']} ({where})", style="bold"))
+            shown.add_section()
+            shown.add_row(rich.text.Text(f"{group['label']} ({where})", style="bold"))
             for row in group["rows"]:
-                found.add_row(*_terminal_row(row, row["name"] in group["chosen"]))
-    found.caption = (
+                shown.add_row(*_terminal_row(row, row["name"] in group["chosen"]))
+    shown.caption = (
         "95 % intervals below each figure. † biased for its goal; – undefined; bold: the choice "
         "for the goal, and what is no different. Over choice: SNR per second over the choice's, "
         "paired on the same rollouts, corrected for the number of pairs."
     )
-    return found
+    return shown
 
 
 def _terminal_row(row: Entry, chosen: bool) -> list[rich.text.Text]:

@@ -88,11 +88,11 @@ def follow(
     Without costs, and without branches. So few groups are seldom enough to trust an interval.
     """
     plan = branches.plan(methods, 0)
-    found = _measure(
+    measured = _measure(
         world, student, params, teacher, plan, config.sketch, seed, [Batch(step, rollout, [])]
     )
     tokens, _ = jax.device_get(rollout).digests()
-    return [{"rollouts_digest": tokens} | entry for entry in entries(found, name="training")]
+    return [{"rollouts_digest": tokens} | entry for entry in entries(measured, name="training")]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,17 +163,17 @@ def as_gradients(
 
 
 def entries(
-    found: Measured, prices: Mapping[str, Price] | None = None, name: str = "start"
+    measured: Measured, prices: Mapping[str, Price] | None = None, name: str = "start"
 ) -> list[dict[str, Any]]:
     """One entry of results.json for each row of the probe; without costs where none are given."""
-    names = [method.name for method in found.methods]
-    parts = found.plan.parts
-    specs = [_spec(method, names, parts.get(method.name)) for method in found.methods]
+    names = [method.name for method in measured.methods]
+    parts = measured.plan.parts
+    specs = [_spec(method, names, parts.get(method.name)) for method in measured.methods]
     rows = []
     for method, figures in zip(
-        found.methods, intervals.estimate(found.moments, specs), strict=True
+        measured.methods, intervals.estimate(measured.moments, specs), strict=True
     ):
-        row = _entry(method, figures, name, found)
+        row = _entry(method, figures, name, measured)
         if prices is not None:
             price, snr = prices[method.name], figures["snr"]
             row |= {
@@ -187,7 +187,7 @@ def entries(
 
 
 def choices(
-    found: Measured, prices: Mapping[str, Price], name: str = "start"
+    measured: Measured, prices: Mapping[str, Price], name: str = "start"
 ) -> list[dict[str, Any]]:
     """The unbiased rows of each goal in pairs, on the probe's rollouts: entries of results.json.
 
@@ -195,22 +195,22 @@ def choices(
     together over the pairs of the goal.
     """
     goals: dict[facts.Goal, list[int]] = {}
-    for column, method in enumerate(found.methods):
+    for column, method in enumerate(measured.methods):
         if facts.bias(method) is None:
             goals.setdefault(facts.goal(method), []).append(column)
     return [
-        _choice(found, prices, name, goal, columns)
+        _choice(measured, prices, name, goal, columns)
         for goal, columns in goals.items()
         if len(columns) > 1
     ]
 
 
 def _choice(
-    found: Measured, prices: Mapping[str, Price], name: str, goal: facts.Goal, columns: list[int]
+    measured: Measured, prices: Mapping[str, Price], name: str, goal: facts.Goal, columns: list[int]
 ) -> dict[str, Any]:
-    names = [found.methods[column].name for column in columns]
+    names = [measured.methods[column].name for column in columns]
     seconds = [prices[row].repeats for row in names]
-    pairs = intervals.compare(found.moments, columns, seconds)
+    pairs = intervals.compare(measured.moments, columns, seconds)
     return {
         "probe": name,
         "goal": dataclasses.asdict(goal),
@@ -219,7 +219,7 @@ def _choice(
         "untrusted": [
             row
             for row, column in zip(names, columns, strict=True)
-            if not intervals.comparable(found.moments, column)
+            if not intervals.comparable(measured.moments, column)
         ],
         "pairs": [
             {
@@ -242,13 +242,13 @@ def _spec(method: Method, names: list[str], parts: intervals.Branches | None) ->
 
 
 def _entry(
-    method: Method, figures: intervals.Figures, probe: str, found: Measured
+    method: Method, figures: intervals.Figures, probe: str, measured: Measured
 ) -> dict[str, Any]:
-    names = [other.name for other in found.methods]
+    names = [other.name for other in measured.methods]
     reference, paired = facts.reference(method).name, None
     if reference != method.name:
         at = names.index(method.name), names.index(reference)
-        paired = intervals.ratio(found.moments, *at)["snr"]
+        paired = intervals.ratio(measured.moments, *at)["snr"]
     return {
         "name": method.name,
         "label": method.label,
@@ -257,11 +257,11 @@ def _entry(
         "goal": dataclasses.asdict(facts.goal(method)),
         "axes": facts.axes(method),
         "biased": facts.bias(method) is not None,
-        "note": _note(method, found.moments.group_size, found.plan),
+        "note": _note(method, measured.moments.group_size, measured.plan),
         "reference": None if reference == method.name else reference,
         "cosine": figures["cosine"],
         "relative_error": figures["relative_error"],
-        "twins": _twins(method, found),
+        "twins": _twins(method, measured),
         "mean_square": figures["mean_square"],
         "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
         "snr": figures["snr"],
@@ -287,23 +287,23 @@ def _note(method: Method, group_size: int, plan: Plan) -> str | None:
     return "; ".join(notes) or None
 
 
-def _twins(method: Method, found: Measured) -> dict[str, Any]:
+def _twins(method: Method, measured: Measured) -> dict[str, Any]:
     """Rows of another goal that differ in one axis alone, with what the two have on one sample.
 
     Of a row with gamma > 0 the one at gamma = 0; of a row that a teacher grades, the one that a
     reward does.
     """
-    column, axes = found.methods.index(method), facts.axes(method)
+    column, axes = measured.methods.index(method), facts.axes(method)
     twins = {}
-    for at, other in enumerate(found.methods):
+    for at, other in enumerate(measured.methods):
         gamma = alike.step(axes, facts.axes(other), "gamma")
         signal = alike.step(axes, facts.axes(other), "signal")
         if signal == ("teacher", "reward") or (gamma is not None and gamma[1] == 0):
             spec = RowSpec(column, None, at)
-            paired = intervals.ratio(found.moments, column, at)
+            paired = intervals.ratio(measured.moments, column, at)
             twins[other.name] = {
                 "axis": "gamma" if gamma else "signal",
-                "cosine": intervals.estimate(found.moments, [spec])[0]["cosine"],
+                "cosine": intervals.estimate(measured.moments, [spec])[0]["cosine"],
                 "total_ratio": paired["total"],
                 "snr_ratio": paired["snr"],
             }
