@@ -1,5 +1,8 @@
 """Choices against enumerated truth: fewer samples than experiments/choices has."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -70,6 +73,7 @@ def test_statements_at_128_groups_are_seldom_wrong(case):
     [
         (1.1, 1.5, True, {"spoke", "wrong", "outside"}),  # ahead, and truly behind
         (0.5, 0.9, True, {"spoke", "told"}),
+        (0.5, 0.75, True, {"spoke", "told", "outside"}),  # behind, but not by so much
         (0.5, 1.2, True, {"spoke"}),
         (0.9, 1.2, True, {"spoke", "outside"}),  # "no difference": larger than was said
         (1.1, 1.5, False, set()),
@@ -92,3 +96,11 @@ def test_rows_that_are_equal_may_not_be_told_apart():
         counts = run.count([pair], "snr", np.array([1.0, 1.0]), [True, True])
         assert counts["wrong"] == counts["outside"] == wrong
         assert counts["beaten"] == counts["pairs"] == 0
+
+
+def test_the_page_has_the_tables_of_the_results():
+    folder = Path(run.__file__).parent
+    results = json.loads((folder / "results.json").read_text())
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert page.split(run.BEGIN)[1].split(run.END)[0] == run.tables(results)
+    assert results["command"] in page
