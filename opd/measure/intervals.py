@@ -17,6 +17,10 @@ Hall's, which corrects it for skewness (Hall 1992, J. R. Stat. Soc. B 54:221), a
 norms one whose standard error grows with the square itself. Which to use was decided by measuring
 coverage: experiments/coverage. A bootstrap is not among them: SNR may lie outside of its own.
 
+Rows that are unbiased for one goal have one mean mu, so that their SNRs stand to each other as
+their totals do, inverted. `compare` takes that ratio on the same rollouts, for all pairs of a goal,
+with intervals that hold together. Its study is experiments/choices.
+
 Shapes: N groups, G rollouts in a group, K columns (estimators and their partners), W sketch width.
 """
 
@@ -24,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -37,6 +42,11 @@ LEVEL = 0.95  # the usual one; coverage was measured at it
 # latter. Both from experiments/coverage.
 MIN_GROUPS = 128
 MIN_EFFECTIVE_GROUPS = 48
+# Rows are compared from so many effective groups on: a ratio of totals on the same rollouts needs
+# fewer than a total. From experiments/choices.
+MIN_COMPARED_GROUPS = 16
+# Gradients are float32: rows that are equal but for rounding must not be told apart.
+ROUNDING = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,9 +213,13 @@ def _difference(products: Array, i: int, j: int) -> Array:
 
 
 def _hull(
-    replicates: Array, square: float | None = None, mirrored: bool = False, floor: float = -math.inf
+    replicates: Array,
+    square: float | None = None,
+    mirrored: bool = False,
+    floor: float = -math.inf,
+    t: float | None = None,
 ) -> Interval:
-    """The 95 % interval of a figure from its replicates [N + 1].
+    """The interval of a figure from its replicates [N + 1], at 95 % unless `t` says otherwise.
 
     t       value -+ e,  e = t se,  se^2 = (N - 1)/N sum_g (replicate_g - their mean)^2
     Hall    Hall's cubic transform of t, with the skewness of N value - (N - 1) replicate_g
@@ -213,22 +227,24 @@ def _hull(
             With se proportional to |estimated delta|, of square `square` (noise and all), the
             upper end is value + e + e^2 / (4 square). `mirrored`: for minus such a square.
 
-    `floor`: a number that the figure can't be below, 0 for a variance.
+    `floor`: a number that the figure can't be below, 0 for a variance. `t`: the quantile, that of
+    N - 1 degrees of freedom at 95 % if None.
     """
     value, rest = float(replicates[0]), replicates[1:]
     n = len(rest)
+    t = t_quantile(n - 1) if t is None else t
     deviation = rest - rest.mean()
-    reach = t_quantile(n - 1) * math.sqrt((n - 1) / n * float(deviation @ deviation))
+    reach = t * math.sqrt((n - 1) / n * float(deviation @ deviation))
     if reach == 0:
         return Interval(value, value, value)
-    ends = [value - reach, value + reach, *_hall(value, rest)]
+    ends = [value - reach, value + reach, *_hall(value, rest, t)]
     if square is not None and square > 0:
         more = reach + reach**2 / (4 * square)
         ends.append(value - more if mirrored else value + more)
     return Interval(value, float(max(min(ends), min(floor, value))), float(max(ends)))
 
 
-def _hall(value: float, rest: Array) -> tuple[float, float]:
+def _hall(value: float, rest: Array, t: float) -> tuple[float, float]:
     """Solves T = W + a W^2 / 3 + a^2 W^3 / 27 + a / (6 N) for W at T = -+ t / sqrt(N); a skewness.
 
     W = (value - truth) / s, s the standard deviation of the pseudo-values.
@@ -243,7 +259,7 @@ def _hall(value: float, rest: Array) -> tuple[float, float]:
     skewness = float(squares @ deviation) / (n * s**3)
     if abs(skewness) < 1e-6:  # at 0 it is 0 / 0, and so near to it no correction
         return value, value  # the t interval already
-    ends = np.array([1, -1]) * t_quantile(n - 1) / math.sqrt(n)
+    ends = np.array([1, -1]) * t / math.sqrt(n)
     w = 3 / skewness * (np.cbrt(1 + skewness * (ends - skewness / (6 * n))) - 1)
     return float(value - s * w[0]), float(value - s * w[1])
 
@@ -305,19 +321,25 @@ def _parts(sample: _Replicates, i: int, partner: int | Branches | None) -> dict[
     return {"total": total, "across": across, "within": within, "cross": cross}
 
 
+def _effective(part: Array) -> float:
+    """How many groups make up a part [N + 1] of a variance: (sum d)^2 / sum d^2.
+
+    Its pseudo-values are the groups' shares d_g of it; N where all are 0.
+    """
+    groups = len(part) - 1
+    share = np.maximum(groups * part[0] - (groups - 1) * part[1:], 0)
+    return float(share.sum() ** 2 / (share @ share)) if np.any(share > 0) else float(groups)
+
+
 def _needed(parts: dict[str, Array | None], groups: int) -> int:
     """From how many groups on a row's intervals may be trusted, as far as this sample can tell.
 
-    A part's pseudo-values are the groups' shares d_g of it; their effective number
-    (sum d)^2 / sum d^2 falls where few groups make up the variance.
+    Its parts' effective groups decide, those of `total` and of `within`.
     """
     effective = float(groups)
     for name in ("total", "within"):
-        if parts[name] is None:
-            continue
-        share = np.maximum(groups * parts[name][0] - (groups - 1) * parts[name][1:], 0)
-        if np.any(share > 0):
-            effective = min(effective, float(share.sum() ** 2 / (share @ share)))
+        if parts[name] is not None:
+            effective = min(effective, _effective(parts[name]))
     return max(MIN_GROUPS, math.ceil(MIN_EFFECTIVE_GROUPS * groups / effective))
 
 
@@ -398,13 +420,126 @@ def ratio(moments: Moments, i: int, j: int) -> dict[str, Interval | None]:
     total_i, total_j = sample.covariance[:, i, i], sample.covariance[:, j, j]
     if np.any(total_i <= 0) or np.any(total_j <= 0):
         return {"total": None, "snr": None}
-    log = _hull(np.log(total_i / total_j))
-    total = Interval(*(math.exp(x) for x in dataclasses.astuple(log)))
+    total = _exponential(_hull(np.log(total_i / total_j)))
     if _mean_square(sample, j).low <= 0 or np.any(sample.product[:, j, j] <= 0):
         return {"total": total, "snr": None}
     snr_i, snr_j = sample.product[:, i, i] / total_i, sample.product[:, j, j] / total_j
     snr = snr_i / snr_j
     return {"total": total, "snr": _hull(snr, snr[0] + 1 / (sample.groups * snr_j[0]))}
+
+
+# ----------------------------------------------------------------------- rows of one goal, in pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two rows that are unbiased for one goal: by what factor the first has the SNR of the second.
+
+    The intervals of all pairs of the goal hold together at the level asked for. None: a total is 0.
+    """
+
+    first: int  # places in the columns that were compared
+    second: int
+    snr: Interval | None  # SNR_first / SNR_second = total_second / total_first
+    snr_per_second: Interval | None  # that times seconds_second / seconds_first
+
+
+def compare(
+    moments: Moments,
+    columns: Sequence[int],
+    seconds: Sequence[Sequence[float]] | None = None,
+    level: float = LEVEL,
+) -> list[Comparison]:
+    """Every pair of rows with one expectation: same rollouts, same repeats of the clock.
+
+        log SNR_i / SNR_j          log total_j - log total_i, as |mu|^2 is one number; jackknife
+        log seconds_j / seconds_i  its mean over repeats, which are interleaved; Student's t
+
+    Each interval is at 1 - (1 - level) / pairs, so that all of a kind hold at once at `level`
+    (Bonferroni). They are formed on the log scale: (i, j) and (j, i) agree. The jackknife's is the
+    hull of t and Hall with 2 N / (kurtosis - 1) degrees of freedom, at most N - 1, the kurtosis
+    that of the groups' influence: with heavy tails the standard error is itself uncertain
+    (Satterthwaite 1946, Biometrics Bull. 2:110). The ends of a sum lie as far out as the root of
+    the summed squares of its parts' (Zou and Donner 2008, Stat. Med. 27:1693).
+
+    Args:
+        moments: of N >= 3 groups.
+        columns: of the rows, whose expectations are one.
+        seconds: of each row, in each repeat; None: `snr_per_second` is None. Of a single repeat the
+            value is known and the ends are NaN.
+        level: of all intervals of a kind together.
+
+    Returns:
+        One comparison for each pair, in the order of itertools.combinations.
+
+    Raises:
+        ValueError: as `estimate`; seconds that are not one list a row, or not of one length.
+    """
+    sample = moments._replicates
+    count = sample.product.shape[1]
+    if not all(0 <= column < count for column in columns):
+        raise ValueError(f"columns {tuple(columns)}: must be within [0, {count})")
+    if seconds is not None and (len(seconds) != len(columns) or len(set(map(len, seconds))) > 1):
+        raise ValueError(f"seconds of {len(seconds)} rows: must be a list of one length for each")
+    pairs = list(itertools.combinations(range(len(columns)), 2))
+    alone = 1 - (1 - level) / max(len(pairs), 1)
+    totals = [sample.covariance[:, column, column] for column in columns]
+    comparisons = []
+    for i, j in pairs:
+        snr = per_second = None
+        if np.all(totals[i] > 0) and np.all(totals[j] > 0):
+            log = _log_ratio(totals[j], totals[i], alone)
+            snr = _exponential(log)
+            if seconds is not None:
+                per_second = _exponential(_sum(log, _log_clock(seconds[j], seconds[i], alone)))
+        comparisons.append(Comparison(i, j, snr, per_second))
+    return comparisons
+
+
+def comparable(moments: Moments, column: int) -> bool:
+    """Whether enough groups make up a row's total for `compare`'s intervals to hold.
+
+    MIN_COMPARED_GROUPS effective ones, (sum_g d_g)^2 / sum_g d_g^2 with d_g group g's share.
+    ValueError as in `estimate`.
+    """
+    total = moments._replicates.covariance[:, column, column]
+    return _effective(total) >= MIN_COMPARED_GROUPS
+
+
+def _log_ratio(above: Array, below: Array, level: float) -> Interval:
+    """log above / below from their replicates [N + 1]; rounding is no difference."""
+    log = np.log(above / below)
+    hull = _hull(log, t=t_quantile(_freedom(log[1:]), level))
+    return Interval(hull.value, hull.low - ROUNDING, hull.high + ROUNDING)
+
+
+def _freedom(rest: Array) -> int:
+    """Degrees of freedom 2 N / (kurtosis - 1) of a jackknife variance, at most N - 1."""
+    n, squares = len(rest), (rest - rest.mean()) ** 2
+    excess = n * float(squares @ squares) - float(squares.sum()) ** 2  # (kurtosis - 1) sum^2
+    if excess <= 0:
+        return n - 1
+    return max(1, min(n - 1, int(2 * n * float(squares.sum()) ** 2 / excess)))
+
+
+def _log_clock(above: Sequence[float], below: Sequence[float], level: float) -> Interval:
+    """log above / below over paired repeats; NaN ends of a single one."""
+    log = np.log(np.asarray(above, np.float64) / np.asarray(below, np.float64))
+    value, repeats = float(log.mean()), len(log)
+    if repeats < 2:
+        return Interval(value, math.nan, math.nan)
+    reach = t_quantile(repeats - 1, level) * float(log.std(ddof=1)) / math.sqrt(repeats)
+    return Interval(value, value - reach, value + reach)
+
+
+def _sum(a: Interval, b: Interval) -> Interval:
+    value = a.value + b.value
+    down = math.hypot(a.value - a.low, b.value - b.low)
+    return Interval(value, value - down, value + math.hypot(a.high - a.value, b.high - b.value))
+
+
+def _exponential(log: Interval) -> Interval:
+    return Interval(*(math.exp(end) for end in dataclasses.astuple(log)))
 
 
 # ------------------------------------------------------------------------- means over prompts

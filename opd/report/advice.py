@@ -1,39 +1,32 @@
 """From the numbers of a run to plain words: pure rules over the `results.json` dict.
 
-A rule never says more than the intervals do: where two of them meet it says "no difference", where
-one is missing it says so. Where a ratio was measured on the same rollouts, its interval decides.
-Every rule returns `Advice`, whose verdict is what tests look at.
+A rule never says more than the intervals do. Rows are ranked within one goal only, by their pairs
+on the same rollouts; where a pair's interval covers 1 the rule says "no difference" and how large
+a one it leaves room for, where an interval is missing it says so. Every rule returns `Advice`,
+whose verdict is what tests look at.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from opd.measure.intervals import t_quantile
-from opd.report.measured import Measured, measured, overlap, prose, ratio, times
-
-Entry = Mapping[str, Any]
-Results = Mapping[str, Any]
+from opd.measure.intervals import LEVEL, t_quantile
+from opd.report import alike
+from opd.report.choices import PER_ROLLOUT, PER_SECOND, Choice, Pairs, choose, pairs
+from opd.report.goals import Entry, Goal, Results, by_goal, goal, probe
+from opd.report.measured import Measured, at_most, measured, overlap, prose, times, within
 
 UNSOLVED = 0.02  # an accuracy whose whole interval lies below this is no reward signal
 SOLVED = 0.98  # above this there is little left to win
 ALIGNED = 0.9  # cosines above this point the same way for our purposes
 TRUNCATED = 0.01  # share of rollouts cut at the cap that deserves a warning
-ONE = Measured(1.0, 1.0, 1.0)
+NAMED = 3  # rows of one kind that a sentence names; of more it says how many
 
 ONE_SEED = "The arms were trained with one seed, which settles nothing between arms."
-
-DIVERGENCES = {
-    "reverse_kl": "reverse KL",
-    "forward_kl": "forward KL",
-    "jeffreys": "Jeffreys",
-    "jsd": "JSD",
-    "skew": "skew KL",
-    "skew_reverse": "skew reverse KL",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,74 +39,6 @@ class Advice:
     rows: tuple[str, ...] = ()
     goal: str | None = None
     why: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Goal:
-    """What a row is unbiased for (or aims at); rows are compared within one goal only."""
-
-    order: int
-    kind: str
-    divergence: str
-    gamma: float
-    states: str
-
-    @property
-    def label(self) -> str:
-        """As a heading: `Myopic reverse KL`, `Sequence reverse KL`, `Reward`."""
-        divergence = DIVERGENCES.get(self.divergence, self.divergence.replace("_", " "))
-        label = {
-            "myopic": f"Myopic {divergence}",
-            "discounted": f"Discounted {divergence}, γ = {self.gamma:g}",
-            "sequence": f"Sequence {divergence}",
-            "reward": "Reward" if self.gamma == 1 else f"Reward, γ = {self.gamma:g}",
-        }.get(self.kind, f"{self.kind} {divergence}".strip())
-        return f"{label}, behavior's states" if self.states == "behavior" else label
-
-
-MEANINGS = {
-    "myopic": "match the teacher at each state for itself (γ = 0)",
-    "discounted": "match it with some credit for the states that follow",
-    "sequence": "match its distribution over whole completions (γ = 1)",
-    "reward": "raise the expected reward",
-}
-_ORDER = {"myopic": 0, "discounted": 2, "sequence": 3, "reward": 4}
-
-
-def goal(entry: Entry) -> Goal:
-    """The goal of a row, from its target and its states."""
-    target = entry.get("target") or {}
-    kind = target.get("kind") or "none"
-    divergence = target.get("divergence") or ""
-    gamma = target.get("gamma")
-    order = _ORDER.get(kind, 5)
-    if kind == "myopic" and divergence != "reverse_kl":
-        order = 1
-    return Goal(
-        order=order,
-        kind=kind,
-        divergence="" if kind == "reward" else str(divergence),
-        gamma=float(1.0 if gamma is None else gamma) if kind in ("discounted", "reward") else 0.0,
-        states=entry.get("states") or "current",
-    )
-
-
-def probe(results: Results, name: str) -> list[Entry]:
-    """The estimators of one probe, `start` or `late`."""
-    return [e for e in results.get("estimators") or [] if e.get("probe", "start") == name]
-
-
-def by_goal(entries: Iterable[Entry]) -> dict[Goal, list[Entry]]:
-    """Rows under their goals, goals in reading order, the best SNR per second first."""
-    goals: dict[Goal, list[Entry]] = {}
-    for entry in entries:
-        goals.setdefault(goal(entry), []).append(entry)
-    return {key: sorted(goals[key], key=_descending) for key in sorted(goals)}
-
-
-def _descending(entry: Entry) -> tuple[float, str]:
-    figure = measured(entry.get("snr_per_second"))
-    return (math.inf if figure is None else -figure.value, entry["name"])
 
 
 def _names(entries: Iterable[Entry]) -> tuple[str, ...]:
@@ -131,146 +56,195 @@ def _list(words: Sequence[str]) -> str:
 
 def best_rows(results: Results, where: str = "start") -> list[Advice]:
     """For each goal, the best SNR per second among the rows that are unbiased for it."""
-    return [_best(key, rows) for key, rows in by_goal(probe(results, where)).items()]
+    return [
+        _best(key, rows, pairs(results, where, key))
+        for key, rows in by_goal(probe(results, where)).items()
+    ]
 
 
-def _best(key: Goal, rows: Sequence[Entry]) -> Advice:
-    fit = [e for e in rows if not e.get("biased")]
-    known = [(e, f) for e in fit if (f := measured(e.get("snr_per_second"))) is not None]
-    aside = _left_out([e for e in rows if e.get("biased")])
+def _best(key: Goal, rows: Sequence[Entry], compared: Pairs) -> Advice:
+    unbiased = [row for row in rows if not row.get("biased")]
+    aside = _left_out([row for row in rows if row.get("biased")])
 
-    def say(verdict: str, choice: str, why: str, chosen: Sequence[Entry] = ()) -> Advice:
-        text = f"{key.label}: {choice}. {why}{aside}".replace(". .", ".").strip()
-        return Advice("goal", verdict, text, _names(chosen), key.label, f"{why}{aside}".strip())
+    def say(verdict: str, choice: str, why: str, chosen: Sequence[str] = ()) -> Advice:
+        why = f"{why}{aside}".strip()
+        text = f"{key.label}: {choice}. {why}".strip()
+        return Advice("goal", verdict, text, tuple(chosen), key.label, why)
 
-    if not fit:
+    if not unbiased:
         return say("only biased", "no choice", "Every row that aims at it is biased.")
-    if not known:
-        return say("undefined", "no choice", "No SNR is defined at this number of rollouts.")
-    best, top = known[0]
-    if top.value <= 0 or (top.known and top.low <= 0):
+    if len(unbiased) == 1:
+        return _lone(unbiased[0], say)
+    choice = choose(rows, compared)
+    if choice.best is None:
+        verdict = "not trusted" if choice.untrusted else "undefined"
+        return say(verdict, "no choice", _apart_from(choice) or "No two rows were compared.")
+    best = next(row for row in unbiased if row["name"] == choice.best)
+    figure = measured(best.get("snr_per_second"))
+    signal = "" if _above_zero(figure) else NO_SIGNAL
+    size = "" if signal else f", {prose(figure)} SNR per second"
+    why = " ".join(filter(None, (_ranking(choice, compared), signal, _apart_from(choice))))
+    verdict = "no difference" if choice.equals else "clear"
+    return say(verdict, f"use {choice.best}{size}", why, choice.rows)
+
+
+NO_SIGNAL = (
+    "No SNR is told from zero at this number of rollouts: the ratio is of variances, as the rows "
+    "have one signal."
+)
+
+
+def _lone(row: Entry, say) -> Advice:
+    figure = measured(row.get("snr_per_second"))
+    if figure is None:
+        return say(
+            "undefined", "no choice", f"The SNR of {row['name']}, the only row, is undefined."
+        )
+    if not _above_zero(figure):
         why = (
-            f"No row's SNR can be told from zero; the highest is {best['name']}, {prose(top)} per "
-            "second. More rollouts are needed before a choice means anything."
+            f"The SNR of {row['name']}, the only unbiased row, can't be told from zero: "
+            f"{prose(figure)} per second. More rollouts are needed."
         )
         return say("undefined", "no choice", why)
-    choice = f"use {best['name']}, {prose(top)} SNR per second"
-    if len(known) == 1:
-        return say("only", choice, "It is the only unbiased row for this goal.", [best])
-    tied = [(e, f) for e, f in known[1:] if overlap(f, top)]
-    beaten = [(e, f) for e, f in known[1:] if not overlap(f, top)]
-    after = ""
-    if beaten:
-        row, figure = beaten[0]
-        more = f", and {len(beaten) - 1} more" if len(beaten) > 1 else ""
-        after = f"Clearly behind: {row['name']}, {prose(figure)}{more}."
-    if not tied:
-        return say("clear", choice, after, [best])
-    others = _list([f"{e['name']}, {prose(f)}" for e, f in tied])
-    reason = "the intervals overlap"
-    if not all(f.known for f in [top, *(f for _, f in tied)]):
-        reason = "the intervals overlap or are missing"
-    why = f"No difference from {others}: {reason}. {after}".strip()
-    return say("no difference", choice, why, [best, *_first(tied)])
+    choice = f"use {row['name']}, {prose(figure)} SNR per second"
+    return say("only", choice, "It is the only unbiased row for this goal.", [row["name"]])
 
 
-def _first(pairs: Iterable[tuple[Entry, Any]]) -> list[Entry]:
-    return [first for first, _ in pairs]
+def _above_zero(figure: Measured | None) -> bool:
+    return figure is not None and figure.value > 0 and (figure.low is None or figure.low > 0)
+
+
+def _ranking(choice: Choice, compared: Pairs) -> str:
+    """What the pairs say of the other rows, the nearest first."""
+    sentences = []
+    if choice.equals:
+        rooms = [f"{name}{_room(ratio)}" for name, ratio in choice.equals]
+        sentences.append(f"No difference from {_list(rooms)}.")
+    ahead = [row for row in choice.behind if row.ahead == choice.best]
+    if ahead:
+        shown = [f"{row.name} by {times(row.ratio)}" for row in ahead[:NAMED]]
+        more = [f"{len(ahead) - NAMED} more"] if len(ahead) > NAMED else []
+        sentences.append(f"Ahead of {_list(shown + more)}.")
+    for row in choice.behind:  # not told from the best itself
+        if row.ahead != choice.best:
+            sentences.append(f"{row.name} is behind {row.ahead}, by {times(row.ratio)}.")
+    many = f", corrected for {compared.count} pairs" if compared.count > 1 else ""
+    return " ".join([*sentences, f"Paired on the same rollouts{many}."])
+
+
+def _room(ratio: Measured | None) -> str:
+    """How large a difference an interval that covers 1 leaves room for."""
+    known = ratio is not None and ratio.known
+    return f" (within {within(ratio)})" if known else " (without an interval)"
+
+
+def _apart_from(choice: Choice) -> str:
+    """The rows that the pairs say nothing of, and why."""
+    sentences = []
+    if choice.untrusted:
+        who = _list(_shortened(choice.untrusted))
+        sentences.append(f"Not compared, as too few prompt groups make up the variance: {who}.")
+    if choice.undefined:
+        who = _list(_shortened(choice.undefined))
+        reason = "no ratio to another row is defined"
+        sentences.append(f"Not compared, as {reason}: {who}.")
+    return " ".join(sentences)
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    names = list(names)
+    return names if len(names) <= NAMED + 1 else [*names[:NAMED], f"{len(names) - NAMED} more"]
 
 
 def _left_out(biased: Sequence[Entry]) -> str:
     if not biased:
         return ""
-    names = list(_names(biased))
-    if len(names) > 4:
-        names = [*names[:3], f"{len(names) - 3} more"]
-    return f" Not counted, as biased: {_list(names)}."
+    return f" Not counted, as biased: {_list(_shortened(_names(biased)))}."
 
 
-# ---------------------------------------------------------------- what enumeration buys
+# ---------------------------------------------------------------- all else equal
 
 
-def _twin(entry: Entry, entries: Iterable[Entry], **change: Any) -> Entry | None:
-    """The row that differs from this one in the given axes only."""
-    wanted = _axes(entry) | change
+def _twin(
+    entry: Entry, entries: Iterable[Entry], axis: str, to: object, *, unbiased: bool = True
+) -> Entry | None:
+    """The row that differs from this one in one axis alone, where it has the value `to`."""
     for other in entries:
-        if other is entry or other.get("biased") or other.get("states") != entry.get("states"):
+        if unbiased and other.get("biased"):
             continue
-        if {k: _axes(other).get(k) for k in wanted} == wanted:
+        moved = alike.step(entry.get("axes"), other.get("axes"), axis)
+        if moved is not None and moved[1] == to:
             return other
     return None
 
 
-def _axes(entry: Entry) -> dict[str, Any]:
-    axes = dict(entry.get("axes") or {})
-    return axes | {"gamma": axes.get("gamma") or 0.0}
+def _expectations(entry: Entry) -> set[str]:
+    terms = (entry.get("axes") or {}).get("terms") or ()
+    return {term["expectation"] for term in terms}
 
 
 def enumeration(results: Results, where: str = "start") -> list[Advice]:
     """What summing over the vocabulary buys over one sampled token, all other axes equal."""
     rows = probe(results, where)
-    found = []
+    advice = []
     for row in rows:
-        if _axes(row).get("expectation") != "enumerated" or row.get("biased"):
+        if "enumerated" not in _expectations(row) or row.get("biased"):
             continue
-        twin = _twin(row, rows, expectation="sampled")
+        twin = _twin(row, rows, "expectation", "sampled")
         if twin is not None:
-            found.append(_enumeration(row, twin))
-    return found
+            compared = pairs(results, where, goal(row))
+            start = f"Enumerating ({row['name']}) instead of sampling ({twin['name']})"
+            item = _exchange("enumeration", row["name"], twin["name"], start, compared)
+            advice.append(dataclasses.replace(item, text=f"{item.text} {_parts(twin)}"))
+    return advice
 
 
-def _enumeration(row: Entry, twin: Entry) -> Advice:
-    names = (row["name"], twin["name"])
-    a, b = measured(row.get("snr")), measured(twin.get("snr"))
-    if a is None or b is None or b.value <= 0:
-        text = f"{names[0]} over {names[1]}: an SNR is undefined, so their ratio is too."
-        return Advice("enumeration", "undefined", text, names)
-    paired = _paired(row, twin)
-    factor, same = _factor(a, b, paired)
-    shown = times(factor).replace(" times", "")
-    if same:
-        verdict, start = "no difference", f"No difference in SNR per rollout between {names[0]}"
-        text = f"{start}, {prose(a)}, and {names[1]}, {prose(b)}"
-        text += f": the factor is {shown} on the same rollouts." if paired else "."
-    else:
-        verdict = "gain" if factor.value > 1 else "loss"
-        text = (
-            f"Enumerating ({names[0]}) instead of sampling ({names[1]}) multiplies the SNR per "
-            f"rollout by {shown}{', paired on the same rollouts' if paired else ''}."
+def top_k(results: Results, where: str = "start") -> list[Advice]:
+    """What a top-k sum makes of the whole one, all other axes equal: SNR, or a bias."""
+    rows = probe(results, where)
+    advice, cut = [], []
+    for row in rows:
+        twin = _twin(row, rows, "expectation", "enumerated")
+        if twin is None or "topk" not in _expectations(row):
+            continue
+        if row.get("biased"):
+            cut.append(row["name"])
+            continue
+        k = next(t["k"] for t in row["axes"]["terms"] if t["expectation"] == "topk")
+        start = (
+            f"The top {k} and a sampled tail ({row['name']}) instead of all tokens ({twin['name']})"
         )
-    text += _enumeration_per_second(row, twin, paired)
-    return Advice("enumeration", verdict, f"{text} {_parts(twin)}", names)
+        compared = pairs(results, where, goal(row))
+        advice.append(_exchange("topk", row["name"], twin["name"], start, compared))
+    if cut:
+        text = f"A cut tail is a bias, whose size stands under Bias: {_list(cut)}."
+        advice.append(Advice("topk", "biased", text, tuple(cut)))
+    return advice
 
 
-def _enumeration_per_second(row: Entry, twin: Entry, paired: Measured | None) -> str:
-    """The factor per second in words; empty where it is undefined."""
-    a, b = measured(row.get("snr_per_second")), measured(twin.get("snr_per_second"))
-    if a is None or b is None or b.value <= 0:
-        return ""
-    clocks = measured(twin.get("seconds")), measured(row.get("seconds"))
-    faster = None if None in clocks else ratio(*clocks)
-    # Seconds are not paired: their ratio takes the worst ends.
-    paired = ratio(paired, faster) if paired and faster and faster.known else None
-    factor, same = _factor(a, b, paired)
-    why = "the interval covers 1" if paired else "the intervals overlap"
-    text = f" Per second the factor is {times(factor).replace(' times', '')}"
-    return f"{text} (no difference: {why})." if same else f"{text}."
-
-
-def _paired(row: Entry, twin: Entry) -> Measured | None:
-    """The twin's SNR over the row's, from their common rollouts; None where that is not known."""
-    found = measured(twin.get("snr_ratio")) if twin.get("reference") == row["name"] else None
-    return found if found is not None and found.value > 0 else None
-
-
-def _factor(a: Measured, b: Measured, paired: Measured | None) -> tuple[Measured, bool]:
-    """a / b, and whether it is no different from 1.
-
-    From the paired quotient b / a where there is one, else from the two intervals.
-    """
-    if paired is None:
-        return ratio(a, b), overlap(a, b)
-    return ratio(ONE, paired), paired.covers(1.0)
+def _exchange(topic: str, row: str, twin: str, start: str, compared: Pairs) -> Advice:
+    """By what factor one row for another changes the SNR, per rollout and per second."""
+    names = (row, twin)
+    if not compared.settles(*names):
+        text = (
+            f"{start}: too few prompt groups make up the variance to say what it does to the SNR."
+        )
+        return Advice(topic, "not trusted", text, names)
+    ratio = compared.ratio(PER_ROLLOUT, *names)
+    if ratio is None:
+        text = f"{start}: the ratio of their SNRs is undefined."
+        return Advice(topic, "undefined", text, names)
+    shown = times(ratio).replace(" times", "")
+    text = f"{start} multiplies the SNR per rollout by {shown}"
+    verdict = "gain" if ratio.value > 1 else "loss"
+    if ratio.covers(1.0):
+        verdict = "no difference"
+        text += f", no difference{_room(ratio)}"
+    second = compared.ratio(PER_SECOND, *names)
+    if second is not None:
+        text += f"; per second by {times(second).replace(' times', '')}"
+        text += f", no difference{_room(second)}" if second.covers(1.0) else ""
+    return Advice(topic, verdict, f"{text}.", names)
 
 
 def _parts(row: Entry) -> str:
@@ -332,18 +306,18 @@ def biases(results: Results, where: str = "start") -> list[Advice]:
             hidden.append(row)
         else:
             detected.append(row)
-    found = [_detected(row) for row in detected]
+    advice = [_detected(row) for row in detected]
     if hidden:
         listed = _list([f"{e['name']}, {prose(e['relative_error'])}," for e in hidden]).rstrip(",")
         text = (
             f"Biased by construction, but not detected at this number of rollouts: {listed} "
             "(relative error covers 0)."
         )
-        found.append(Advice("bias", "not detected", text, _names(hidden)))
+        advice.append(Advice("bias", "not detected", text, _names(hidden)))
     if unknown:
         text = f"The bias of {_list(_names(unknown))} was not measured here."
-        found.append(Advice("bias", "not measured", text, _names(unknown)))
-    return found
+        advice.append(Advice("bias", "not measured", text, _names(unknown)))
+    return advice
 
 
 def _detected(row: Entry) -> Advice:
@@ -388,53 +362,45 @@ def broken_claims(results: Results) -> list[Advice]:
 def discounts(results: Results, where: str = "start") -> list[Advice]:
     """Whether crediting the future turns the gradient, and what it costs in variance."""
     rows = probe(results, where)
-    found, unmeasured = [], []
+    advice, unmeasured = [], []
     for row in rows:
-        if not _axes(row)["gamma"] or _axes(row).get("signal") != "teacher":
+        twin = _twin(row, rows, "gamma", 0.0)
+        if twin is None or row.get("biased") or _rewards(row) != _rewards(twin):
             continue
-        twin = _twin(row, rows, gamma=0.0)
-        if twin is None or row.get("biased"):
-            continue
-        advice = _discount(row, twin)
-        (unmeasured if advice.verdict == "not measured" else found).append(advice)
+        item = _discount(row, twin)
+        (unmeasured if item.verdict == "not measured" else advice).append(item)
     if unmeasured:
-        text = (
-            "; ".join(advice.text for advice in unmeasured) + ". Their cosines were not measured."
-        )
-        names = tuple(name for advice in unmeasured for name in advice.rows)
-        found.append(Advice("gamma", "not measured", text, names))
-    return found
+        text = "; ".join(item.text for item in unmeasured) + ". Their cosines were not measured."
+        names = tuple(name for item in unmeasured for name in item.rows)
+        advice.append(Advice("gamma", "not measured", text, names))
+    return advice
+
+
+def _rewards(entry: Entry) -> list:
+    """The rewards among a row's parts: whose discount is another question."""
+    return [part for part in goal(entry).parts if part.signal == "reward"]
 
 
 def _discount(row: Entry, twin: Entry) -> Advice:
     names = (row["name"], twin["name"])
-    cosine = _cosine_between(row, twin)
-    total = [measured((e.get("variance") or {}).get("total")) for e in (row, twin)]
-    cost = f"{names[0]} has an undefined variance"
-    if None not in total and total[1].value > 0:
-        cost = f"{names[0]} has {times(ratio(*total))} the variance of {names[1]}"
+    figures = (row.get("twins") or {}).get(twin["name"]) or {}
+    cosine, total = measured(figures.get("cosine")), measured(figures.get("total_ratio"))
+    cost = f"{names[0]} has an undefined variance over {names[1]}'s"
+    if total is not None:
+        cost = f"{names[0]} has {times(total)} the variance of {names[1]}"
     if cosine is None:
         return Advice("gamma", "not measured", cost, names)
     cost = f"{cost} and a cosine of {prose(cosine)} with it"
     if cosine.known and cosine.low > ALIGNED:
         text = f"{cost}: the same direction, dearer. γ = 0 is the better buy here."
+        if total is None or not total.known or total.low <= 1:
+            text = f"{cost}: the same direction."
         return Advice("gamma", "aligned", text, names)
     if cosine.known and cosine.high < ALIGNED:
         text = f"{cost}: another direction. Choose γ for the objective, not for the SNR."
         return Advice("gamma", "differs", text, names)
     text = f"{cost}: too wide to say whether γ turns the gradient. Take γ = 0 until it is known."
     return Advice("gamma", "not settled", text, names)
-
-
-def _cosine_between(a: Entry, b: Entry) -> Measured | None:
-    """From `cosines` (name -> figure) where a row has it, or from its reference's."""
-    for one, other in ((a, b), (b, a)):
-        figure = (one.get("cosines") or {}).get(other["name"])
-        if figure is None and one.get("reference") == other["name"]:
-            figure = one.get("cosine")
-        if figure is not None:
-            return measured(figure)
-    return None
 
 
 # ---------------------------------------------------------------- RL or distillation
@@ -510,23 +476,21 @@ def _reward_words(student: Measured) -> str:
 
 
 def _dense_over_sparse(results: Results) -> str:
-    rows = by_goal(probe(results, "start"))
-    first = {key.kind: group for key, group in reversed(rows.items())}
-    pick = [_top(first.get(kind, [])) for kind in ("myopic", "reward")]
-    if None in pick:
-        return ""
-    factor = ratio(measured(pick[0]["snr"]), measured(pick[1]["snr"]))
-    if factor is None or factor.value < 1:
-        return ""
-    return (
-        f" Per rollout {pick[0]['name']} has {times(factor)} the SNR of {pick[1]['name']} "
-        "(each for its own goal)."
-    )
-
-
-def _top(entries: Iterable[Entry]) -> Entry | None:
-    known = [e for e in entries if measured(e.get("snr")) is not None and not e.get("biased")]
-    return max(known, key=lambda e: measured(e["snr"]).value, default=None)
+    """A grade at every token over one at the end: rows that differ in who grades alone."""
+    rows = probe(results, "start")
+    for row in rows:
+        twin = _twin(row, rows, "signal", "reward")
+        figures = ((row.get("twins") or {}).get(twin["name"]) or {}) if twin else {}
+        factor = measured(figures.get("snr_ratio"))
+        if twin is None or row.get("biased") or factor is None or factor.value <= 0:
+            continue
+        equal = f": no difference{_room(factor)}" if factor.covers(1.0) else ""
+        return (
+            f" All else equal, a teacher's grade at every token ({row['name']}) has "
+            f"{times(factor)} the SNR per rollout of a reward at the end ({twin['name']}), each "
+            f"for its own goal{equal}."
+        )
+    return ""
 
 
 # ---------------------------------------------------------------- start against late
@@ -538,15 +502,15 @@ def start_or_late(results: Results) -> list[Advice]:
     if not late:
         return [Advice("probes", "no late probe", "There is no late probe to compare with.")]
     before, after = by_goal(probe(results, "start")), by_goal(late)
-    found = []
-    for key, rows in before.items():
-        if key in after and (advice := _moved(key, rows, after[key])) is not None:
-            found.append(advice)
-    return found
+    moved = [_moved(results, key, rows, after[key]) for key, rows in before.items() if key in after]
+    return [item for item in moved if item is not None]
 
 
-def _moved(key: Goal, before: Sequence[Entry], after: Sequence[Entry]) -> Advice | None:
-    first, second = _best(key, before), _best(key, after)
+def _moved(
+    results: Results, key: Goal, before: Sequence[Entry], after: Sequence[Entry]
+) -> Advice | None:
+    first = _best(key, before, pairs(results, "start", key))
+    second = _best(key, after, pairs(results, "late", key))
     if not first.rows or not second.rows:
         return None
     row = first.rows[0]
@@ -556,15 +520,15 @@ def _moved(key: Goal, before: Sequence[Entry], after: Sequence[Entry]) -> Advice
     ]
     if set(first.rows) & set(second.rows):
         verdict = "same choice"
-        kept = [name for name in first.rows if name in second.rows]
-        text = f"{key.label}: {_list(kept)}, at the start and late."
+        both = [name for name in first.rows if name in second.rows]
+        text = f"{key.label}: {_list(both)}, at the start and late."
     else:
         verdict = "changed"
         text = f"{key.label}: {_list(first.rows)} at the start, but late {_list(second.rows)}."
     if None not in snr and snr[0].value > 0:
         same = overlap(*snr)
         text += f" SNR per rollout of {row}: {prose(snr[0])}, late {prose(snr[1])}"
-        text += "; no difference." if same else "."
+        text += "; not told apart." if same else "."
         if not same and 0 < snr[1].value < snr[0].value / 2:
             more = snr[0].value / snr[1].value
             text += f" A late update needs about {more:.2g} times the rollouts."
@@ -579,17 +543,17 @@ def seeds(results: Results) -> int:
     counts: dict[str, set] = {}
     for arm in results.get("training") or []:
         counts.setdefault(arm["name"], set()).add(arm.get("seed"))
-    return min((len(found) for found in counts.values()), default=0)
+    return min((len(of_arm) for of_arm in counts.values()), default=0)
 
 
-def over_seeds(values: Sequence[float]) -> Measured:
-    """Mean and 95 % t interval over seeds; no interval from a single one."""
+def over_seeds(values: Sequence[float], level: float = LEVEL) -> Measured:
+    """Mean and t interval over seeds, at 95 % unless said; no interval from a single one."""
     count = len(values)
     mean = math.fsum(values) / count
     if count < 2:
         return Measured(mean)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (count - 1))
-    half = t_quantile(count - 1) * deviation / math.sqrt(count)
+    half = t_quantile(count - 1, level) * deviation / math.sqrt(count)
     return Measured(mean, mean - half, mean + half)
 
 
@@ -600,42 +564,67 @@ def last(arm: Mapping[str, Any], key: str) -> Measured | None:
 
 
 def training(results: Results) -> list[Advice]:
-    """Where the arms ended; with one seed, that this settles nothing between them."""
+    """Where the arms ended, paired over their seeds; with one seed, that it settles nothing."""
     arms = results.get("training") or []
     if not arms:
         return []
-    ends: dict[str, dict[str, list[Measured]]] = {}
+    ends: dict[str, dict[str, dict[Any, float]]] = {}
     for arm in arms:
         for key in ("accuracy", "kl"):
             figure = last(arm, key)
             if figure is not None:
-                ends.setdefault(key, {}).setdefault(arm["name"], []).append(figure)
-    count = seeds(results)
-    found = []
-    for key, what, sign in (("accuracy", "accuracy", 1), ("kl", "sequence KL", -1)):
-        if key in ends:
-            found.append(_arms(what, sign, ends[key], count))
-    if found and count < 2:
-        found.append(Advice("training", "one seed", ONE_SEED, found[0].rows))
-    return found
+                of_arm = ends.setdefault(key, {}).setdefault(arm["name"], {})
+                of_arm[arm.get("seed")] = figure.value
+    if seeds(results) < 2:
+        advice = [_one_seed(what, sign, arms, key) for key, what, sign, _ in ENDS if key in ends]
+        rows = advice[0].rows if advice else ()
+        return [*advice, Advice("training", "one seed", ONE_SEED, rows)] if advice else []
+    return [_arms(what, sign, unit, ends[key]) for key, what, sign, unit in ENDS if key in ends]
 
 
-def _arms(what: str, sign: int, ends: Mapping[str, list[Measured]], count: int) -> Advice:
-    if count < 2:
-        figures = {name: found[0] for name, found in ends.items()}
-    else:
-        figures = {name: over_seeds([f.value for f in found]) for name, found in ends.items()}
+ENDS = (("accuracy", "accuracy", 1, ""), ("kl", "sequence KL", -1, " nats"))
+
+
+def _one_seed(what: str, sign: int, arms: Sequence[Mapping[str, Any]], key: str) -> Advice:
+    figures = {arm["name"]: figure for arm in arms if (figure := last(arm, key)) is not None}
+    return Advice("training", "one seed", _final(what, sign, figures, ""), tuple(figures))
+
+
+def _final(what: str, sign: int, figures: Mapping[str, Measured], over: str) -> str:
     ranked = sorted(figures.items(), key=lambda pair: -sign * pair[1].value)
     listed = ", ".join(f"{name} {prose(figure)}" for name, figure in ranked)
-    if count < 2:
-        return Advice("training", "one seed", f"Final {what}: {listed}.", tuple(figures))
-    text = f"Final {what} over {count} seeds: {listed}."
-    name, top = ranked[0]
-    tied = [other for other, figure in ranked[1:] if overlap(figure, top)]
-    if tied:
-        text = f"{text} No difference between {name} and {_list(tied)}."
-        return Advice("training", "no difference", text, (name, *tied))
-    return Advice("training", "ahead", f"{text} {name} is ahead.", (name,))
+    return f"Final {what}{over}: {listed}."
+
+
+def _arms(what: str, sign: int, unit: str, ends: Mapping[str, Mapping[Any, float]]) -> Advice:
+    """Arms by paired differences: arms of one seed have prompts and random keys in common."""
+    figures = {name: over_seeds(list(by_seed.values())) for name, by_seed in ends.items()}
+    count = min(len(by_seed) for by_seed in ends.values())
+    text = _final(what, sign, figures, f" over {count} seeds")
+    level = 1 - (1 - LEVEL) / max(len(list(itertools.combinations(ends, 2))), 1)
+    best = max(figures, key=lambda name: sign * figures[name].value)
+    tied, beaten = [], []
+    for name in sorted(ends.keys() - {best}, key=lambda name: -sign * figures[name].value):
+        common = [seed for seed in ends[best] if seed in ends[name]]
+        gaps = [sign * (ends[best][seed] - ends[name][seed]) for seed in common]
+        gap = over_seeds(gaps, level) if gaps else None
+        if gap is not None and gap.known and gap.low > 0:
+            beaten.append(f"{name} by {prose(gap)}{unit}")
+        else:
+            room = max(abs(gap.low), abs(gap.high)) if gap is not None and gap.known else None
+            tied.append((name, "" if room is None else f" (within {at_most(room)}{unit})"))
+    if len(ends) > 1:
+        if tied:
+            text += f" No difference from {best}: {_list([n + room for n, room in tied])}."
+        if beaten:
+            text += f" {best} is ahead of {_list(beaten)}."
+        text += f" Paired over seeds{_corrected(len(ends))}."
+    verdict = "no difference" if tied else "ahead"
+    return Advice("training", verdict, text, (best, *(name for name, _ in tied)))
+
+
+def _corrected(rows: int) -> str:
+    return f", corrected for {rows * (rows - 1) // 2} pairs" if rows > 2 else ""
 
 
 # ---------------------------------------------------------------- warnings
@@ -643,15 +632,16 @@ def _arms(what: str, sign: int, ends: Mapping[str, list[Measured]], count: int) 
 
 def warnings(results: Results) -> list[Advice]:
     """What to keep in mind before believing the rest."""
-    found = [Advice("warning", "from the run", str(line)) for line in results.get("warnings") or []]
-    found += _untrusted(results) + _truncated(results) + broken_claims(results)
+    lines = results.get("warnings") or []
+    advice = [Advice("warning", "from the run", str(line)) for line in lines]
+    advice += _untrusted(results) + _truncated(results) + broken_claims(results)
     if results.get("training") and seeds(results) < 2:
-        found.append(Advice("warning", "one seed", ONE_SEED))
-    return found
+        advice.append(Advice("warning", "one seed", ONE_SEED))
+    return advice
 
 
 def _untrusted(results: Results) -> list[Advice]:
-    found = []
+    advice = []
     groups = (results.get("rollouts") or {}).get("groups")
     few = f"; {groups} prompt groups are too few" if groups else ": too few prompt groups"
     for name, when in (("start", "at the start"), ("late", "late")):
@@ -662,8 +652,8 @@ def _untrusted(results: Results) -> list[Advice]:
             text = (
                 f"{who} intervals {when} may be too narrow or too wide{few} for the 95 % to hold."
             )
-            found.append(Advice("warning", "untrusted", text, _names(doubted)))
-    return found
+            advice.append(Advice("warning", "untrusted", text, _names(doubted)))
+    return advice
 
 
 def _truncated(results: Results) -> list[Advice]:
@@ -676,14 +666,15 @@ def _truncated(results: Results) -> list[Advice]:
 
 def advise(results: Results) -> list[dict[str, Any]]:
     """All rules, most useful first, as plain dicts for `results.json`."""
-    found = [
+    advice = [
         *best_rows(results),
         rl_or_distillation(results),
         *enumeration(results),
+        *top_k(results),
         *biases(results),
         *discounts(results),
         *start_or_late(results),
         *training(results),
         *warnings(results),
     ]
-    return [dataclasses.asdict(item) | {"rows": list(item.rows)} for item in found]
+    return [dataclasses.asdict(item) | {"rows": list(item.rows)} for item in advice]

@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from opd.report.advice import Goal, best_rows, by_goal, no_parts, probe, seeds
+from opd.report.advice import best_rows, no_parts, seeds
+from opd.report.choices import choose, over_best, pairs
+from opd.report.goals import Entry, Goal, Results, by_goal, probe
 from opd.report.measured import Measured, measured, prose
-
-Entry = Mapping[str, Any]
-Results = Mapping[str, Any]
 
 WIDTH = 10.0  # inches; the report's column at 96 dots per inch
 ROW = 0.27  # inches of height for one row
@@ -68,13 +67,14 @@ INK, FAINT = "#23272e", "#8a8f98"
 
 def family(entry: Entry) -> str:
     """Which hue a row gets."""
-    axes = entry.get("axes") or {}
-    if axes.get("signal") in ("reward", "verifier"):
+    terms = (entry.get("axes") or {}).get("terms") or ()
+    if any(term["signal"] == "reward" for term in terms):
         return "reward"
-    if axes.get("divergence") == "forward_kl":
+    if not terms or terms[0]["signal"] != "teacher":
+        return "other"
+    if terms[0]["divergence"] == "forward_kl":
         return "soft"
-    expectation = str(axes.get("expectation") or "other")
-    return expectation if expectation in FAMILIES else "other"
+    return terms[0]["expectation"] if terms[0]["expectation"] in FAMILIES else "other"
 
 
 def colours(results: Results) -> dict[str, tuple[float, float, float]]:
@@ -228,21 +228,31 @@ def _log_axis(ax: Axes, limits: tuple[float, float]) -> None:
 
 
 def snr(results: Results, where: str) -> Figure:
-    """SNR per rollout and per second, log axes, rows sorted within their goal."""
+    """SNR per rollout and per second, and the pairs that the choices rest on; log axes.
+
+    Rows are sorted within their goal. The panel on the right has the SNR per second of each
+    compared row over that of the goal's choice, on the same rollouts.
+    """
     entries = probe(results, where)
     paint = colours(results)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas(entries, 2)
+        over: dict[str, Measured] = {}
+        for goal, members in by_goal(entries).items():
+            compared = pairs(results, where, goal)
+            over |= over_best(choose(members, compared), compared)
         chosen = {row for advice in best_rows(results, where) for row in advice.rows}
-        for text, (_, entry) in zip(axes[0].get_yticklabels(), _lay_out(entries)[0], strict=True):
+        widths = [1.0, 1.0, 0.8] if over else [1.0, 1.0]
+        figure, axes = _canvas(entries, len(widths), width_ratios=widths)
+        rows = _lay_out(entries)[0]
+        for text, (_, entry) in zip(axes[0].get_yticklabels(), rows, strict=True):
             if entry["name"] in chosen:
                 text.set(weight="bold", color=INK)
         titles = {"snr": "SNR per rollout", "snr_per_second": "SNR per second"}
-        for ax, (key, title) in zip(axes, titles.items(), strict=True):
+        for ax, (key, title) in zip(axes, titles.items(), strict=False):
             limits = _log_limits(measured(e.get(key)) for e in entries)
             _log_axis(ax, limits)
             ax.set_title(title)
-            for y, entry in _lay_out(entries)[0]:
+            for y, entry in rows:
                 value = measured(entry.get(key))
                 colour = paint[entry["name"]]
                 if value is not None and value.value <= 0:
@@ -250,7 +260,29 @@ def snr(results: Results, where: str) -> Figure:
                     continue
                 hollow = bool(entry.get("biased"))
                 _interval(ax, y, value, colour, hollow=hollow, limits=limits)
+        if over:
+            _over_the_choice(axes[2], rows, over, chosen, paint)
     return figure
+
+
+def _over_the_choice(
+    ax: Axes,
+    rows: Sequence[tuple[float, Entry]],
+    over: Mapping[str, Measured],
+    chosen: set[str],
+    paint: Mapping[str, Any],
+) -> None:
+    limits = _log_limits(over.values())
+    _log_axis(ax, limits)
+    if limits[1] / limits[0] < 100:
+        ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.set_title("per second, over the choice")
+    ax.axvline(1.0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    for y, entry in rows:
+        name = entry["name"]
+        if name in over:
+            marker = "D" if name in chosen else "o"
+            _interval(ax, y, over[name], paint[name], limits=limits, marker=marker)
 
 
 def _estimate(value: Measured) -> str:
@@ -392,11 +424,11 @@ def by_position(results: Results) -> Figure | None:
         figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2)
         paint = {"start": START, "late": LATE}
-        for name, found in probes.items():
-            where, colour = found.get("position") or [], paint.get(name, FAINT)
-            _band(left, where, found.get("kl"), colour, label=name)
-            _band(right, where, found.get("entropy_student"), colour, label=f"student, {name}")
-            _band(right, where, found.get("entropy_teacher"), colour, "--", f"teacher, {name}")
+        for name, curves in probes.items():
+            where, colour = curves.get("position") or [], paint.get(name, FAINT)
+            _band(left, where, curves.get("kl"), colour, label=name)
+            _band(right, where, curves.get("entropy_student"), colour, label=f"student, {name}")
+            _band(right, where, curves.get("entropy_teacher"), colour, "--", f"teacher, {name}")
         left.set_title("KL(student ‖ teacher), nats")
         right.set_title("Entropy, nats")
         for ax in (left, right):
@@ -514,7 +546,7 @@ def _log_if_wide(ax: Axes) -> None:
 
 def draw(results: Results) -> dict[str, Figure]:
     """Every figure that the results have numbers for, by file name."""
-    found: dict[str, Figure | None] = {}
+    drawn: dict[str, Figure | None] = {}
     drawings: Mapping[str, Callable[[Results, str], Figure | None]] = {
         "snr": snr,
         "decomposition": decomposition,
@@ -522,9 +554,9 @@ def draw(results: Results) -> dict[str, Figure]:
     }
     for where in ("start", "late"):
         if probe(results, where):
-            found |= {
+            drawn |= {
                 f"{name}_{where}": draw_one(results, where) for name, draw_one in drawings.items()
             }
-    found["by_position"] = by_position(results)
-    found["learning"] = learning(results)
-    return {name: figure for name, figure in found.items() if figure is not None}
+    drawn["by_position"] = by_position(results)
+    drawn["learning"] = learning(results)
+    return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -63,17 +63,25 @@ def overlap(a: Measured, b: Measured) -> bool:
     return a.low <= b.high and b.low <= a.high
 
 
-def ratio(a: Measured, b: Measured) -> Measured | None:
-    """The quotient a / b, with the ends of both intervals: wide on purpose. An open end is None."""
-    if b.value <= 0:
+def inverse(figure: Measured | None) -> Measured | None:
+    """1 / figure, its ends exchanged; None unless all that is known of it is positive."""
+    if figure is None or min(x for x in (figure.value, figure.low, 1.0) if x is not None) <= 0:
         return None
-    low = high = None
-    if a.known and b.known:
-        # b's end that makes the quotient more extreme; at or below zero there is no bound.
-        below, above = (b.high if a.low >= 0 else b.low), (b.low if a.high >= 0 else b.high)
-        low = a.low / below if below > 0 else None
-        high = a.high / above if above > 0 else None
-    return Measured(a.value / b.value, low, high)
+    low, high = (None if end is None else 1 / end for end in (figure.high, figure.low))
+    return Measured(1 / figure.value, low, high)
+
+
+def within(figure: Measured) -> str:
+    """The size that a ratio's interval allows a difference in either direction: `1.3 times`."""
+    if not figure.known or figure.low <= 0:
+        return "any size"
+    return f"{at_most(max(figure.high, 1 / figure.low), 3)} times"
+
+
+def at_most(number: float, digits: int = 2) -> str:
+    """A bound above 0 to so many significant digits, rounded up."""
+    step = 10.0 ** (_exponent(number) + 1 - digits)
+    return f"{math.ceil(number / step - 1e-9) * step:.{digits}g}"
 
 
 def _exponent(number: float) -> int:
@@ -123,17 +131,7 @@ def prose(figure: Any, unit: str = "") -> str:
     return f"{value}{unit} ({low} to {high})"
 
 
-def compact(figure: Any) -> str:
-    """`0.81 [0.71, 0.92]`, as a table in the terminal takes it."""
+def times(figure: Measured) -> str:
+    """A ratio in words: `3.2 times (1.9 to 5.4)`."""
     value, low, high = written(figure)
-    return value if value == DASH or DASH in (low, high) else f"{value} [{low}, {high}]"
-
-
-def times(figure: Measured | None) -> str:
-    """A ratio in words: `3.2 times (1.9 to 5.4)`, `3.2 times (at least 1.9)`."""
-    if figure is None:
-        return "an undefined factor"
-    value, low, high = written(figure)
-    if figure.known:
-        return f"{value} times ({low} to {high})"
-    return f"{value} times" if figure.low is None else f"{value} times (at least {low})"
+    return f"{value} times ({low} to {high})" if figure.known else f"{value} times"

@@ -26,10 +26,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from opd.disk import read_jsonl, replace_file
 from opd.report import advice as rules
 from opd.report import figures as drawings
+from opd.report.choices import choose, over_best, pairs
+from opd.report.goals import Entry, Results, by_goal, probe
 from opd.report.measured import DASH, measured, prose, written
-
-Results = Mapping[str, Any]
-Entry = Mapping[str, Any]
 
 DPI = 150
 SAMPLES = 8  # records of samples.jsonl that the page shows
@@ -39,6 +38,7 @@ ESS_LABELS = {"start": "start's rollouts, start's parameters"}
 TOPICS = (
     ("rl or distillation", "RL or distillation"),
     ("enumeration", "Enumerate or sample"),
+    ("topk", "Top-k"),
     ("bias", "Bias"),
     ("gamma", "Discount"),
     ("probes", "Start and late"),
@@ -60,6 +60,14 @@ NOTES = (
     (
         "SNR per second",
         "SNR per rollout divided by the seconds of a rollout: what to compare rows by.",
+    ),
+    (
+        "Over the choice",
+        "A row's SNR per second over that of the row that is chosen for its goal. Rows that are "
+        "unbiased for one goal have one mean gradient, so that this is the ratio of their "
+        "variances, inverted, times that of their seconds. Both are paired: the same rollouts, the "
+        "same repeats of the clock. So it is known far better than the two rows' own figures, and "
+        "may order rows otherwise than these do where they are noisy.",
     ),
     (
         "ms per rollout",
@@ -90,16 +98,22 @@ NOTES = (
     (
         "Goal",
         "What a row is unbiased for: the myopic KL (γ = 0, each state for itself), a discounted "
-        "one, the KL between whole sequences (γ = 1), or the reward. Rows of different goals are "
-        "different objectives, and their SNRs do not rank them.",
+        "one, the KL between whole sequences (γ = 1), another divergence with its argument, the "
+        "reward, or a sum of these with its coefficients. Rows of different goals are different "
+        "objectives, and their SNRs do not rank them.",
     ),
     (
         "Intervals",
         "95 %, by a jackknife over prompt groups, the unit of independence; over evaluation "
-        "prompts for learning curves. “No difference” means that two intervals overlap; the rows "
-        "share their rollouts, so this is cautious, and factors take the worst ends of both. What "
-        "enumeration buys is paired instead: the ratio of two SNRs on the same rollouts, no "
-        "difference where its interval covers 1.",
+        "prompts for learning curves.",
+    ),
+    (
+        "No difference",
+        "The interval of a paired ratio covers 1; “within 1.3 times” is the largest difference "
+        "that it leaves room for. The ratios of all pairs of a goal hold together: their intervals "
+        "are corrected for the number of pairs, 95 % for all at once. Rows whose variance few "
+        "prompt groups make up are not compared. Arms of a training are paired over their seeds, "
+        "corrected likewise.",
     ),
     (
         "Digest",
@@ -138,13 +152,13 @@ def _naming(names: Iterable[str]):
     longest_first = sorted({str(markupsafe.escape(name)) for name in names}, key=len, reverse=True)
     # A name ends where no further letter of a longer, unknown name follows.
     pattern = "|".join(re.escape(name) for name in longest_first)
-    found = re.compile(rf"(?<![\w@=])(?:{pattern})(?![\w@=])") if longest_first else None
+    named = re.compile(rf"(?<![\w@=])(?:{pattern})(?![\w@=])") if longest_first else None
 
     def rows(text: Any) -> markupsafe.Markup:
         html = re.sub(r"(?<=[(\s])-(?=\d)", "−", str(markupsafe.escape(text)))
         html = re.sub(r"(\d)e(-?\d+)\b", lambda m: m[1] + str(_typeset("e" + m[2])), html)
-        if found is not None:
-            html = found.sub(lambda match: f"<code>{match[0]}</code>", html)
+        if named is not None:
+            html = named.sub(lambda match: f"<code>{match[0]}</code>", html)
         return markupsafe.Markup(html)
 
     return rows
@@ -164,44 +178,42 @@ def _advice(results: Results) -> dict[str, list[Mapping[str, Any]]]:
 
 def _answers(results: Results, advice: Mapping[str, list]) -> list[dict[str, Any]]:
     """One line for each goal: what to use, its SNR per second, and why."""
-    goals = {key.label: key for key in rules.by_goal(rules.probe(results, "start"))}
-    rows = {entry["name"]: entry for entry in rules.probe(results, "start")}
-    found = []
+    goals = {key.label: key for key in by_goal(probe(results, "start"))}
+    rows = {entry["name"]: entry for entry in probe(results, "start")}
+    answers = []
     for item in advice["goal"]:
         names = item["rows"]
         figure = f"{prose(rows[names[0]]['snr_per_second'])} SNR per second" if names else ""
-        others = f"or {len(names) - 1} like it" if len(names) > 2 else ""
-        others = f"or {names[1]}" if len(names) == 2 else others
-        found.append(
+        answers.append(
             {
                 "label": item["goal"],
-                "meaning": rules.MEANINGS.get(goals[item["goal"]].kind, ""),
+                "meaning": goals[item["goal"]].meaning,
                 "use": names[0] if names else "no choice",
-                "others": others,
+                "others": f"or {' or '.join(names[1:])}" if names[1:] else "",
                 "figure": figure,
                 "why": item["why"],
             }
         )
-    return found
+    return answers
 
 
 def _headlines(advice: Mapping[str, list]) -> list[tuple[str, str]]:
     """The first word on each topic; the rest stands in its own section."""
-    found = []
+    lines = []
     for topic, title in TOPICS:
         items = advice[topic]
         if not items or items[0]["verdict"] == "no late probe":
             continue
         if topic == "bias":
-            found.append((title, _biased(items)))
+            lines.append((title, _biased(items)))
         elif topic == "training":
-            found.append((title, " ".join(dict.fromkeys(item["text"] for item in items))))
+            lines.append((title, " ".join(dict.fromkeys(item["text"] for item in items))))
         elif topic == "gamma":
             order = ("differs", "aligned", "not settled", "not measured")
-            found.append((title, min(items, key=lambda i: order.index(i["verdict"]))["text"]))
+            lines.append((title, min(items, key=lambda i: order.index(i["verdict"]))["text"]))
         else:
-            found.append((title, items[0]["text"]))
-    return found
+            lines.append((title, items[0]["text"]))
+    return lines
 
 
 def _biased(items: Sequence[Mapping[str, Any]]) -> str:
@@ -226,21 +238,29 @@ def _whole(row: Entry) -> dict[str, Any]:
 
 
 def _groups(results: Results, where: str) -> list[dict[str, Any]]:
+    """The rows of each goal, which are chosen, and their SNR per second over the choice's."""
     chosen = {item.goal: item.rows for item in rules.best_rows(results, where)}
-    found = []
-    for goal, rows in rules.by_goal(rules.probe(results, where)).items():
-        rows = [dict.fromkeys(CELLS) | dict(row) | {"variance": _whole(row)} for row in rows]
-        found.append({"label": goal.label, "rows": rows, "chosen": chosen.get(goal.label, ())})
-    return found
+    groups = []
+    for goal, entries in by_goal(probe(results, where)).items():
+        compared = pairs(results, where, goal)
+        over = over_best(choose(entries, compared), compared)
+        rows = [
+            dict.fromkeys(CELLS)
+            | dict(row)
+            | {"variance": _whole(row), "over": over.get(row["name"])}
+            for row in entries
+        ]
+        groups.append({"label": goal.label, "rows": rows, "chosen": chosen.get(goal.label, ())})
+    return groups
 
 
 def _remarks(results: Results) -> list[tuple[str, str]]:
     """Each note of the table once, with the rows that it is about."""
-    found: dict[str, dict[str, None]] = {}
+    notes: dict[str, dict[str, None]] = {}
     for entry in results.get("estimators") or []:
         if entry.get("note"):
-            found.setdefault(str(entry["note"]), {})[entry["name"]] = None
-    return [(", ".join(names), note) for note, names in found.items()]
+            notes.setdefault(str(entry["note"]), {})[entry["name"]] = None
+    return [(", ".join(names), note) for note, names in notes.items()]
 
 
 def _trust(results: Results) -> str:
@@ -262,15 +282,15 @@ def _trust(results: Results) -> str:
 
 def _ess(results: Results) -> dict[str, Any] | None:
     """ESS / N: a row for each pair of rollouts and parameters, a column for each log-ratio."""
-    found = results.get("ess") or {}
-    kinds = list(dict.fromkeys(kind for ratios in found.values() for kind in ratios))
+    weighed = results.get("ess") or {}
+    kinds = list(dict.fromkeys(kind for ratios in weighed.values() for kind in ratios))
     if not kinds:
         return None
     return {
         "kinds": [kind.replace("_", " ") for kind in kinds],
         "rows": [
             (ESS_LABELS.get(where, where), [ratios.get(kind) for kind in kinds])
-            for where, ratios in found.items()
+            for where, ratios in weighed.items()
         ],
     }
 
@@ -288,12 +308,12 @@ BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 
 def _arms(results: Results) -> list[dict[str, Any]]:
     """Where each arm ended."""
-    found = []
+    ended = []
     for arm in results.get("training") or []:
         ends = {
             key: rules.last(arm, key) for key in ("accuracy", "accuracy_greedy", "kl", "length")
         }
-        found.append(
+        ended.append(
             ends
             | {
                 "name": arm["name"],
@@ -303,7 +323,7 @@ def _arms(results: Results) -> list[dict[str, Any]]:
                 "seconds": rules.last(arm, "seconds"),
             }
         )
-    return found
+    return ended
 
 
 def _learning_caption(results: Results) -> str:
@@ -321,12 +341,12 @@ def _learning_caption(results: Results) -> str:
 
 def _rates(results: Results) -> str:
     """How the learning rate was set, and the grid if there was one; empty where nothing says so."""
-    said = results.get("learning_rate")
-    if not said:
+    how = results.get("learning_rate")
+    if not how:
         return ""
     grid = ((results.get("config") or {}).get("compare") or {}).get("learning_rates") or ()
     listed = f" ({', '.join(f'{rate:g}' for rate in grid)})" if len(grid) > 1 else ""
-    return f" Learning rate: {said}{listed}."
+    return f" Learning rate: {how}{listed}."
 
 
 def _facts(results: Results) -> str:
@@ -401,7 +421,7 @@ def _samples(results: Results, workdir: pathlib.Path) -> dict[str, list] | None:
     if not by_arm:
         return None
     each = max(1, SAMPLES // len(by_arm))
-    shown = [record for found in by_arm.values() for record in found[-each:]][:SAMPLES]
+    shown = [record for records in by_arm.values() for record in records[-each:]][:SAMPLES]
     keys = list(shown[0])
     return {"columns": keys, "records": [[_brief(r.get(key)) for key in keys] for r in shown]}
 
@@ -498,29 +518,28 @@ def write(results: Results, workdir: str | os.PathLike) -> pathlib.Path:
 
 def table(results: Results) -> rich.table.Table:
     """The estimators, under their goals, in 100 columns: `rich.print(table(results))`."""
-    found = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    found.add_column("estimator", overflow="fold")
-    for title in ("SNR/rollout", "SNR/second", "rel. error", "cosine", "ms"):
-        found.add_column(title, justify="right", no_wrap=True)
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("estimator", overflow="fold")
+    for title in ("SNR/rollout", "SNR/second", "over choice", "rel. error"):
+        shown.add_column(title, justify="right", no_wrap=True)
     for where in ("start", "late"):
         for group in _groups(results, where):
-            found.add_section()
-            found.add_row(rich.text.Text(f"{group['label']} ({where})", style="bold"))
+            shown.add_section()
+            shown.add_row(rich.text.Text(f"{group['label']} ({where})", style="bold"))
             for row in group["rows"]:
-                found.add_row(*_terminal_row(row, row["name"] in group["chosen"]))
-    found.caption = (
-        "95 % intervals below each figure. † biased for its goal; – undefined; bold: best SNR per "
-        "second for the goal, or no different from it."
+                shown.add_row(*_terminal_row(row, row["name"] in group["chosen"]))
+    shown.caption = (
+        "95 % intervals below each figure. † biased for its goal; – undefined; bold: the choice "
+        "for the goal, and what is no different. Over choice: SNR per second over the choice's, "
+        "paired on the same rollouts, corrected for the number of pairs."
     )
-    return found
+    return shown
 
 
 def _terminal_row(row: Entry, chosen: bool) -> list[rich.text.Text]:
     name = rich.text.Text(drawings.label(row), style="bold" if chosen else "")
-    figures = [row.get(key) for key in ("snr", "snr_per_second", "relative_error", "cosine")]
-    seconds = measured(row.get("seconds"))
-    cells = [_stacked(figure) for figure in figures]
-    return [name, *cells, rich.text.Text(written(seconds and seconds.scaled(1000))[0])]
+    figures = [row.get(key) for key in ("snr", "snr_per_second", "over", "relative_error")]
+    return [name, *map(_stacked, figures)]
 
 
 def _stacked(figure: Any) -> rich.text.Text:

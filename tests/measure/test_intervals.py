@@ -1,6 +1,7 @@
 """The figures against brute force on the gradients themselves, and the laws of the intervals."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -306,6 +307,97 @@ def test_ratio_is_paired_and_inverts():
         assert there[name].high - there[name].low < alone / 3
 
 
+SECONDS = [[2.0, 2.2, 1.9, 2.6], [1.0, 1.2, 1.1, 1.1], [3.0, 3.1, 3.3, 2.9]]
+
+
+def compared(values, i, j, pairs, seconds=None):
+    """log SNR_i / SNR_j and its ends, from leaving each group out and from the clock's repeats."""
+    n = len(values)
+
+    def log(rows):
+        totals = [brute(rows, k, k, k, 1)["total"] for k in (i, j)]
+        return math.log(totals[1] / totals[0])
+
+    whole, rest = log(values), np.array([log(np.delete(values, g, axis=0)) for g in range(n)])
+    pseudo = n * whole - (n - 1) * rest
+    s, skew = pseudo.std(ddof=1), np.mean((pseudo - pseudo.mean()) ** 3) / pseudo.std(ddof=1) ** 3
+    freedom = math.floor(min(n - 1, 2 * n / (scipy.stats.kurtosis(pseudo, fisher=False) - 1)))
+    level = 1 - 0.05 / (2 * pairs)
+    t = scipy.stats.t.ppf(level, freedom) / math.sqrt(n)
+    ends = [whole - t * s, whole + t * s]
+    for target in (-t, t):
+        roots = np.roots([skew**2 / 27, skew / 3, 1, skew / (6 * n) - target])
+        ends.append(whole - s * roots[np.abs(roots.imag).argmin()].real)
+    value, low, high = whole, min(ends) - intervals.ROUNDING, max(ends) + intervals.ROUNDING
+    if seconds is not None:
+        times = np.log(np.array(seconds[j]) / np.array(seconds[i]))
+        reach = scipy.stats.t.ppf(level, len(times) - 1) * scipy.stats.sem(times)
+        value = whole + times.mean()
+        low = value - math.hypot(whole - low, reach)
+        high = value + math.hypot(high - whole, reach)
+    return np.exp([value, low, high])
+
+
+@pytest.mark.parametrize("columns", [(0, 1), (2, 0, 1)])
+def test_comparisons_are_their_definitions(columns):
+    values = gradients(groups=20)
+    seconds = [SECONDS[column] for column in columns]
+    found = intervals.compare(moments(values), columns, seconds)
+    pairs = list(itertools.combinations(range(len(columns)), 2))
+    assert [(each.first, each.second) for each in found] == pairs
+    for each in found:
+        i, j = columns[each.first], columns[each.second]
+        for figure, times in ((each.snr, None), (each.snr_per_second, SECONDS)):
+            expected = compared(values, i, j, len(pairs), times)
+            np.testing.assert_allclose(dataclasses.astuple(figure), expected, rtol=1e-6)
+
+
+def test_a_comparison_inverts():
+    sample = moments(gradients())
+    (there,) = intervals.compare(sample, [0, 1], SECONDS[:2])
+    (back,) = intervals.compare(sample, [1, 0], SECONDS[1::-1])
+    for one, other in ((there.snr, back.snr), (there.snr_per_second, back.snr_per_second)):
+        inverted = 1 / other.value, 1 / other.high, 1 / other.low
+        np.testing.assert_allclose(dataclasses.astuple(one), inverted, rtol=1e-9)
+
+
+def test_one_clock_for_two_rows_cancels_and_one_repeat_has_no_interval():
+    sample = moments(gradients())
+    (same,) = intervals.compare(sample, [0, 1], [SECONDS[0], SECONDS[0]])
+    assert dataclasses.astuple(same.snr_per_second) == dataclasses.astuple(same.snr)
+    (alone,) = intervals.compare(sample, [0, 1], [[2.0], [1.0]])
+    np.testing.assert_allclose(alone.snr_per_second.value, alone.snr.value / 2)
+    assert math.isnan(alone.snr_per_second.low) and math.isnan(alone.snr_per_second.high)
+    (untimed,) = intervals.compare(sample, [0, 1])
+    assert untimed.snr_per_second is None
+    assert dataclasses.astuple(untimed.snr) == dataclasses.astuple(alone.snr)
+
+
+def test_rounding_tells_no_rows_apart_and_a_part_in_a_hundred_may():
+    values = gradients(groups=60)
+    for factor, same in ((1.0, True), (1 + 1e-6, True), (1.005, False)):
+        values[:, 1] = factor * values[:, 0]
+        (found,) = intervals.compare(moments(values), [0, 1])
+        assert (found.snr.low <= 1 <= found.snr.high) == same
+
+
+def test_a_row_without_variance_is_not_compared():
+    values = gradients()
+    values[:, 0] = 0.0
+    found = intervals.compare(moments(values), [0, 1, 2], SECONDS)
+    assert [each.snr is None for each in found] == [True, True, False]
+    assert [each.snr_per_second is None for each in found] == [True, True, False]
+
+
+def test_few_groups_that_make_up_a_total_are_too_few_to_compare():
+    rng = np.random.default_rng(7)
+    values = rng.normal(size=(128, 2, 20))
+    values[:4, 1] *= 30
+    sample = moments(values)
+    assert intervals.comparable(sample, 0) and not intervals.comparable(sample, 1)
+    assert not intervals.comparable(moments(values[4:16]), 0)
+
+
 def test_trust_needs_groups_and_no_few_of_them_to_carry_the_variance():
     rng = np.random.default_rng(7)
     light = rng.normal(size=(intervals.MIN_GROUPS, 1, 20))
@@ -382,6 +474,11 @@ def test_other_bad_input():
     sample = moments(gradients())
     with pytest.raises(ValueError, match="columns 0, 3"):
         intervals.ratio(sample, 0, 3)
+    with pytest.raises(ValueError, match=r"columns \(0, 3\)"):
+        intervals.compare(sample, [0, 3])
+    for seconds in ([[1.0]], [[1.0, 2.0], [1.0]]):
+        with pytest.raises(ValueError, match="seconds of"):
+            intervals.compare(sample, [0, 1], seconds)
     with pytest.raises(ValueError, match="group sizes"):
         intervals.join([sample, dataclasses.replace(sample, group_size=4)], sample.total_gram)
     with pytest.raises(ValueError, match="shapes"):

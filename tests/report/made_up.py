@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
+
 import numpy as np
+
+from opd.disk import strict
+from opd.method import facts, table
 
 NO_PARTS = "its weight holds the future; parts need probe.branches"
 PROBES = ("start", "late")
@@ -17,46 +24,40 @@ ESS = {
     },
 }
 
-# name, divergence (none: a reward), expectation, gamma, k, tail, baseline, biased, SNR
+# name, SNR, biased; the rest follows from the name
 TABLE = """
-opd                            reverse_kl enumerated 0   - -           -           - 0.42
-opd_sampled                    reverse_kl sampled    0   - -           -           - 0.07
-opd_baseline                   reverse_kl sampled    0   - -           expected_kl - 0.09
-opd_resampled@k=4              reverse_kl resampled  0   4 -           -           - 0.2
-opd_topk@k=8                   reverse_kl topk       0   8 sample      -           - 0.40
-opd_topk@k=8,tail=drop         reverse_kl topk       0   8 drop        -           b 0.44
-opd_topk@k=8,tail=renormalise  reverse_kl topk       0   8 renormalise -           b 0.45
-opd_topk@k=8,tail=bucket       reverse_kl topk       0   8 bucket      -           b 0.43
-opd@gamma=0.9                  reverse_kl enumerated 0.9 - -           -           - 0.02
-opd_sampled@gamma=0.9          reverse_kl sampled    0.9 - -           -           - 0.012
-opd@gamma=1                    reverse_kl enumerated 1   - -           -           - 0.012
-opd_sampled@gamma=1            reverse_kl sampled    1   - -           -           - 0.009
-soft_label                     forward_kl enumerated 0   - -           -           - 0.5
-soft_label@expectation=sampled forward_kl sampled    0   - -           -           - 0.11
-reinforce                      -          sampled    1   - -           -           - 0.0011
-grpo                           -          sampled    1   - -           group       b 0.004
+opd                            0.42
+opd_sampled                    0.07
+opd_baseline                   0.09
+opd_resampled@k=4              0.2
+opd_topk@k=8                   0.40
+opd_topk@k=8,tail=drop         0.44   b
+opd_topk@k=8,tail=renormalise  0.45   b
+opd_topk@k=8,tail=bucket       0.43   b
+opd@gamma=0.9                  0.02
+opd_sampled@gamma=0.9          0.012
+opd@gamma=1                    0.012
+opd_sampled@gamma=1            0.009
+soft_label                     0.5
+soft_label@expectation=sampled 0.11
+reinforce                      0.0011
+grpo                           0.004  b
 """
 
 
-def rows() -> list[tuple]:
-    """The table's lines with numbers as numbers and dashes as None."""
-    found = []
-    for line in TABLE.strip().splitlines():
-        cells = [None if cell == "-" else cell for cell in line.split()]
-        name, divergence, expectation, gamma, k, tail, baseline, biased, snr = cells
-        signal = "teacher" if divergence else "reward"
-        kind = {"0": "myopic", "1": "sequence"}.get(gamma, "discounted") if divergence else "reward"
-        numbers = float(gamma), k and int(k)
-        rest = (tail, baseline or "none", kind, biased == "b", float(snr))
-        found.append((name, signal, divergence, expectation, *numbers, *rest))
-    return found
+def rows() -> list[tuple[str, float, bool]]:
+    """Name, SNR and whether the row is biased."""
+    lines = [line.split() for line in TABLE.strip().splitlines()]
+    return [(name, float(snr), rest == ["b"]) for name, snr, *rest in lines]
 
 
+# By gamma, then by divergence (none: a reward); a row with the future is compared with one without.
 REFERENCES = {
-    "myopic": {"reverse_kl": "opd", "forward_kl": "soft_label"},
-    "discounted": {"reverse_kl": "opd@gamma=0.9"},
-    "sequence": {"reverse_kl": "opd"},
-    "reward": {None: "reinforce"},
+    (0.0, "reverse_kl"): "opd",
+    (0.0, "forward_kl"): "soft_label",
+    (0.9, "reverse_kl"): "opd@gamma=0.9",
+    (1.0, "reverse_kl"): "opd",
+    (1.0, None): "reinforce",
 }
 
 
@@ -65,11 +66,20 @@ def around(value: float, spread: float) -> dict:
     return {"value": value, "low": value - spread, "high": value + spread}
 
 
+def described(name: str) -> dict:
+    """What an entry says of a row whatever was measured: its goal and its axes."""
+    method = table.parse(name)
+    return strict({"goal": dataclasses.asdict(facts.goal(method)), "axes": facts.axes(method)})
+
+
 def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
-    name, signal, divergence, expectation, gamma, k, tail, baseline, kind, biased, snr = row
+    name, snr, biased = row
+    (term,) = described(name)["axes"]["terms"]
+    expectation, gamma, k, tail = (term[axis] for axis in ("expectation", "gamma", "k", "tail"))
+    graded = term["signal"] == "teacher"
     noise = 0.02 + 0.15 / (1 + 40 * snr)
     snr = snr * (1.0 if probe == "start" else 0.2) * random.uniform(0.95, 1.05)
-    seconds = (0.0021 if signal == "reward" else 0.0034) * (1.2 if k else 1.0)
+    seconds = (0.0034 if graded else 0.0021) * (1.2 if k else 1.0)
     mean = 4.0 if probe == "start" else 0.5
     total = mean / snr
     parts = expectation != "enumerated" and gamma == 0 and not biased
@@ -77,41 +87,29 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
     sampled = 0.0 if expectation == "enumerated" else 1.0
     within = sampled * max(total - mean / 0.42, 0.1) * 1.08
     cross = sampled * -0.08 * within
-    reference = REFERENCES[kind][divergence]
-    own = reference == name
+    reference = REFERENCES[gamma, term["divergence"]]
+    alone = reference == name
+    sequence = graded and gamma == 1
     off = {"drop": 0.18, "renormalise": 0.22, "bucket": 0.03}.get(tail, 0.0)
-    off = 0.6 if name == "grpo" else 1.2 if kind == "sequence" else off
-    cosine = {"grpo": 0.8}.get(name, 0.55 if kind == "sequence" else 1.0 - off / 4)
+    off = 0.6 if name == "grpo" else 1.2 if sequence else off
+    cosine = {"grpo": 0.8}.get(name, 0.55 if sequence else 1.0 - off / 4)
     note = None
     if not parts:
         note = "biased: no partner of this kind" if biased else NO_PARTS
     if name == "grpo":
         note = "one draw per group; the group's standard deviation biases it"
-    return {
+    return described(name) | {
         "name": name,
         "label": name.replace("_", " "),
         "row": name.split("@")[0],
         "probe": probe,
-        "axes": {
-            "behavior": "student",
-            "signal": signal,
-            "divergence": divergence,
-            "expectation": expectation,
-            "k": k,
-            "tail": tail,
-            "gamma": gamma,
-            "baseline": baseline,
-            "importance": "none",
-        },
-        "target": {"kind": kind, "divergence": divergence, "gamma": gamma},
-        "states": "current",
         "biased": biased,
         "note": note,
-        "reference": None if own else reference,
-        "cosine": None if own else around(cosine + random.normal() * noise / 4, noise),
-        "relative_error": None if own else around(off + random.normal() * noise / 2, noise * 1.5),
-        "cosines": {},
-        "snr_ratio": None,  # `pair` fills it in
+        "reference": None if alone else reference,
+        "cosine": None if alone else around(cosine + random.normal() * noise / 4, noise),
+        "relative_error": None if alone else around(off + random.normal() * noise / 2, noise * 1.5),
+        "twins": {},  # `pair` fills these two in
+        "snr_ratio": None,
         "variance": {
             "total": around(total, total * noise),
             "across": around(total - within - cross, total * noise / 2) if parts else None,
@@ -121,22 +119,72 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
         "snr": around(snr, snr * noise * 1.4),
         "snr_per_second": around(snr / seconds, snr / seconds * noise * 1.5),
         "seconds": around(seconds, seconds * 0.04),
-        "flops": 2.4e8 if signal == "teacher" else 1.6e8,
+        "flops": 2.4e8 if graded else 1.6e8,
         "bytes": 3.1e8 * (1.3 if k else 1.0),
         "trusted": True,
         "trusted_from": 170 if gamma else 128,
     }
 
 
+def spread(value: float, part: float) -> dict:
+    """A ratio with an interval that is even on the log scale."""
+    return {"value": value, "low": value / (1 + part), "high": value * (1 + part)}
+
+
 def pair(entries: list[dict]) -> list[dict]:
-    """The entries with their SNR over their reference's, closer than the two intervals tell."""
+    """The entries with what they have with another row, closer than two intervals tell."""
     rows = {(e["probe"], e["name"]): e for e in entries}
+
+    def over(e: dict, other: dict, *keys: str) -> dict:
+        for key in keys:
+            e, other = e[key], other[key]
+        return spread(e["value"] / other["value"], 0.05)
+
     for e in entries:
         reference = rows.get((e["probe"], e["reference"]))
         if reference is not None:
-            value = e["snr"]["value"] / reference["snr"]["value"]
-            e["snr_ratio"] = around(value, 0.05 * value)
+            e["snr_ratio"] = over(e, reference, "snr")
+        twins = {"gamma": e["row"] if "gamma" in e["name"] else None}
+        twins["signal"] = "reinforce" if e["name"] == "opd_sampled@gamma=1" else None
+        for axis, name in twins.items():
+            if name is not None and (e["probe"], name) in rows:
+                twin = rows[e["probe"], name]
+                e["twins"][name] = {
+                    "axis": axis,
+                    "cosine": around(0.55, 0.1),
+                    "total_ratio": over(e, twin, "variance", "total"),
+                    "snr_ratio": over(e, twin, "snr"),
+                }
     return entries
+
+
+def choices(entries: list[dict], part: float = 0.08) -> list[dict]:
+    """The pairs of the unbiased rows of each goal, as the entries' own figures have them."""
+    goals: dict[tuple, list[dict]] = {}
+    for e in entries:
+        if not e["biased"]:
+            goals.setdefault((e["probe"], json.dumps(e["goal"])), []).append(e)
+    return [
+        {
+            "probe": probe,
+            "goal": json.loads(key),
+            "level": 0.95,
+            "count": len(members) * (len(members) - 1) // 2,
+            "untrusted": [],
+            "pairs": [
+                {
+                    "rows": [a["name"], b["name"]],
+                    "snr_ratio": spread(a["snr"]["value"] / b["snr"]["value"], part / 2),
+                    "snr_per_second_ratio": spread(
+                        a["snr_per_second"]["value"] / b["snr_per_second"]["value"], part
+                    ),
+                }
+                for a, b in itertools.combinations(members, 2)
+            ],
+        }
+        for (probe, key), members in goals.items()
+        if len(members) > 1
+    ]
 
 
 def arm(name: str, rate: float, seed: int, random: np.random.Generator) -> dict:
@@ -172,9 +220,10 @@ def results(seed: int = 0, seeds: int = 1) -> dict:
         }
         for probe, scale in (("start", 1.0), ("late", 0.1))
     }
+    entries = pair([entry(row, probe, random) for probe in PROBES for row in rows()])
     rates = {"opd": 0.5, "opd_sampled": 0.3, "opd_topk": 0.48, "grpo": 0.12}
     return {
-        "schema": 1,
+        "schema": 2,
         "config": {
             "seeds": seeds,
             "model": {"layers": 2, "width": 64},
@@ -198,7 +247,8 @@ def results(seed: int = 0, seeds: int = 1) -> dict:
         },
         "by_position": by_position,
         "ess": {where: dict(found) for where, found in ESS.items()},
-        "estimators": pair([entry(row, probe, random) for probe in PROBES for row in rows()]),
+        "estimators": entries,
+        "choices": choices(entries),
         "training": [arm(n, r, s, random) for n, r in rates.items() for s in range(seeds)],
         "learning_rate": "one for all arms",
         "models": {

@@ -2,7 +2,17 @@ import math
 
 import pytest
 
-from opd.report.measured import Measured, compact, measured, overlap, prose, ratio, times, written
+from opd.report.measured import (
+    Measured,
+    at_most,
+    inverse,
+    measured,
+    overlap,
+    prose,
+    times,
+    within,
+    written,
+)
 
 
 def test_reads_what_results_hold():
@@ -29,7 +39,7 @@ def test_digits_follow_the_interval(figure, shown):
 
 
 def test_null_is_a_dash_and_never_a_number():
-    assert written(None) == ("–", "–", "–") and prose(None) == compact(math.nan) == "–"
+    assert written(None) == ("–", "–", "–") and prose(None) == prose(math.nan) == "–"
 
 
 def test_intervals_that_touch_overlap():
@@ -38,19 +48,35 @@ def test_intervals_that_touch_overlap():
     assert overlap(a, Measured(100.0))  # without an interval nothing is settled
 
 
-@pytest.mark.parametrize("a", [(2, 1, 3), (2, -1, 3), (-2, -3, -1)])
-@pytest.mark.parametrize("b", [(2, 1, 4), (2, -1, 4)])
-def test_a_ratio_holds_every_quotient_of_its_ends(a, b):
-    found = ratio(Measured(*a), Measured(*b))
-    assert found.value == a[0] / b[0]
-    quotients = [x / y for x in a for y in b if y > 0]
-    assert found.low is None or found.low <= min(quotients)
-    assert found.high is None or found.high >= max(quotients)
-    if b[1] > 0:
-        assert (found.low, found.high) == (min(quotients), max(quotients))
+def test_an_inverse_has_its_ends_exchanged():
+    assert inverse(Measured(4.0, 2.0, 8.0)) == Measured(0.25, 0.125, 0.5)
+    assert inverse(Measured(4.0)) == Measured(0.25)
+    for nothing in (None, Measured(0.0), Measured(-1.0, -2.0, -0.5), Measured(1.0, 0.0, 2.0)):
+        assert inverse(nothing) is None
 
 
-def test_a_ratio_to_nothing_is_undefined():
-    assert ratio(Measured(1, 0, 2), Measured(-1, -2, 0)) is None
-    assert times(None) == "an undefined factor"
-    assert times(ratio(Measured(4, 2, 6), Measured(2, -1, 4))) == "2.00 times (at least 0.500)"
+@pytest.mark.parametrize(
+    "ends, room",
+    [
+        ((0.9, 1.2), "1.2 times"),
+        ((0.5, 1.2), "2 times"),  # either way
+        ((0.99, 1.2345), "1.24 times"),  # never less than the interval leaves
+        ((0.04, 1.2), "25 times"),
+        ((0.0, 1.2), "any size"),
+        ((None, None), "any size"),
+    ],
+)
+def test_the_room_that_an_interval_leaves(ends, room):
+    assert within(Measured(1.0, *ends)) == room
+
+
+@pytest.mark.parametrize(
+    "number, shown", [(0.1049, "0.11"), (0.1, "0.1"), (19.1, "20"), (3.0, "3"), (0.00102, "0.0011")]
+)
+def test_a_bound_is_rounded_up(number, shown):
+    assert at_most(number) == shown
+
+
+def test_a_factor_in_words():
+    assert times(Measured(3.21, 1.91, 5.4)) == "3.2 times (1.9 to 5.4)"
+    assert times(Measured(3.21)) == "3.21 times"

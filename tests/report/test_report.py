@@ -209,7 +209,7 @@ def test_stored_advice_is_shown_as_stored(tmp_path):
 
 def test_nulls_and_negatives_are_shown_honestly(rough):
     assert "−0.0004 [−0.0024, 0.0016]" in rough.text.replace("0004[", "0004 [")
-    assert "no choice" in rough.text and "can be told from zero" in rough.text
+    assert "no choice" in rough.text and "be told from zero" in rough.text
     assert "–" in rough.text and made_up.NO_PARTS in rough.text
     assert "the student solves <none> of the prompts & more" in rough.text
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", rough.text)
@@ -254,6 +254,14 @@ def test_the_terminal_table_fits_100_columns(make):
     for entry in results["estimators"]:
         assert entry["name"][:30] in text  # longer names are folded
     assert make is made_up.rough or "0.409, 0.443" in text
+
+
+def test_a_narrow_terminal_keeps_the_names():
+    console = rich.console.Console(width=80, record=True, file=open("/dev/null", "w"))
+    console.print(report.table(made_up.results()))
+    console.file.close()
+    text = console.export_text()
+    assert all(name in text for name in ("opd_resampled", "soft_label", "reinforce"))
 
 
 def test_a_row_keeps_its_colour_and_an_arm_takes_its_row_s():
@@ -312,6 +320,47 @@ def test_an_interval_off_the_log_axis_is_cut_with_an_arrow():
     assert len(arrows) == 1 and arrows[0].get_xdata()[0] == pytest.approx(low)
     drawn = np.concatenate([line.get_xdata() for line in left.lines if line.get_linewidth() == 2])
     assert len(drawn) == 4 and (drawn >= low).all() and (drawn <= high).all()
+
+
+def test_the_pairs_that_choices_rest_on_are_drawn_over_the_choice():
+    results = made_up.results()
+    figure = figures.snr(results, "start")
+    right = figure.axes[2]
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    at = dict(zip(names, figure.axes[0].get_yticks(), strict=True))
+    drawn = {
+        line.get_ydata()[0]: (line.get_xdata()[0], line.get_marker())
+        for line in right.lines
+        if line.get_marker() in ("o", "D")
+    }
+    assert drawn[at["opd"]] == drawn[at["soft_label"]] == (1.0, "D")
+    value, marker = drawn[at["opd_topk@k=8"]]
+    assert marker == "o" and value == pytest.approx(0.808, abs=5e-4)
+    for name in ("opd_topk@k=8,tail=drop †", "reinforce", "grpo †"):  # biased, alone
+        assert at[name] not in drawn
+    results["choices"] = []
+    assert len(figures.snr(results, "start").axes) == 2
+
+
+def test_the_table_has_every_compared_row_over_the_choice():
+    results = made_up.results()
+    rows = {row["name"]: row["over"] for row in report._groups(results, "start")[0]["rows"]}
+    assert rows["opd"].value == 1 and not rows["opd"].known
+    pair = next(p for p in results["choices"][0]["pairs"] if p["rows"] == ["opd", "opd_sampled"])
+    ends = pair["snr_per_second_ratio"]
+    assert rows["opd_sampled"].high == pytest.approx(1 / ends["low"])
+    assert rows["opd_sampled"].low == pytest.approx(1 / ends["high"])
+    assert rows["opd_topk@k=8,tail=drop"] is None
+
+
+def test_equals_are_named_beside_the_choice(tmp_path):
+    results = made_up.results()
+    choice = next(c for c in results["choices"] if c["count"] == 1 and c["probe"] == "start")
+    choice["pairs"][0]["snr_per_second_ratio"] = made_up.spread(1.05, 0.2)
+    first, second = choice["pairs"][0]["rows"]
+    page = Page(report.page(results, {}, tmp_path)).text
+    assert f"or {second}" in page and f"No difference from {second} (within 1.26 times)" in page
+    assert first in page and "like it" not in page
 
 
 def test_learning_curves_against_rollouts_and_seconds():

@@ -36,7 +36,7 @@ from opd.run.store import progress
 from opd.run.training import checks, policy
 from opd.run.training.checks import Ready
 
-SCHEMA = 1
+SCHEMA = 2
 # Players that a comparison says something of: a teacher that is worth imitating, and a student with
 # right and wrong completions in a group. All G = 4 are alike with probability p^4 + (1 - p)^4: 0.66
 # at p = 0.1, 0.16 at 0.6, where there is still much to learn.
@@ -99,7 +99,7 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
         first = probe.measure(world, student, teacher, config.probe)
     with stage("costs"):
         optimizer = dataclasses.replace(config.optimizer, learning_rate=config.learning_rates[0])
-        paid = price.price(
+        prices = price.price(
             world, student, teacher, config.probe.methods, optimizer, config.prompts,
             config.probe.repeats,
         )  # fmt: skip
@@ -141,7 +141,8 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
             "start": probe.staleness(first, world, student),
             "start's rollouts, late parameters": probe.staleness(first, world, moved.late),
         },
-        "estimators": probe.entries(first, *paid, "start") + probe.entries(last, *paid, "late"),
+        "estimators": probe.entries(first, prices, "start") + probe.entries(last, prices, "late"),
+        "choices": probe.choices(first, prices, "start") + probe.choices(last, prices, "late"),
         "training": [arm.curve for arm in trained],
         "learning_rate": "the best of the grid for each arm, chosen on the validation split"
         if len(config.learning_rates) > 1

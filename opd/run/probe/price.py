@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,20 @@ from opd.run.drawing import Player, World
 from opd.types import Rollout
 
 
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What an update with one row alone costs, over its rollouts; bytes are of the whole batch."""
+
+    repeats: tuple[float, ...]  # seconds; entry r of every row is of repeat r, interleaved
+    flops: float
+    bytes: int
+
+    @property
+    def seconds(self) -> Interval:
+        """The median over repeats."""
+        return Interval(*costs.median(self.repeats))
+
+
 def price(
     world: World,
     student: Player,
@@ -25,8 +40,8 @@ def price(
     config: OptimizerConfig,
     prompts: int,
     repeats: int,
-) -> tuple[dict[str, Interval], dict[str, dict[str, Any]]]:
-    """What an update with each row alone costs.
+) -> dict[str, Price]:
+    """What an update with each row alone costs, by name.
 
     Seconds and FLOPs are of the whole update (rollout, teacher, student), per rollout. Bytes are
     the peak of the update's own program for the whole batch on one device: the student's
@@ -63,20 +78,19 @@ def price(
         clock[key] = _Updates(program, states[key], drawn, heads[key], world.seed)
     taken = costs.seconds(clock, repeats)
     count = len(drawn.mask)
-    seconds, resources = {}, {}
+    prices = {}
     for method in methods:
         key = costs.program_key(method)
         used: list[Any] = [key]
         used += ["rollout"] if costs.draws_rollouts(method) else []
         used += ["teacher"] if costs.needs_teacher(method) else []
-        figure = costs.median(costs.whole([taken[name] for name in used]))
-        seconds[method.name] = Interval(*(number / count for number in figure))
+        seconds = tuple(each / count for each in costs.whole([taken[name] for name in used]))
         flops = costs.flops(
             student.model, teacher.model, method, drawn.prompt.shape[1], drawn.mask.shape[1],
             world.scoring,
         )  # fmt: skip
-        resources[method.name] = {"flops": flops["total"], "bytes": costs.peak_bytes(compiled[key])}
-    return seconds, resources
+        prices[method.name] = Price(seconds, flops["total"], costs.peak_bytes(compiled[key]))
+    return prices
 
 
 class _Updates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,10 +20,12 @@ from opd.measure import intervals
 from opd.measure.intervals import Interval, Moments, RowSpec
 from opd.method import facts, importance, table
 from opd.method.table import Method
+from opd.report import alike
 from opd.run import drawing
 from opd.run.drawing import Player, World
 from opd.run.probe import branches
 from opd.run.probe.branches import Plan
+from opd.run.probe.price import Price
 from opd.run.store import progress
 from opd.types import Rollout, TokenStats
 
@@ -207,25 +209,73 @@ def as_gradients(
 
 
 def entries(
-    found: Measured,
-    seconds: dict[str, Interval] | None = None,
-    resources: dict[str, dict] | None = None,
-    name: str = "start",
+    measured: Measured, prices: Mapping[str, Price] | None = None, name: str = "start"
 ) -> list[dict[str, Any]]:
     """One entry of results.json for each row of the probe; without costs where none are given."""
-    names = [method.name for method in found.methods]
-    parts = found.plan.parts
-    specs = [_spec(method, names, parts.get(method.name)) for method in found.methods]
-    figures = intervals.estimate(found.moments, specs)
-    found_entries = []
-    for method, figure in zip(found.methods, figures, strict=True):
-        entry = _entry(method, figure, name, found)
-        if seconds is not None:
-            taken, snr = seconds[method.name], figure["snr"]
-            per_second = None if snr is None else _quotient(snr, taken)
-            entry |= {"snr_per_second": per_second, "seconds": taken} | resources[method.name]
-        found_entries.append(entry)
-    return found_entries
+    names = [method.name for method in measured.methods]
+    parts = measured.plan.parts
+    specs = [_spec(method, names, parts.get(method.name)) for method in measured.methods]
+    rows = []
+    for method, figures in zip(
+        measured.methods, intervals.estimate(measured.moments, specs), strict=True
+    ):
+        row = _entry(method, figures, name, measured)
+        if prices is not None:
+            price, snr = prices[method.name], figures["snr"]
+            row |= {
+                "snr_per_second": None if snr is None else _quotient(snr, price.seconds),
+                "seconds": price.seconds,
+                "flops": price.flops,
+                "bytes": price.bytes,
+            }
+        rows.append(row)
+    return rows
+
+
+def choices(
+    measured: Measured, prices: Mapping[str, Price], name: str = "start"
+) -> list[dict[str, Any]]:
+    """The unbiased rows of each goal in pairs, on the probe's rollouts: entries of results.json.
+
+    Goals of one row have no pairs and no entry. The intervals of each of the two ratios hold
+    together over the pairs of the goal.
+    """
+    goals: dict[facts.Goal, list[int]] = {}
+    for column, method in enumerate(measured.methods):
+        if facts.bias(method) is None:
+            goals.setdefault(facts.goal(method), []).append(column)
+    return [
+        _choice(measured, prices, name, goal, columns)
+        for goal, columns in goals.items()
+        if len(columns) > 1
+    ]
+
+
+def _choice(
+    measured: Measured, prices: Mapping[str, Price], name: str, goal: facts.Goal, columns: list[int]
+) -> dict[str, Any]:
+    names = [measured.methods[column].name for column in columns]
+    seconds = [prices[row].repeats for row in names]
+    pairs = intervals.compare(measured.moments, columns, seconds)
+    return {
+        "probe": name,
+        "goal": dataclasses.asdict(goal),
+        "level": intervals.LEVEL,
+        "count": len(pairs),
+        "untrusted": [
+            row
+            for row, column in zip(names, columns, strict=True)
+            if not intervals.comparable(measured.moments, column)
+        ],
+        "pairs": [
+            {
+                "rows": [names[pair.first], names[pair.second]],
+                "snr_ratio": pair.snr,
+                "snr_per_second_ratio": pair.snr_per_second,
+            }
+            for pair in pairs
+        ],
+    }
 
 
 def _spec(method: Method, names: list[str], parts: intervals.Branches | None) -> RowSpec:
@@ -238,55 +288,33 @@ def _spec(method: Method, names: list[str], parts: intervals.Branches | None) ->
 
 
 def _entry(
-    method: Method, figures: intervals.Figures, probe: str, found: Measured
+    method: Method, figures: intervals.Figures, probe: str, measured: Measured
 ) -> dict[str, Any]:
-    names = [other.name for other in found.methods]
-    term, reference = method.terms[0], facts.reference(method).name
-    snr, paired = figures["snr"], None
+    names = [other.name for other in measured.methods]
+    reference, paired = facts.reference(method).name, None
     if reference != method.name:
         at = names.index(method.name), names.index(reference)
-        paired = intervals.ratio(found.moments, *at)["snr"]
+        paired = intervals.ratio(measured.moments, *at)["snr"]
     return {
         "name": method.name,
         "label": method.label,
         "row": method.row,
         "probe": probe,
-        "axes": {
-            "behavior": method.behavior,
-            "signal": term.signal,
-            "divergence": term.divergence,
-            "expectation": term.expectation,
-            "k": term.k,
-            "tail": term.tail,
-            "gamma": term.gamma,
-            "baseline": term.baseline,
-            "importance": term.importance,
-        },
-        "target": _target(method),
-        "states": facts.states(method),
+        "goal": dataclasses.asdict(facts.goal(method)),
+        "axes": facts.axes(method),
         "biased": facts.bias(method) is not None,
-        "note": _note(method, found.moments.group_size, found.plan),
+        "note": _note(method, measured.moments.group_size, measured.plan),
         "reference": None if reference == method.name else reference,
         "cosine": figures["cosine"],
         "relative_error": figures["relative_error"],
-        "cosines": _cosines(method, found),
+        "twins": _twins(method, measured),
         "mean_square": figures["mean_square"],
         "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
-        "snr": snr,
+        "snr": figures["snr"],
         "snr_ratio": paired,
         "trusted": figures["trusted"],
         "trusted_from": figures["trusted_from"],
     }
-
-
-def _target(method: Method) -> dict[str, Any]:
-    """What the method is unbiased for, in one word where it is the sum of several."""
-    part, *others = facts.parts(method)
-    kind = {0.0: "myopic", 1.0: "sequence"}.get(part.gamma, "discounted")
-    if others or part.signal == "reward":
-        kind = "sum" if others else "reward"
-    divergence = None if others else part.divergence
-    return {"kind": kind, "divergence": divergence, "gamma": part.gamma}
 
 
 def _note(method: Method, group_size: int, plan: Plan) -> str | None:
@@ -305,17 +333,27 @@ def _note(method: Method, group_size: int, plan: Plan) -> str | None:
     return "; ".join(notes) or None
 
 
-def _cosines(method: Method, found: Measured) -> dict[str, Any]:
-    """For a row with gamma > 0, its cosine with the same row at gamma = 0, where that is there."""
-    if method.terms[0].signal != "teacher" or method.terms[0].gamma == 0:
-        return {}
-    myopic = tuple(dataclasses.replace(term, gamma=0.0) for term in method.terms)
-    twins = [at for at, other in enumerate(found.methods) if other.terms == myopic]
-    if not twins:
-        return {}
-    names = [other.name for other in found.methods]
-    spec = RowSpec(names.index(method.name), None, twins[0])
-    return {names[twins[0]]: intervals.estimate(found.moments, [spec])[0]["cosine"]}
+def _twins(method: Method, measured: Measured) -> dict[str, Any]:
+    """Rows of another goal that differ in one axis alone, with what the two have on one sample.
+
+    Of a row with gamma > 0 the one at gamma = 0; of a row that a teacher grades, the one that a
+    reward does.
+    """
+    column, axes = measured.methods.index(method), facts.axes(method)
+    twins = {}
+    for at, other in enumerate(measured.methods):
+        gamma = alike.step(axes, facts.axes(other), "gamma")
+        signal = alike.step(axes, facts.axes(other), "signal")
+        if signal == ("teacher", "reward") or (gamma is not None and gamma[1] == 0):
+            spec = RowSpec(column, None, at)
+            paired = intervals.ratio(measured.moments, column, at)
+            twins[other.name] = {
+                "axis": "gamma" if gamma else "signal",
+                "cosine": intervals.estimate(measured.moments, [spec])[0]["cosine"],
+                "total_ratio": paired["total"],
+                "snr_ratio": paired["snr"],
+            }
+    return twins
 
 
 def _quotient(value: Interval, by: Interval) -> Interval:

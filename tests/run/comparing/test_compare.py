@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from opd import disk
+from opd.method import table
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "--config=configs/debug.py"
@@ -72,33 +73,35 @@ def is_figure(value):
     )
 
 
-TOP = {"schema", "config", "environment", "rollouts", "by_position", "estimators", "training"}
+TOP = {"schema", "config", "environment", "rollouts", "by_position", "estimators", "choices"}
+TOP |= {"training"}
+PART = {"signal", "divergence", "argument", "coef", "gamma", "to"}
 TEXT, NUMBER = (lambda value: isinstance(value, str)), is_number
 ENTRY = {
     "name": TEXT,
     "label": TEXT,
     "row": TEXT,
     "probe": lambda value: value in ("start", "late"),
+    "goal": lambda value: (
+        value.keys() == {"parts", "states"}
+        and value["states"] in ("current", "behavior")
+        and all(part.keys() == PART for part in value["parts"])
+    ),
     "axes": lambda value: (
-        value.keys()
-        == {
-            "behavior",
-            "signal",
-            "divergence",
-            "expectation",
-            "k",
-            "tail",
-            "gamma",
-            "baseline",
-            "importance",
+        value.keys() == {"origin", "terms"}
+        and set(table.AXES)
+        <= {
+            *value["origin"],
+            *(axis for term in value["terms"] for axis in term),
         }
     ),
-    "target": lambda value: value.keys() == {"kind", "divergence", "gamma"},
-    "states": lambda value: value in ("current", "behavior"),
     "biased": lambda value: isinstance(value, bool),
     "reference": lambda value: value is None or TEXT(value),
     "cosine": is_figure,
     "relative_error": is_figure,
+    "twins": lambda value: all(
+        twin.keys() == {"axis", "cosine", "total_ratio", "snr_ratio"} for twin in value.values()
+    ),
     "variance": lambda value: (
         value.keys() == {"total", "across", "within", "cross"}
         and all(map(is_figure, value.values()))
@@ -115,7 +118,7 @@ ROWS = {"opd", "opd_sampled", "opd@gamma=1", "reinforce", "grpo"}
 def test_results_are_strict_json_with_the_schema_s_keys(run):
     results = run.results
     assert results.keys() >= TOP
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     assert results["config"]["optimizer"]["weight_decay"] == 0.0  # defaults and all
     assert results["environment"]["devices"] == 1
 
@@ -128,8 +131,27 @@ def test_every_row_has_an_entry_at_each_probe_with_the_schema_s_types(run):
     for entry in entries:
         wrong = [key for key, check in ENTRY.items() if not check(entry[key])]
         assert not wrong, (entry["name"], {key: entry[key] for key in wrong})
-        assert entry["axes"]["expectation"] in ("enumerated", "sampled", "resampled", "topk")
+        (term,) = entry["axes"]["terms"]
+        assert term["expectation"] in ("enumerated", "sampled", "resampled", "topk")
         assert entry["seconds"]["value"] > 0 and entry["flops"] > 0 and entry["bytes"] > 0
+
+
+def test_unbiased_rows_of_one_goal_are_compared_in_pairs(run):
+    """Their ratio of SNRs is the inverse one of their totals, on the same rollouts."""
+    rows = {(entry["probe"], entry["name"]): entry for entry in run.results["estimators"]}
+    assert [choice["probe"] for choice in run.results["choices"]] == ["start", "late"]
+    for choice in run.results["choices"]:
+        (pair,) = choice["pairs"]
+        opd, sampled = (rows[choice["probe"], name] for name in pair["rows"])
+        assert [opd["name"], sampled["name"]] == ["opd", "opd_sampled"]
+        assert opd["goal"] == sampled["goal"] == choice["goal"]
+        assert (choice["level"], choice["count"]) == (0.95, 1)
+        assert is_figure(pair["snr_ratio"]) and is_figure(pair["snr_per_second_ratio"])
+        totals = (entry["variance"]["total"]["value"] for entry in (sampled, opd))
+        assert pair["snr_ratio"]["value"] == pytest.approx(next(totals) / next(totals))
+        assert choice["untrusted"] == ["opd", "opd_sampled"]  # of eight groups
+    assert rows["start", "opd@gamma=1"]["twins"].keys() == {"opd"}
+    assert rows["start", "opd"]["twins"] == {}
 
 
 def test_three_parts_add_up_to_the_total_and_are_null_together(run):

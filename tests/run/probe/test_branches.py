@@ -21,7 +21,7 @@ from opd.method import table
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.run import drawing
 from opd.run.drawing import Player
-from opd.run.probe import branches, probe
+from opd.run.probe import branches, price, probe
 from opd.run.probe.probe import ProbeConfig
 from opd.types import Coefficients, Rollout, TokenStats
 
@@ -398,7 +398,6 @@ def test_a_prefix_of_another_shape_is_refused(setting):
 def test_the_probe_gives_parts_that_add_up(setting):
     world, player, (params, teacher) = setting
     rows = ("opd@gamma=1", "reinforce", "grpo")
-    figure = intervals.Interval(1.0, 0.9, 1.1)
     entries, measured = {}, {}
     for count in (0, 2):
         config = ProbeConfig(rows, groups=8, batch=4, sketch=16, branches=count)
@@ -406,8 +405,8 @@ def test_the_probe_gives_parts_that_add_up(setting):
             world, Player(player, params), Player(player, teacher), config
         )
         methods = measured[count].methods
-        prices = {m.name: figure for m in methods}, {m.name: {} for m in methods}
-        entries[count] = probe.entries(measured[count], *prices, "start")
+        prices = {method.name: price.Price((1.0, 0.9, 1.1), 1.0, 1) for method in methods}
+        entries[count] = probe.entries(measured[count], prices, "start")
     for without, branched in zip(entries[0], entries[2], strict=True):
         assert [without["variance"][part] for part in ("across", "within", "cross")] == [None] * 3
         assert "no parts" in without["note"]
