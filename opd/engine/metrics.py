@@ -54,7 +54,12 @@ class Batch:
 
     def of_ratios(self, value: Array) -> Array:
         """The figure, or NaN where no row's ratio is known."""
-        return value + jnp.where(jnp.any(measurable(self.rollout)), 0.0, jnp.nan)
+        return value + self._none
+
+    @functools.cached_property
+    def _none(self) -> Array:
+        # Once for all figures: of a batch that lies on a mesh it is a collective.
+        return jnp.where(jnp.any(measurable(self.rollout)), 0.0, jnp.nan)
 
     @functools.cached_property
     def length(self) -> Array:
