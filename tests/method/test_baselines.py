@@ -44,8 +44,9 @@ def divided(kind, advantage, values=RETURNS):
 
 
 def test_every_kind_is_here():
-    assert set(WANTED) == set(baselines.BASELINES)
-    assert set(NORMALISED) == set(baselines.NORMALISERS)
+    here = "tests/method/test_baselines.py"
+    assert set(WANTED) == set(baselines.BASELINES), f"add its formula to WANTED in {here}"
+    assert set(NORMALISED) == set(baselines.NORMALISERS), f"add its formula to NORMALISED in {here}"
 
 
 @pytest.mark.parametrize("kind", WANTED)

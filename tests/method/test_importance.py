@@ -19,11 +19,36 @@ LOG_RATIO = jax.jit(importance.log_ratio, static_argnums=3)
 ESS = jax.jit(importance.effective_sample_size)
 
 
+# Each kind's logarithm at token t of a rollout: of the log-ratios `gap` of its graded tokens.
+PRODUCTS = {
+    "token": lambda gap, t: gap[t],
+    "prefix": lambda gap, t: gap[:t].sum(),
+    "prefix_inclusive": lambda gap, t: gap[: t + 1].sum(),
+    "trajectory": lambda gap, t: gap.sum(),
+    "sequence": lambda gap, t: gap.mean(),
+}
+
+
 def product(kind, b, t):
-    """The log of the product that defines each kind."""
-    upto = {"token": [t], "prefix": range(t), "prefix_inclusive": range(t + 1)}
-    total = sum(GAP[b, i] for i in upto.get(kind, range(T)))
-    return total / LENGTHS[b] if kind == "sequence" else total
+    return PRODUCTS[kind](GAP[b, : LENGTHS[b]], t)
+
+
+def test_every_kind_and_every_rule_is_here():
+    here = "tests/method/test_importance.py"
+    assert set(PRODUCTS) == set(importance.LOG_RATIOS), f"add its product to PRODUCTS in {here}"
+    assert set(PAPERS) == set(importance.RATIO_RULES), f"add its formula to PAPERS in {here}"
+    assert set(HELD) == set(importance.RATIO_RULES), f"say in HELD in {here} what it holds back"
+
+
+def test_which_tokens_a_kind_says_that_it_multiplies():
+    """Those whose ratio moves it: `past`, `own` and `ahead` of the entry."""
+    gap = RNG.normal(size=5)
+    for kind, ratio in importance.LOG_RATIOS.items():
+        moved = [PRODUCTS[kind](gap + np.eye(5)[i], 2) - PRODUCTS[kind](gap, 2) for i in range(5)]
+        assert [bool(x) for x in np.abs(moved) > 1e-9] == [
+            ratio.past, ratio.past, ratio.own, ratio.ahead, ratio.ahead,
+        ]  # fmt: skip
+        assert ratio.product == all(abs(x) < 1e-9 or abs(x - 1) < 1e-9 for x in moved)
 
 
 def log_ratio(kind, new=NEW, old=OLD, mask=MASK):
@@ -67,18 +92,19 @@ def usual_bounds(rule):
     return importance.RATIO_RULES[rule].low, importance.RATIO_RULES[rule].high
 
 
-def by_hand(rule, rho, advantage, low, high):
-    """What each rule makes of one ratio, as its paper has it."""
-    if rule == "none":
-        return rho
-    if rule == "clip":  # the slope of min(rho A, clip(rho) A) in rho, over A
-        plain, held = rho * advantage, np.clip(rho, low, high) * advantage
-        return rho if plain <= held else 0.0
-    if rule == "clip_ungated":
-        return np.clip(rho, low, high)
-    if rule == "truncate":
-        return min(rho, high)
-    return rho if low <= rho <= high else 0.0
+def clipped(rho, advantage, low, high):
+    """The slope of min(rho A, clip(rho) A) in rho, over A."""
+    return rho if rho * advantage <= np.clip(rho, low, high) * advantage else 0.0
+
+
+# What each rule makes of one ratio, as its paper has it.
+PAPERS = {
+    "none": lambda rho, advantage, low, high: rho,
+    "clip": clipped,
+    "clip_ungated": lambda rho, advantage, low, high: np.clip(rho, low, high),
+    "truncate": lambda rho, advantage, low, high: min(rho, high),
+    "mask": lambda rho, advantage, low, high: rho if low <= rho <= high else 0.0,
+}
 
 
 @pytest.mark.parametrize("rule", importance.RATIO_RULES)
@@ -90,7 +116,7 @@ def test_rules_are_their_papers(rule, bounds):
     )
     found = np.asarray(WEIGHT(LOG_RHO, SIGN, rule, low, high))
     wanted = np.vectorize(
-        lambda log_rho, sign: by_hand(rule, np.exp(np.float64(log_rho)), sign, low, high)
+        lambda log_rho, sign: PAPERS[rule](np.exp(np.float64(log_rho)), sign, low, high)
     )(LOG_RHO, SIGN)
     # A ratio at a bound, to rounding, may fall on either side.
     edge = np.isclose(np.exp(LOG_RHO), bounds[0]) | np.isclose(np.exp(LOG_RHO), bounds[1])

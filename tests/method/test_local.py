@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from opd.measure import exact
 from opd.method import local
 from opd.method.local import Rule
 
@@ -83,6 +84,15 @@ WANTED = {
     "skew": lambda a: kl(TEACHER, mix(a)),
     "skew_reverse": lambda a: kl(STUDENT, mix(a)),
 }
+
+
+def test_every_divergence_has_its_formula_and_its_oracle():
+    assert set(WANTED) == set(local.DIVERGENCES), (
+        "add its closed form to WANTED in tests/method/test_local.py"
+    )
+    assert set(exact.DIVERGENCES) >= set(local.DIVERGENCES), (
+        "add its summand to DIVERGENCES in opd/measure/exact.py"
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

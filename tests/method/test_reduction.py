@@ -28,7 +28,9 @@ WANTED = {
 
 
 def test_every_reduction_is_here():
-    assert set(WANTED) == set(reduction.REDUCTIONS)
+    assert set(WANTED) == set(reduction.REDUCTIONS), (
+        "add its weights to WANTED in tests/method/test_reduction.py"
+    )
 
 
 @pytest.mark.parametrize("name", WANTED)
