@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opd.measure import exact
@@ -48,17 +48,45 @@ changes = keys.flatmap(
 )
 
 
+# Of these axes the values that bias nobody: most random methods are biased for many reasons.
+QUIET = {
+    "redraws": (0,),
+    "tail": ("sample",),
+    "returns": ("sum", "gae", "vtrace"),
+    "lam": (1.0,),
+    "c_bar": (1.0, 2.0),
+    "baseline": ("none", "leave_one_out", "expected_kl", "value"),
+    "normaliser": ("none",),
+    "ratio_rule": ("none", "none", "truncate"),
+    "correction_rule": ("none", "none", "mask"),
+    "reduction": ("sum",),
+    "cut": ("keep",),
+}
+
+
 @st.composite
-def methods(draw):
+def methods(draw, quiet=False):
     """A row and those of some changes that mean something one after the other."""
-    row, given = draw(st.sampled_from(list(table.ROWS))), {}
-    for key, value in draw(st.lists(changes, min_size=1, max_size=8)):
+    rows = [row for row in table.ROWS if not quiet or facts.bias(table.parse(row)) is None]
+    row, given = draw(st.sampled_from(rows)), {}
+    for key, value in draw(st.lists(changes, min_size=2, max_size=10)):
+        axis = key.rpartition(".")[2]
+        scaled = axis == "coef" and not key.startswith(tuple(table.ADDED))
+        if quiet and (scaled or value not in QUIET.get(axis, (value,))):
+            continue
         try:
             table.parse(row, **given, **{key: value})
         except (ValueError, TypeError):  # means nothing, or is given already
             continue
         given[key] = value
-    return table.parse(row, **given)
+    # A correction's usual rule is a bound.
+    corrected = quiet and any(key.endswith("correction") for key in given)
+    if corrected and not any("correction_rule" in key for key in given):
+        given |= {key + "_rule": "none" for key in given if key.endswith("correction")}
+    try:
+        return table.parse(row, **given)
+    except ValueError:
+        return table.parse(row)
 
 
 def fits(method):
@@ -68,7 +96,8 @@ def fits(method):
     return dataclasses.replace(method, terms=tuple(terms))
 
 
-@given(methods())
+@settings(max_examples=4 * settings().max_examples)
+@given(methods() | methods(quiet=True))
 def test_every_fact_has_an_answer(method):
     assert table.parse(method.name) == method
     assert set(facts.needs(method)) <= set(facts.NEEDS)
@@ -97,7 +126,7 @@ def test_every_fact_has_an_answer(method):
     assert facts.reference(reference).terms == reference.terms
 
 
-@given(methods())
+@given(methods() | methods(quiet=True))
 def test_bias_and_states_are_the_oracles(method):
     """Under the policy's own law and under others; redraws are of other prompts than the tree's."""
     method = fits(method)
@@ -123,7 +152,8 @@ def asked(goal, behind, law="policy"):
         yield small.wanted(dataclasses.replace(goal, states="behavior"), behind, law)
 
 
-@given(methods())
+@settings(max_examples=4 * settings().max_examples)
+@given(methods(quiet=True))
 def test_staleness_is_the_oracles(method):
     """An older policy's rollouts, from which a proximal one is another step away."""
     method = fits(dataclasses.replace(method, origin=table.parse("opd").origin))
@@ -141,7 +171,8 @@ def test_staleness_is_the_oracles(method):
     assert left is None or left in targets
 
 
-@given(methods())
+@settings(max_examples=4 * settings().max_examples)
+@given(methods(quiet=True))
 def test_a_partner_is_the_expectation_given_the_state(method):
     """On fresh rollouts, and on an older policy's where the method is good for something."""
     method = fits(method)
@@ -187,7 +218,7 @@ def close(left, right):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-@given(methods())
+@given(methods() | methods(quiet=True))
 def test_a_gradient_vanishes_where_it_is_said_to(method):
     """Of every rollout, whatever is drawn, where the teacher is the student."""
     method = fits(method)
