@@ -78,7 +78,7 @@ def _best(key: Goal, rows: Sequence[Entry], compared: Pairs) -> Advice:
     choice = choose(rows, compared)
     if choice.best is None:
         verdict = "not trusted" if choice.untrusted else "undefined"
-        return say(verdict, "no choice", _apart_from(choice) or "No two rows were compared.")
+        return say(verdict, "no choice", f"{_apart_from(choice)} No two rows are left.".strip())
     best = next(row for row in unbiased if row["name"] == choice.best)
     figure = measured(best.get("snr_per_second"))
     signal = "" if _above_zero(figure) else NO_SIGNAL
@@ -547,10 +547,14 @@ def seeds(results: Results) -> int:
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Measured:
-    """Mean and t interval over seeds, at 95 % unless said; no interval from a single one."""
+    """Mean and t interval over seeds, at 95 % unless said.
+
+    No interval from a single one, nor from equal ones: accuracies on few prompts come in steps, and
+    two that agree by chance have no spread to go by.
+    """
     count = len(values)
     mean = math.fsum(values) / count
-    if count < 2:
+    if len(set(values)) < 2:
         return Measured(mean)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (count - 1))
     half = t_quantile(count - 1, level) * deviation / math.sqrt(count)
@@ -612,7 +616,7 @@ def _arms(what: str, sign: int, unit: str, ends: Mapping[str, Mapping[Any, float
             beaten.append(f"{name} by {prose(gap)}{unit}")
         else:
             room = max(abs(gap.low), abs(gap.high)) if gap is not None and gap.known else None
-            tied.append((name, "" if room is None else f" (within {at_most(room)}{unit})"))
+            tied.append((name, _within(room, unit)))
     if len(ends) > 1:
         if tied:
             text += f" No difference from {best}: {_list([n + room for n, room in tied])}."
@@ -621,6 +625,10 @@ def _arms(what: str, sign: int, unit: str, ends: Mapping[str, Mapping[Any, float
         text += f" Paired over seeds{_corrected(len(ends))}."
     verdict = "no difference" if tied else "ahead"
     return Advice("training", verdict, text, (best, *(name for name, _ in tied)))
+
+
+def _within(room: float | None, unit: str) -> str:
+    return " (without an interval)" if room is None else f" (within {at_most(room)}{unit})"
 
 
 def _corrected(rows: int) -> str:

@@ -88,7 +88,7 @@ def choose(rows: Sequence[Entry], compared: Pairs) -> Choice:
     untrusted = tuple(name for name in names if not compared.settles(name))
     heard = [name for name in names if compared.settles(name)]
     scores = {name: _score(name, heard, compared) for name in heard}
-    undefined = tuple(name for name in heard if scores[name] is None)
+    undefined = tuple(name for name in heard if scores[name] is None) if heard[1:] else ()
     ranked = sorted(
         (name for name in heard if scores[name] is not None), key=lambda name: -scores[name]
     )

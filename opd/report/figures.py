@@ -276,7 +276,7 @@ def _over_the_choice(
     _log_axis(ax, limits)
     if limits[1] / limits[0] < 100:
         ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.set_title("per second, over the choice")
+    ax.set_title("Over the choice")
     ax.axvline(1.0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
     for y, entry in rows:
         name = entry["name"]

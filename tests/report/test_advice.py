@@ -141,6 +141,10 @@ def test_rows_of_few_groups_are_not_compared(results):
     choice["untrusted"] = list({name for pair in choice["pairs"] for name in pair["rows"]})
     item = for_goal(results, "Myopic reverse KL")
     assert (item.verdict, item.rows) == ("not trusted", ())
+    choice["untrusted"].remove("opd")  # alone, opd is not compared, and its ratios are defined
+    item = for_goal(results, "Myopic reverse KL")
+    assert (item.verdict, item.rows) == ("not trusted", ())
+    assert "No two rows are left." in item.text and "is defined" not in item.text
     first = advice.enumeration(results)[0]
     assert first.verdict == "not trusted" and "too few prompt groups" in first.text
 
@@ -449,6 +453,13 @@ def test_intervals_over_seeds_are_student_s():
     assert found.value == 2.0
     assert found.high - found.value == pytest.approx(4.302653 / 3**0.5, rel=1e-5)  # t(2) s / sqrt n
     assert advice.over_seeds([1.0]) == Measured(1.0)
+
+
+def test_seeds_that_agree_by_chance_settle_nothing(results):
+    assert advice.over_seeds([0.25, 0.25]) == Measured(0.25)
+    item = ends(results, {"opd": (1.0, 2.0), "grpo": (1.5, 2.5)})
+    assert (item.verdict, item.rows) == ("no difference", ("opd", "grpo"))
+    assert "No difference from opd: grpo (without an interval)." in item.text
 
 
 def test_warnings_come_from_the_numbers(results):
