@@ -9,7 +9,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-import small
+import small_trees as small
 
 from opd.method import facts, table
 from opd.method.axes import AXES

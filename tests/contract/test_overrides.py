@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
+import small_trees as small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -83,8 +83,9 @@ ENTRY = {
     "row": TEXT,
     "probe": lambda value: value in ("start", "late"),
     "goal": lambda value: (
-        value.keys() == {"parts", "states"}
+        value.keys() == {"parts", "states", "behavior"}
         and value["states"] in ("current", "behavior")
+        and (value["behavior"] is None) == (value["states"] == "current")
         and all(part.keys() == PART for part in value["parts"])
     ),
     "axes": lambda value: (

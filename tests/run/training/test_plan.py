@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from opd.data import hub_tokenizer, pipeline
+from opd.data import hub_tokenizer, loading, pipeline
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.fields import to_dict
 from opd.run.comparing import compare
@@ -63,7 +63,7 @@ def calls(monkeypatch):
     counted(hub, "look", lambda path, *_: f"looked at {path.name}")
     counted(HubTokenizer, "__init__", lambda _, path, *__: f"tokenizer of {path.name}")
     counted(checkpoint, "contents", lambda path: f"contents of {path.name}")
-    counted(pipeline, "_task", lambda *_: "tokenised")
+    counted(loading, "_task", lambda *_: "tokenised")
     return found
 
 
