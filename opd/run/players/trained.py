@@ -36,10 +36,10 @@ class Trained(NamedTuple):
 
 
 def find(name: str, what: str = "policy") -> Trained:
-    """What a `from` names: WORKDIR is its last checkpoint, WORKDIR@STEP that one, WORKDIR@best
-    what was evaluated best.
+    """The checkpoint that a `from` names.
 
-    `what` is what must have been trained there, a key of TRAINED.
+    WORKDIR is its last one, WORKDIR@STEP that one, WORKDIR@best what was evaluated best. `what` is
+    what must have been trained there, a key of TRAINED.
 
     Raises:
         ValueError: no such workdir, no finished checkpoint, no such step, a damaged one, or a
