@@ -53,6 +53,9 @@ EXAMPLES = {
     "gspo": (REWARD, True, ("reward",), None, "reinforce"),
     "ppo": (REWARD, True, ("reward", "value"), None, "reinforce"),
     "ppo@lam=1,reduction=sum": (REWARD, False, ("reward", "value"), None, "reinforce"),
+    "ppo@gamma=0,reduction=sum": (
+        (Part("reward"),), False, ("reward", "value"), None, "reinforce@gamma=0",
+    ),
     "vtrace": (REWARD, False, ("reward", "value"), None, "reinforce"),
     "vtrace@lam=0.9": (REWARD, True, ("reward", "value"), None, "reinforce"),
     "vtrace@c_bar=0.5": (REWARD, True, ("reward", "value"), None, "reinforce"),
