@@ -10,8 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
-import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,21 +136,21 @@ def test_bias_and_states_are_the_oracles(method):
         method = dataclasses.replace(method, origin=origin)
     with jax.enable_x64(True):
         for law in facts.LAWS:
-            found, behind = small.on_its_own(method, law), small.drawers(method, law)
+            found, behind = oracle.on_its_own(method, law), oracle.drawers(method, law)
             goal = facts.goal(method)
             goal = dataclasses.replace(goal, states=facts.states(method, law))
             if facts.bias(method, law) is None:
-                assert small.distance(found, small.wanted(goal, behind, law)) < RTOL, law
+                assert oracle.distance(found, oracle.wanted(goal, behind, law)) < RTOL, law
                 continue
             for wanted in asked(goal, behind, law):
-                assert small.distance(found, wanted) > APART, law
+                assert oracle.distance(found, wanted) > APART, law
 
 
 def asked(goal, behind, law="policy"):
     """What a goal asks for on the current policy's states, and on the behavior's if it may."""
-    yield small.wanted(dataclasses.replace(goal, states="current"), behind, law)
+    yield oracle.wanted(dataclasses.replace(goal, states="current"), behind, law)
     if all(part.gamma == 0 for part in goal.parts):
-        yield small.wanted(dataclasses.replace(goal, states="behavior"), behind, law)
+        yield oracle.wanted(dataclasses.replace(goal, states="behavior"), behind, law)
 
 
 @settings(max_examples=4 * settings().max_examples)
@@ -161,13 +161,13 @@ def test_staleness_is_the_oracles(method):
     if facts.bias(method) is not None:
         assert facts.stale(method) is None
         return
-    behind = [(1.0, small.policy(small.KEPT))]
+    behind = [(1.0, oracle.policy(oracle.KEPT))]
     with jax.enable_x64(True):
-        found = small.expected(method, behind, small.policy(small.PROXIMAL))
+        found = oracle.expected(method, behind, oracle.policy(oracle.PROXIMAL))
     goal, left = facts.goal(method), facts.stale(method)
     targets = dict(zip(("current", "behavior"), asked(goal, behind)))
     for states, wanted in targets.items():
-        apart = small.distance(found, wanted)
+        apart = oracle.distance(found, wanted)
         assert apart < RTOL if states == left else apart > APART, (states, apart)
     assert left is None or left in targets
 
@@ -181,14 +181,14 @@ def test_a_partner_is_the_expectation_given_the_state(method):
     if partner is None:
         return
     stale = facts.stale(dataclasses.replace(method, origin=table.parse("opd").origin))
-    behind = [small.HERE] + [small.policy(small.KEPT)] * (stale is not None)
+    behind = [oracle.HERE] + [oracle.policy(oracle.KEPT)] * (stale is not None)
     with jax.enable_x64(True):
         for drawer in behind:
-            proximal = small.HERE if drawer is small.HERE else small.policy(small.PROXIMAL)
-            h, g = (small.of_each(row, drawer, proximal) for row in (method, partner))
+            proximal = oracle.HERE if drawer is oracle.HERE else oracle.policy(oracle.PROXIMAL)
+            h, g = (oracle.of_each(row, drawer, proximal) for row in (method, partner))
             given_state = exact.partner(drawer, h)
             np.testing.assert_allclose(
-                exact.at_states(small.TREE, given_state), g, rtol=0, atol=1e-9 * np.abs(g).max()
+                exact.at_states(oracle.TREE, given_state), g, rtol=0, atol=1e-9 * np.abs(g).max()
             )
 
 
@@ -196,8 +196,8 @@ def test_a_partner_is_the_expectation_given_the_state(method):
 def test_coefficients_hold_what_facts_say_that_they_hold(method):
     """A slice of time where they are pointwise; a rollout or a group by itself where uncoupled."""
     with jax.enable_x64(True):
-        drawn = small.rollout(small.policy(small.KEPT), small.policy(small.PROXIMAL))
-        drawn, known = small.take((drawn, small.stats()), np.arange(6, 10))
+        drawn = oracle.rollout(oracle.policy(oracle.KEPT), oracle.policy(oracle.PROXIMAL))
+        drawn, known = oracle.take((drawn, oracle.stats()), np.arange(6, 10))
         drawn = dataclasses.replace(drawn, group=jnp.asarray([0, 0, 1, 1]))
         parts = weights(method, drawn)
         whole = coefficients(method, parts, known, drawn.group)
@@ -207,10 +207,10 @@ def test_coefficients_hold_what_facts_say_that_they_hold(method):
             close(some, jax.tree.map(lambda leaf: leaf[:, 1:], whole))
         if facts.coupled(method) != "batch":
             few = 2 if facts.coupled(method) == "group" else 1
-            own, its = small.take((drawn, known), np.arange(few))
+            own, its = oracle.take((drawn, known), np.arange(few))
             alone = coefficients(method, weights(method, own), its, own.group)
             close(
-                jax.tree.map(lambda leaf: leaf * few / 4, alone), small.take(whole, np.arange(few))
+                jax.tree.map(lambda leaf: leaf * few / 4, alone), oracle.take(whole, np.arange(few))
             )
 
 
@@ -229,11 +229,11 @@ def test_a_gradient_vanishes_where_it_is_said_to(method, tail):
     if any(term.normaliser != "none" for term in method.terms):
         return  # nothing over a spread of nothing: zero but for rounding
     with jax.enable_x64(True):
-        drawn, known = small.rollout(small.HERE, small.HERE), small.stats(small.STUDENT)
+        drawn, known = oracle.rollout(oracle.HERE, oracle.HERE), oracle.stats(oracle.STUDENT)
         drawn = dataclasses.replace(drawn, group=drawn.group // 2)
         coefs = coefficients(method, weights(method, drawn), known, drawn.group)
         pushed = [np.abs(np.asarray(coefs.onehot)).max()]
-        logp = jnp.asarray(small.HERE.logp)
+        logp = jnp.asarray(oracle.HERE.logp)
         for rule, coef in zip(method.rules, coefs.local, strict=True):
             uniforms = jnp.linspace(0.05, 0.95, logp.shape[0] * 4).reshape(-1, 4)
             weight = local.candidate_weights(rule, logp, logp, uniforms)
