@@ -1,6 +1,7 @@
 """What follows from a method's terms, row by row and for rows with other axes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -471,6 +472,12 @@ def test_other_rows_are_trained_with():
     found = [name for name in table.ROWS if facts.refused(table.parse(name)) is not None]
     assert found == ["k1_loss", "kl_advantage"]
     facts.trainable(table.parse("sft@behavior=mixture"))
+
+
+def test_facts_name_no_row():
+    """What they say follows from terms: a row of another name, or none, has the same facts."""
+    source = Path(facts.__file__).read_text()
+    assert not [row for row in table.ROWS if f'"{row}"' in source or f"{row}@" in source]
 
 
 def test_a_top_k_must_fit_the_vocabulary():
