@@ -83,11 +83,11 @@ class Axis:
             return ""
         by, usual, but = AXES[self.brought.axis], self.brought.usual, self.brought.but
         others = [value for value in by.choices if value not in usual]
-        found = f"{by.name}={' or '.join(usual)}"
+        words = f"{by.name}={' or '.join(usual)}"
         if len(others) < len(usual):
-            found = f"{by.name} other than {' or '.join(others)}"
+            words = f"{by.name} other than {' or '.join(others)}"
         unless = " and ".join(f"{axis}={' or '.join(values)}" for axis, values in but.items())
-        return found + (f", unless {unless}" if unless else "")
+        return words + (f", unless {unless}" if unless else "")
 
     @property
     def usual(self) -> str:
@@ -126,8 +126,8 @@ class Axis:
             good = isinstance(value, number) and not isinstance(value, bool) and value in self.range
         if not good:
             plain = self.kind is str or (self.kind is float and isinstance(value, numbers.Real))
-            given = text(value) if plain else repr(value)
-            raise ValueError(f"{self.name}={given}; it is {self.allowed}")
+            shown = text(value) if plain else repr(value)
+            raise ValueError(f"{self.name}={shown}; it is {self.allowed}")
         return self.kind(value)
 
     def used(self, part: Any) -> bool:

@@ -60,19 +60,18 @@ def goal(method: Method) -> Goal:
 
 def parts(method: Method) -> tuple[Part, ...]:
     """The summands of the method's goal, in one order whatever that of its terms."""
-    found = _summed(method)
-    if len(found) == 1:
-        return tuple(found)
-    given = [replace(part, coef=coef) for part, coef in found.items()]
-    return tuple(sorted(given, key=lambda part: (part.signal != "reward", repr(part))))
+    coefs = _summed(method)
+    if len(coefs) == 1:
+        return tuple(coefs)
+    summands = [replace(part, coef=coef) for part, coef in coefs.items()]
+    return tuple(sorted(summands, key=lambda part: (part.signal != "reward", repr(part))))
 
 
 def describe(goal: Goal) -> str:
     """A goal in words."""
-    found = " + ".join(map(_described, goal.parts))
-    return (
-        found if goal.behavior is None else f"{found}, on the behavior's states ({goal.behavior})"
-    )
+    words = " + ".join(map(_described, goal.parts))
+    where = "" if goal.behavior is None else f", on the behavior's states ({goal.behavior})"
+    return words + where
 
 
 def _described(part: Part) -> str:
@@ -94,11 +93,11 @@ def axes(method: Method) -> dict[str, object]:
 
 def _summed(method: Method) -> dict[Part, float]:
     """Each part, without its coefficient, and what it has; terms of one part add up."""
-    found: dict[Part, float] = {}
+    coefs: dict[Part, float] = {}
     for term in _graded(method):
         part = _part(term, method.origin)
-        found[part] = found.get(part, 0.0) + term.coef
-    return {part: coef for part, coef in found.items() if coef} or found
+        coefs[part] = coefs.get(part, 0.0) + term.coef
+    return {part: coef for part, coef in coefs.items() if coef} or coefs
 
 
 def _felt(method: Method) -> tuple[Term, ...]:
@@ -115,8 +114,8 @@ def _graded(method: Method) -> tuple[Term, ...]:
 def _part(term: Term, origin: Origin) -> Part:
     if term.signal in ("reward", "entropy"):
         return Part(term.signal, gamma=term.gamma)
-    if term.signal == "one" and _given(origin) is not None:
-        return Part("divergence", "forward_kl", to=_given(origin))
+    if term.signal == "one" and _demonstrator(origin) is not None:
+        return Part("divergence", "forward_kl", to=_demonstrator(origin))
     if term.signal == "reference":
         name = "forward_kl" if term.penalty == "k3" else "reverse_kl"
         return Part("divergence", name, gamma=term.gamma, to="reference")
@@ -131,15 +130,15 @@ def _drawers(origin: Origin) -> dict[str, float]:
     """Who draws the rollouts, each with its share of them."""
     if origin.behavior != "mixture":
         return {origin.behavior: 1.0}
-    found = {"student": origin.share, origin.other: 1 - origin.share}
-    return {who: share for who, share in found.items() if share > 0}
+    shares = {"student": origin.share, origin.other: 1 - origin.share}
+    return {who: share for who, share in shares.items() if share > 0}
 
 
 def _whose(origin: Origin) -> str:
     """Whose states the rollouts visit, in words: the same where they have the same law."""
-    found = _drawers(origin)
-    words = ", ".join(who if share == 1 else f"{share:g} {who}" for who, share in found.items())
-    return words + " by the token" * (origin.level == "token" and len(found) > 1)
+    shares = _drawers(origin)
+    words = ", ".join(who if share == 1 else f"{share:g} {who}" for who, share in shares.items())
+    return words + " by the token" * (origin.level == "token" and len(shares) > 1)
 
 
 def _own_tokens(origin: Origin) -> bool:
@@ -147,7 +146,7 @@ def _own_tokens(origin: Origin) -> bool:
     return not {"student", "buffer"}.isdisjoint(_drawers(origin))
 
 
-def _given(origin: Origin) -> str | None:
+def _demonstrator(origin: Origin) -> str | None:
     """Who else than the student draws: whose tokens are demonstrations. None: nobody."""
     return next((who for who in _drawers(origin) if who in ("teacher", "dataset")), None)
 
@@ -227,15 +226,15 @@ def _some(reason: str | None) -> tuple[str, ...]:
 
 def _foreign(method: Method, term: Term, law: str) -> str:
     behavior = method.origin.behavior
-    found = f"the {behavior}'s tokens were not drawn from the student"
+    reason = f"the {behavior}'s tokens were not drawn from the student"
     if not _other(method.origin, "policy"):
-        found = f"the student's tokens were drawn {DRAWN[law]}"
+        reason = f"the student's tokens were drawn {DRAWN[law]}"
     if _off_policy(method, term) is not None:
-        return found + ", and no ratio brings back what was cut"
+        return reason + ", and no ratio brings back what was cut"
     if term.bounded:
-        return found + ", and their ratio is bounded"
+        return reason + ", and their ratio is bounded"
     ratio = term.importance if term.correction == "none" else term.correction
-    return found if ratio == "none" else found + f", and no ratio of kind {ratio} corrects that"
+    return reason if ratio == "none" else reason + f", and no ratio of kind {ratio} corrects that"
 
 
 WHOLE = {"none": "none"} | {kind: kind for kind in importance.LOG_RATIOS}
@@ -252,16 +251,16 @@ def _off_policy(method: Method, term: Term, law: str = "policy", aims: bool = Fa
     """
     if term.signal == "one":
         return "behavior"  # demonstrations: the data is the law
-    found: set[str | None] = set()
+    whose: set[str | None] = set()
     if term.rule is not None:  # enumerated or fresh candidates take the state's ratio
         kind = _product(method, term, aims, importance.STATE_PART)
-        found.add({"none": "behavior", "prefix": "current"}.get(kind or ""))
+        whose.add({"none": "behavior", "prefix": "current"}.get(kind or ""))
     if term.onehot:
         kind = _product(method, term, aims, WHOLE)
-        found.add(_own_states(kind, term.gamma > 0))
-    if law == "truncated" and (term.onehot or found != {"behavior"}):
+        whose.add(_own_states(kind, term.gamma > 0))
+    if law == "truncated" and (term.onehot or whose != {"behavior"}):
         return None
-    return found.pop() if len(found) == 1 else None
+    return whose.pop() if len(whose) == 1 else None
 
 
 def _own_states(kind: str | None, future: bool) -> str | None:
@@ -296,8 +295,8 @@ def stale(method: Method, law: str = "policy") -> str | None:
     """
     if bias(method, law) is not None:
         return None
-    found = {_off_policy(method, term, law) for term in _felt(method)}
-    return found.pop() if len(found) == 1 else None
+    whose = {_off_policy(method, term, law) for term in _felt(method)}
+    return whose.pop() if len(whose) == 1 else None
 
 
 def states(method: Method, law: str = "policy") -> str:
@@ -314,8 +313,8 @@ def states(method: Method, law: str = "policy") -> str:
 
 def _left(method: Method, aims: bool = False) -> str | None:
     """The states that ratios leave to all parts of the goal; None where they agree on none."""
-    found = {_off_policy(method, term, aims=aims) for term in _graded(method)}
-    return found.pop() if len(found) == 1 else None
+    whose = {_off_policy(method, term, aims=aims) for term in _graded(method)}
+    return whose.pop() if len(whose) == 1 else None
 
 
 def weighs(method: Method) -> str:
@@ -349,31 +348,31 @@ NEEDS = {
 
 def needs(method: Method) -> tuple[str, ...]:
     """What a run must have for this method: keys of NEEDS."""
-    found = _origin_needs(method)
+    needed = _origin_needs(method)
     for term in method.terms:
         rule = term.rule
         if term.signal in ("reward", "reference"):
-            found.add(term.signal)
+            needed.add(term.signal)
         if term.baseline == "value":
-            found.add("value")
+            needed.add("value")
         if term.signal == "teacher_kl" or term.baseline == "expected_kl":
-            found.add("teacher_full")
+            needed.add("teacher_full")
         if term.signal == "teacher" and term.onehot:
-            found.add("teacher_logp")
+            needed.add("teacher_logp")
         if term.signal == "teacher" and rule is not None:
             proposal = local.DIVERGENCES[rule.divergence].proposal
             drawn = rule.expectation == "resampled" and proposal == "teacher"
-            found.add("teacher_samples" if drawn else "teacher_full")
-    return tuple(need for need in NEEDS if need in found)
+            needed.add("teacher_samples" if drawn else "teacher_full")
+    return tuple(need for need in NEEDS if need in needed)
 
 
 def _origin_needs(method: Method) -> set[str]:
     kinds = {"teacher": "teacher_rollouts", "dataset": "dataset", "buffer": "buffer"}
-    found = {kinds[who] for who in _drawers(method.origin) if who in kinds}
+    needed = {kinds[who] for who in _drawers(method.origin) if who in kinds}
     ratios = {kind for term in method.terms for kind in (term.importance, term.correction)}
-    if "dataset" in found and ratios != {"none"}:
-        found.add("dataset_logp")
-    return found | ({"reward"} if method.origin.redraws else set())
+    if "dataset" in needed and ratios != {"none"}:
+        needed.add("dataset_logp")
+    return needed | ({"reward"} if method.origin.redraws else set())
 
 
 def require(method: Method, available: frozenset[str] | set[str]) -> None:
@@ -401,7 +400,7 @@ def fits(method: Method, vocab: int) -> None:
 def refused(method: Method) -> str | None:
     """Why the method is there to be measured and not to be trained with; None where it isn't so."""
     signals = {term.signal for term in method.terms}
-    if "one" in signals and _given(method.origin) is None:
+    if "one" in signals and _demonstrator(method.origin) is None:
         return (
             "k1 as a loss has zero expected gradient: use signal=teacher, which takes the log "
             "ratio as a reward"
@@ -443,8 +442,8 @@ def vanishes(method: Method) -> bool:
 
 def _level(term: Term) -> bool:
     """Whether a term of the teacher's signal pushes nothing where the teacher is the student."""
-    own = local.Rule(term.divergence or "", term.argument, "resampled", 1)
-    rules = ([] if term.rule is None else [term.rule]) + ([own] if term.onehot else [])
+    token = local.Rule(term.divergence or "", term.argument, "resampled", 1)
+    rules = ([] if term.rule is None else [term.rule]) + ([token] if term.onehot else [])
     return all(map(_pushes_nothing, rules))
 
 
@@ -524,7 +523,7 @@ def _enumerated(term: Term) -> Term:
 def partnerless(method: Method) -> str | None:
     """Why the variance has no three parts, in words; None where it has."""
     felt = _felt(method)
-    own = [term for term in felt if term.onehot]
+    sampled = [term for term in felt if term.onehot]
     whole = [kind for kind, ratio in importance.LOG_RATIOS.items() if ratio.ahead]
     if any(term.signal == "reward" for term in felt):
         return "its weight holds the terminal reward"
@@ -534,9 +533,9 @@ def partnerless(method: Method) -> str | None:
         return "its weight holds other rollouts"
     if any(term.reduction != "sum" or term.cut != "keep" for term in felt):
         return "its weight holds the rollout's length"
-    if any(getattr(term, axis) in whole for term in own for axis in RATIOS):
+    if any(getattr(term, axis) in whole for term in sampled for axis in RATIOS):
         return "its weight holds the whole rollout's ratio"
-    if any(term.bounded for term in own):
+    if any(term.bounded for term in sampled):
         return "its weight holds a bounded ratio"
     drawn = any(term.rule is None or term.rule.draws for term in felt)
     foreign = any(term.signal not in ("teacher", "entropy") for term in felt)
@@ -554,9 +553,10 @@ def reference(method: Method) -> Method:
     origin = changed(replace(method.origin, redraws=None), {})
     if (origin, terms) == (method.origin, method.terms):
         return method
-    found = named(origin, terms)
-    good = found is not None and bias(found) is None and goal(found) == goal(method)
-    return found if found is not None and good else method
+    plain = named(origin, terms)
+    if plain is None or bias(plain) is not None or goal(plain) != goal(method):
+        return method
+    return plain
 
 
 def _reference_terms(method: Method) -> Iterator[Term]:

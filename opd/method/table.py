@@ -266,24 +266,24 @@ def parse(name: str, **changes: object) -> Method:
     Raises:
         ValueError: unknown row, axis or value, or a combination that means nothing.
     """
-    row, at, overrides = name.strip().partition("@")
+    row, at, written = name.strip().partition("@")
     if row not in ROWS:
         raise ValueError(f"unknown method {row!r}; the rows are {', '.join(ROWS)}")
-    given: dict[str, object] = {}
-    for change in overrides.split(",") if at else ():
+    overrides: dict[str, object] = {}
+    for change in written.split(",") if at else ():
         key, equals, text = (part.strip() for part in change.partition("="))
         axis = _axis(name, key) if equals else None
         if axis is None:
             raise ValueError(
                 f"{name}: {change!r} is not axis=value; the axes are {', '.join(AXES)}"
             )
-        _give(given, name, key, axis.read, text)
+        _add(overrides, name, key, axis.read, text)
     for key, value in changes.items():
         axis = _axis(name, key)
         if axis is None:
             raise ValueError(f"{name}: {key} is no axis; they are {', '.join(AXES)}")
-        _give(given, name, key, axis.checked, value)
-    return _made(row, given)
+        _add(overrides, name, key, axis.checked, value)
+    return _made(row, overrides)
 
 
 def _axis(name: str, key: str) -> Axis | None:
@@ -297,54 +297,49 @@ def _axis(name: str, key: str) -> Axis | None:
     return AXES.get(axis)
 
 
-def _give(given: dict[str, object], name: str, key: str, read, value: object) -> None:
-    if key in given:
+def _add(overrides: dict[str, object], name: str, key: str, read, value: object) -> None:
+    if key in overrides:
         raise ValueError(f"{name}: {key} is given twice")
     try:
-        given[key] = read(value)
+        overrides[key] = read(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def _made(row: str, changes: Mapping[str, object]) -> Method:
     """A row with some axes changed, in every term that the change addresses, and checked."""
-    name = (
-        row + ("@" if changes else "") + ",".join(f"{a}={axes.text(v)}" for a, v in changes.items())
-    )
+    written = ",".join(f"{key}={axes.text(value)}" for key, value in changes.items())
+    name = f"{row}@{written}" if changes else row
     start = changed(ROWS[row].origin, {})
-    origin = changed(start, {axis: changes[axis] for axis in changes if axis in ORIGIN})
-    base = tuple(changed(term, {}) for term in ROWS[row].terms)
-    own = [_own(term, changes, base) for term in base]
-    for signal, term in ADDED.items():
-        asked = any(_addressed(key)[0] == signal for key in changes)
-        if asked and signal not in (other.signal for other in base):
-            kept = {axis: own[0].get(axis, getattr(base[0], axis)) for axis in INHERITED}
-            base += (changed(term, {}),)
-            own.append(kept | _own(term, changes, ()))
-    terms = tuple(changed(term, its) for term, its in zip(base, own, strict=True))
-    for key in changes:
-        signal, axis = _addressed(key)
-        parts = [new for old, new in zip(base, terms, strict=True) if signal in ("", old.signal)]
-        if all(getattr(part, axis) is None for part in ([origin] if axis in ORIGIN else parts)):
-            where = f"; it goes with {AXES[axis].where}" if AXES[axis].brought else ""
-            raise ValueError(f"{name}: {key} means nothing there{where}")
+    origin = changed(start, {key: value for key, value in changes.items() if key in ORIGIN})
+    before, after = _changed_terms(ROWS[row].terms, changes)
     try:
+        _check_used(changes, origin, before, after)
         axes.check(origin)
         _check_origin(origin)
-        for term in terms:
+        for term in after:
             axes.check(term)
             _check(term)
-        if sum(term.baseline == "value" for term in terms) > 1:
-            raise ValueError("baseline=value in several terms; one critic learns one return")
-        if len({term.signal for term in terms}) < len({term.signal for term in base}):
-            raise ValueError(
-                "two terms of one signal, by which neither could be told from the other"
-            )
-        if not any(term.coef for term in terms):
-            raise ValueError("coef=0 in all terms: nothing is pushed")
+        _check_together(before, after)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return Method(name, row, origin, terms)
+    return Method(name, row, origin, after)
+
+
+def _changed_terms(
+    start: tuple[Term, ...], changes: Mapping[str, object]
+) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+    """A row's terms and those that it is given, before and after the changes."""
+    before = tuple(changed(term, {}) for term in start)
+    theirs = [_addressing(term, changes, before) for term in before]
+    for signal, term in ADDED.items():
+        asked = any(_addressed(key)[0] == signal for key in changes)
+        if asked and signal not in (other.signal for other in before):
+            inherited = {axis: theirs[0].get(axis, getattr(before[0], axis)) for axis in INHERITED}
+            before += (changed(term, {}),)
+            theirs.append(inherited | _addressing(term, changes, ()))
+    after = (changed(term, its) for term, its in zip(before, theirs, strict=True))
+    return before, tuple(after)
 
 
 def _addressed(key: str) -> tuple[str, str]:
@@ -353,26 +348,52 @@ def _addressed(key: str) -> tuple[str, str]:
     return signal, axis
 
 
-def _own(
+def _addressing(
     term: Term, changes: Mapping[str, object], everyone: tuple[Term, ...]
 ) -> dict[str, object]:
     """The changes that address a term; its own signal's come before everyone's.
 
     A change for everyone goes to those of `everyone` that use the axis, or to all if none does.
     """
-    found: dict[str, object] = {}
+    addressed: dict[str, object] = {}
     for key, value in changes.items():
         used = [getattr(other, key, None) is not None for other in everyone]
         if key in TERM and everyone and (getattr(term, key) is not None or not any(used)):
-            found[key] = value
+            addressed[key] = value
     for key, value in changes.items():
         signal, axis = _addressed(key)
         if signal == term.signal:
-            found[axis] = value
-    return found
+            addressed[axis] = value
+    return addressed
 
 
 # --- what axes can't say one by one --------------------------------------------------------------
+
+
+def _check_used(
+    changes: Mapping[str, object],
+    origin: Origin,
+    before: tuple[Term, ...],
+    after: tuple[Term, ...],
+) -> None:
+    """Refuses a change of an axis that nothing which it addresses then uses."""
+    for key in changes:
+        signal, axis = _addressed(key)
+        terms = [new for old, new in zip(before, after) if signal in ("", old.signal)]
+        parts = [origin] if axis in ORIGIN else terms
+        if all(getattr(part, axis) is None for part in parts):
+            where = f"; it goes with {AXES[axis].where}" if AXES[axis].brought else ""
+            raise ValueError(f"{key} means nothing there{where}")
+
+
+def _check_together(before: tuple[Term, ...], after: tuple[Term, ...]) -> None:
+    """Refuses terms that are good by themselves, and mean nothing beside each other."""
+    if sum(term.baseline == "value" for term in after) > 1:
+        raise ValueError("baseline=value in several terms; one critic learns one return")
+    if len({term.signal for term in after}) < len({term.signal for term in before}):
+        raise ValueError("two terms of one signal: neither could be told from the other")
+    if not any(term.coef for term in after):
+        raise ValueError("coef=0 in all terms: nothing is pushed")
 
 
 def _check_origin(origin: Origin) -> None:
@@ -413,8 +434,8 @@ def _check_credit(term: Term) -> Iterator[str]:
     if term.rule is not None and not plain:
         yield f"a baseline or normaliser needs a sampled token, not {_sum(term)}"
     if (term.penalty == "k3" or term.signal == "one") and not plain:
-        given = "signal=one" if term.penalty is None else f"penalty={term.penalty}"
-        yield f"a baseline or normaliser needs a return, not {given}"
+        instead = "signal=one" if term.penalty is None else f"penalty={term.penalty}"
+        yield f"a baseline or normaliser needs a return, not {instead}"
     if (term.returns in ("gae", "vtrace")) != (term.baseline == "value"):
         yield f"returns={term.returns} with {base}; returns=gae or vtrace go with baseline=value"
     if term.returns == "mean" and term.gamma == 0:

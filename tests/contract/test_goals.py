@@ -8,8 +8,8 @@ import itertools
 
 import jax
 import numpy as np
+import oracle
 import pytest
-import small_trees as small
 
 from opd.method import facts, table
 from opd.method.axes import AXES
@@ -109,7 +109,7 @@ def unbiased():
     with jax.enable_x64(True):
         for method in methods.values():
             if facts.bias(method) is None and all((rule.k or 0) <= 4 for rule in method.rules):
-                found.setdefault(facts.goal(method), {})[method.name] = small.on_its_own(method)
+                found.setdefault(facts.goal(method), {})[method.name] = oracle.on_its_own(method)
     return found
 
 
@@ -117,7 +117,7 @@ def test_methods_of_one_goal_have_one_expectation(unbiased):
     for goal, means in unbiased.items():
         (first, mean), *others = means.items()
         for name, other in others:
-            assert small.distance(other, mean) < RTOL, (goal, first, name)
+            assert oracle.distance(other, mean) < RTOL, (goal, first, name)
     sizes = sorted(map(len, unbiased.values()))
     assert sizes[-1] > 20 and len(sizes) > 30
 

@@ -1,6 +1,7 @@
 """What follows from a method's terms, row by row and for rows with other axes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,9 @@ EXAMPLES = {
     "gspo": (REWARD, True, ("reward",), None, "reinforce"),
     "ppo": (REWARD, True, ("reward", "value"), None, "reinforce"),
     "ppo@lam=1,reduction=sum": (REWARD, False, ("reward", "value"), None, "reinforce"),
+    "ppo@gamma=0,reduction=sum": (
+        (Part("reward"),), False, ("reward", "value"), None, "reinforce@gamma=0",
+    ),
     "vtrace": (REWARD, False, ("reward", "value"), None, "reinforce"),
     "vtrace@lam=0.9": (REWARD, True, ("reward", "value"), None, "reinforce"),
     "vtrace@c_bar=0.5": (REWARD, True, ("reward", "value"), None, "reinforce"),
@@ -468,6 +472,14 @@ def test_other_rows_are_trained_with():
     found = [name for name in table.ROWS if facts.refused(table.parse(name)) is not None]
     assert found == ["k1_loss", "kl_advantage"]
     facts.trainable(table.parse("sft@behavior=mixture"))
+
+
+def test_facts_name_no_row():
+    """What they say follows from terms: a row of another name, or none, has the same facts."""
+    source = Path(facts.__file__).read_text()
+    words = {choice for axis in table.AXES.values() for choice in axis.choices}
+    rows = table.ROWS.keys() - words  # vtrace is a kind of returns too
+    assert not [row for row in rows if f'"{row}"' in source or f"{row}@" in source]
 
 
 def test_a_top_k_must_fit_the_vocabulary():

@@ -234,13 +234,9 @@ def methods() -> str:
             lines.append(f"{'':17} not for training: {refused}")
     lines.append("")
     lines.append(f"axes, as ROW@axis=value,...: {', '.join(table.AXES)}")
-    lines.append(f"of one term, as ROW@SIGNAL.axis=value: {', '.join(signals())}")
+    signals = ", ".join(table.AXES["signal"].choices)
+    lines.append(f"of one term, as ROW@SIGNAL.axis=value: {signals}")
     return "\n".join(lines)
-
-
-def signals() -> tuple[str, ...]:
-    """The signals that a term may have."""
-    return table.AXES["signal"].choices
 
 
 def axes() -> str:
