@@ -83,6 +83,7 @@ def test_merged_matrices_compute_the_same(params, moved):
     assert np.abs(there - hidden(Decoder(PLAIN), params)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_whole_ones_through_the_product(moved):
     """dA = s dW B^T and dB = s A^T dW, of the merged matrix's dW."""
     whole = gradient(Decoder(PLAIN), lora.merged(moved, ADAPTER))["layers"]
@@ -100,6 +101,7 @@ def test_the_gradient_is_the_whole_ones_through_the_product(moved):
             np.testing.assert_allclose(given, wanted, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_only_the_adapter_moves(params):
     start = ADAPTED.adapted(params, jax.random.key(1))
     optimizer = optax.adamw(1e-2)
