@@ -3,9 +3,8 @@
     python -m experiments.train --config=configs/distill.py --workdir=runs/distill
 
 Agarwal et al. 2024 (GKD), section 3; Thinking Machines Lab 2025, On-Policy Distillation. The row is
-opd, its sum over the vocabulary enumerated. Others of the family, by --config.method.name:
-opd_sampled, opd_baseline, opd_resampled, opd_topk, soft_label, skew, and any axis:
---config.method.gamma=0.5.
+opd, its sum over the vocabulary enumerated; --config.method.name takes any other, and
+--config.method.expectation=sampled, --config.method.gamma=0.5 and the like any axis.
 
 Shows how far the sequence KL to the teacher falls in 38,400 rollouts, and accuracy with it. Seed 0,
 two minutes on two busy CPU cores after three for the players: KL from 11.9 to 2.2 nats, accuracy

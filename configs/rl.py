@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/rl.py --workdir=runs/rl
 
-Shao et al. 2024 (DeepSeekMath), section 4.1. The row is grpo. Others of the family, by
---config.method.name: reinforce, rloo, dr_grpo, dapo, gspo.
+Shao et al. 2024 (DeepSeekMath), section 4.1. The row is grpo; any other that a reward
+grades, such as --config.method.name=rloo, takes the same data.
 
 Shows how far accuracy rises without a teacher, at as many rollouts as in configs/distill.py: in
 groups of 8, more of which have both right and wrong completions. Seed 0, a minute on two busy CPU

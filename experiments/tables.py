@@ -1,17 +1,19 @@
-"""The README's tables of rows and axes, written from the tables of `opd.method`.
+"""The README's tables of rows, axes and configs, written from what they list.
 
 python -m experiments.tables
 """
 
 from __future__ import annotations
 
+import runpy
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 from opd.method import facts, table
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
 def rows() -> str:
@@ -39,7 +41,24 @@ def axes() -> str:
     return "\n".join(lines)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"rows": rows, "axes": axes}
+def configs() -> str:
+    """Every file of configs/ that a training starts from: the row it has, and its first line."""
+    lines = ["| config | row | what it is |", "|---|---|---|"]
+    for path in sorted((ROOT / "configs").glob("[!_]*.py")):
+        module = runpy.run_path(str(path))
+        if "python -m experiments.train" in module["__doc__"]:
+            config = module["get_config"]()
+            row = (
+                f"`{config.method.name}`"
+                if config.trains == "policy"
+                else f"a {config.trains} model"
+            )
+            says = module["__doc__"].splitlines()[0].removesuffix(".")
+            lines.append(f"| `configs/{path.name}` | {row} | {says} |")
+    return "\n".join(lines)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"rows": rows, "axes": axes, "configs": configs}
 
 
 def replaced(readme: str) -> str:

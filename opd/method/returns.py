@@ -38,13 +38,6 @@ def future(reward: Array, mask: Array, gamma: float | Array) -> Array:
     return discounted(reward, mask, gamma) - zero(reward, mask)
 
 
-def broadcast(reward: Array, mask: Array) -> Array:
-    """A rollout's reward [B] at every graded token, [B, T]: a terminal reward at gamma = 1."""
-    chex.assert_rank((reward, mask), (1, 2))
-    chex.assert_equal_shape_prefix((reward, mask), 1)
-    return zero(jnp.broadcast_to(reward[:, None], mask.shape), mask)
-
-
 def mean(reward: Array, mask: Array, gamma: float | Array) -> Array:
     """The return-to-go over the number of tokens that it adds up, [B, T]."""
     return discounted(reward, mask, gamma) / masked.remaining(mask)

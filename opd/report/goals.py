@@ -29,7 +29,11 @@ SIGNALS = ("reward", "divergence", "entropy")  # in the order of a sum's words
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One summand of a goal, as results.json has it."""
+    """One summand of a goal, as results.json has it.
+
+    The fields are those of `opd.method.facts.Part`, on purpose twice: a report is made from the
+    file alone, whoever wrote it.
+    """
 
     signal: str
     divergence: str | None = None

@@ -66,7 +66,10 @@ class ProbeConfig:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The rows to measure, with the partners and references that they are compared with."""
+        """The rows to measure, with the partners and references that they are compared with.
+
+        Each once: by its name, which says its terms and whose rollouts it takes.
+        """
         methods: dict[str, Method] = {}
         for method in map(table.parse, self.rows):
             for needed in (facts.reference(method), facts.partner(method), method):
