@@ -30,8 +30,8 @@ class Worker:
         self._alone = threading.Lock()
         atexit.register(self.close)
 
-    def ask(self, *request: str, seconds: float = SECONDS) -> Any:
-        """The answer to a request of texts.
+    def ask(self, *request: str, seconds: float | None = None) -> Any:
+        """The answer to a request of texts, within SECONDS where no others are said.
 
         Raises:
             TimeoutError: it is late, or the process died of it.
@@ -42,7 +42,7 @@ class Worker:
                 self._start()
             self._running.stdin.write(json.dumps(request).encode() + b"\n")
             self._running.stdin.flush()
-            return self._answer(seconds)
+            return self._answer(SECONDS if seconds is None else seconds)
 
     def _start(self) -> None:
         self.close()
