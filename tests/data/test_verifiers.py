@@ -2,14 +2,16 @@
 
 import dataclasses
 import importlib
+import json
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opd.data import verifiers
+from opd.data import pipeline, verifiers
 from opd.data.functions import RewardError
+from opd.data.pipeline import DataConfig
 from opd.data.verifiers import VERIFIERS, exact_match, final_answer, named
 
 
@@ -333,3 +335,26 @@ def test_what_a_verifier_may_not_do_is_said_with_prompt_and_completion():
         f"data.verifier = 'm:f', prompt '{'p' * 59}, completion '{'c' * 59}, answer 'a': returned "
         "None; allowed is a finite number"
     )
+
+
+def test_a_file_s_answers_are_looked_at_before_a_run(tmp_path, module):
+    """As a training, a comparison and a score load them."""
+    answers = ["7", "1/2", "-3", "$1,000", "1.50", "1/2 of it"] * 5
+    path = tmp_path / "p.jsonl"
+
+    def load(verifier, *last):
+        rows = [{"prompt": f"{n}?", "answer": a} for n, a in enumerate(answers)]
+        rows += [{"prompt": f"last {n}?"} | row for n, row in enumerate(last)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = DataConfig(prompts=str(path), max_completion=8, verifier=verifier)
+        return pipeline.load(config)
+
+    assert load("final_answer", {"answer": 7}).verifier is final_answer
+    with pytest.raises(ValueError, match=rf"^{path}:31, {path}:33: 'answer' 'x' is not a number"):
+        load("final_answer", {"answer": "x"}, {"answer": "1"}, {"answer": "y"})
+    with pytest.raises(ValueError, match=rf"^{path}:32: there is no 'answer': data.verifier = 'ex"):
+        load("exact", {"answer": "x"}, {})
+    assert load(None, {}).verifier is None
+    module("def f(completion, answer):\n    return None\n")
+    with pytest.raises(ValueError, match="own_verifier:f.*returned None; allowed is a finite"):
+        load("own_verifier:f")
