@@ -125,7 +125,7 @@ _SCALE = re.compile(
 )
 _MINUS = re.compile(r"(?:-|\b(?:minus|negative))\s*\Z", re.IGNORECASE)
 # In the midst of a text one that stands apart, or follows a word, digit or bracket, subtracts.
-_MINUS_IN_TEXT = re.compile(r"(?:(?<![\w)\].])-|\b(?:minus|negative)\s+)\Z", re.IGNORECASE)
+_MINUS_IN_TEXT = re.compile(r"(?:(?<![A-Za-z0-9_)\].])-|\b(?:minus|negative)\s+)\Z", re.IGNORECASE)
 
 
 def _number(match: re.Match[str], text: str, minus: bool) -> Number | None:
@@ -159,17 +159,21 @@ _REMARK = re.compile(
     r"|hence|per|in|at|on|each|every|with|from|out|of)\b",
     re.IGNORECASE,
 )
-# But so begin other answers, and corrections.
-_OTHERS = {"or", "and", "wait", "no", "actually", "rather", "sorry", "maybe", "perhaps", "possibly"}
-_OTHERS |= {"alternatively", "either", "then", "correction", "hmm", "oops", "instead", "but"}
+# But so begin more of an answer, another one, and corrections: 42, and 43; 42 in all, or 43.
+_MORE = {"and", "then", "but", "plus", "minus", "times"}
+_ANOTHER = re.compile(
+    r"(?:\bor\s|(?<=[.,;:!?…(-])\s*(?:or|wait|no|actually|rather|sorry|maybe|perhaps|possibly"
+    r"|alternatively|either|correction|hmm|oops|instead)\b).*[0-9]",
+    re.IGNORECASE,
+)
 # What makes of a number another one, or a statement about it.
 _BEFORE = re.compile(
-    r"[<>≤≥≠±√∞|×*/^\\]|(?:[\w)]\s*[-+]\s+|[\w)][-+]|[-+]\s*[-+]\s*)\Z"
+    r"[<>≤≥≠±√∞|×*/^\\]|(?:[A-Za-z0-9_)](?:\s*[-+]\s+|[-+])|[-+]\s*[-+]\s*)\Z"
     r"|\b(?:not|than|between|sqrt|log|ln|sin|cos|tan|exp)\b|n't\b",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
-    r"\s*(?:[×*^+²³¹⁰-⁹π√∞\\!]*[×*^+²³¹⁰-⁹π√∞\\]|/\s*[^A-Za-z\s]|pi\b|[nxyz]\b"
+    r"!*\s*(?:[×*^+²³¹⁰-⁹π√∞\\]|/\s*[^A-Za-z\s]|pi\b|[nxyz]\b"
     r"|(?:x|-)\s*[-+]?[0-9])"
 )
 
@@ -190,19 +194,25 @@ def declared(text: str) -> Number | None:
     whichever side is a number: "x = 42", "6 * 7 = 42".
     """
     line = _grouped(_undressed(text))
-    for _ in range(3):  # brackets in brackets
-        outside = _BRACKETED.sub(" ", line)
-        line = outside if _DIGIT.search(outside) else line
-    line = re.sub(r"[()\[\]]", " ", line) if _BRACKETED.fullmatch(line.strip()) else line
     first = _NUMBER.search(line)
     if first is None:
         return None
-    for remark in _REMARK.finditer(line, first.end()):
-        if (remark["first"] or "").lower() not in _OTHERS:
-            line = line[: remark.start()]
-            break
+    if not _ANOTHER.search(line, first.end()):
+        line = _without_remarks(line)
     sides = [_one(side) for side in _EQUALITY.split(line)]
     return _agreed(side for side in sides if side is not None)
+
+
+def _without_remarks(line: str) -> str:
+    """A line without what is in brackets, unless the number is, and what follows the number."""
+    for _ in range(3):  # brackets in brackets
+        outside = _BRACKETED.sub(" ", line)
+        line = outside if _DIGIT.search(outside) else line
+    first = _NUMBER.search(line)
+    remark = first and _REMARK.search(line, first.end())
+    if not remark or (remark["first"] or "").lower() in _MORE:
+        return line
+    return line[: remark.start()]
 
 
 def _grouped(line: str) -> str:
