@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 
 from opd.data import answers
+from opd.data.worker import Worker
+
+_EQUAL = Worker("equal")
 
 
 def harness_strict(completion: str, answer: str) -> bool:
@@ -64,7 +67,4 @@ def hendrycks(completion: str, answer: str) -> bool:
 
 def math_verify(completion: str, answer: str) -> bool:
     """math-verify as its page shows it: both parsed, the answer in dollars."""
-    import math_verify as library
-
-    wanted, said = library.parse(f"${answer}$"), library.parse(completion)
-    return library.verify(wanted, said)
+    return bool(_EQUAL.ask(completion, f"${answer}$"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER / "results.json")
     options = parser.parse_args(argv)
-    logging.disable(logging.ERROR)  # math-verify says what it can't parse
     start = time.perf_counter()
     rows = [
         (pair, {name: graded(pair, grader) for name, grader in GRADERS.items()}) for pair in pairs()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import re
 import select
 import subprocess
@@ -51,6 +52,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # sympy goes through sets of names: in one order, whichever process it is.
+            env=os.environ | {"PYTHONHASHSEED": "0"},
         )
         try:
             self._answer(STARTING)

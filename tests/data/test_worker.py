@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -38,6 +39,20 @@ def test_a_process_that_was_killed_meanwhile_is_started_again(worker):
     os.kill(before.pid, signal.SIGKILL)
     before.wait()
     assert worker.ask("a", "a") == "a" and worker._running is not before
+
+
+def test_what_equals_what_is_the_same_in_every_process(worker, monkeypatch):
+    environments = []
+
+    def recorded(*arguments, env, **more):
+        environments.append(env)
+        return start(*arguments, env=env, **more)
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", recorded)
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    assert worker.ask("a", "a") == "a"
+    assert environments[0]["PYTHONHASHSEED"] == "0" and environments[0]["PATH"]
 
 
 def test_what_fails_within_equals_nothing(worker):
