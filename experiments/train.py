@@ -14,7 +14,6 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run.rollouts import rewards
 from opd.run.settings import launch
 from opd.run.settings.config import Config
 from opd.run.training import train
@@ -52,9 +51,6 @@ def job(config: Config, workdir: Path, plan: train.Plan) -> None:
     except train.Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
-    except rewards.RewardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     if done is not None:
         print(json.dumps(done, indent=1))
 

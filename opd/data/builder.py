@@ -31,6 +31,8 @@ class Example:
     solution: str | None = None
     answer: str | None = None
     messages: Messages | None = None
+    # FILE:LINE or the like, for messages; empty where it is from no list.
+    where: str = dataclasses.field(default="", compare=False)
 
     @property
     def asked(self) -> str | Messages:

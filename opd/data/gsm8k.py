@@ -9,9 +9,11 @@ import dataclasses
 import re
 from pathlib import Path
 
+from opd.data import numbers
+from opd.data.answers import MARKER
 from opd.data.builder import Example, ExampleBuilder, Source, Splits, hold_out
 from opd.data.jsonl import read_objects, text_field
-from opd.data.verifiers import MARKER, final_answer, parse_number
+from opd.data.verifiers import final_answer
 
 FILES = ("train.jsonl", "test.jsonl")
 
@@ -57,12 +59,12 @@ def read(path: Path, annotations: bool) -> list[Example]:
             raise ValueError(f"{where}: 'answer' must end in '{MARKER} NUMBER', has no {MARKER}")
         answer = answer.strip()
         try:
-            parse_number(answer)
+            numbers.parse(answer)
         except ValueError as error:
             raise ValueError(f"{where}: after {MARKER}, {error}") from None
         if not annotations:
             solution = _ANNOTATION.sub("", solution)
-        examples.append(Example(question + "\n", solution, answer))
+        examples.append(Example(question + "\n", solution, answer, where=where))
     return examples
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from opd import fields
-from opd.data import hub_tokenizer
+from opd.data import hub_tokenizer, verifiers
 from opd.data.builder import Example, Splits, read, write
 from opd.data.chat import PLAIN
 from opd.data.config import DataConfig
@@ -30,7 +30,7 @@ from opd.data.tokenizers import (
     check,
     train_bpe,
 )
-from opd.data.verifiers import Verifier, named
+from opd.data.verifiers import Verifier
 
 # Part of what a prepared folder is named after: raise it when what is written changes.
 FORMAT = 1
@@ -227,7 +227,12 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
     longest = _longest_solution(tokenizer, everything)  # even where it isn't needed: all are read
     if config.max_completion is None and longest is None:
         raise ValueError("data.max_completion = None: needs a number of tokens, 1 or more, here")
-    verifier = named(config.verifier) if config.verifier else config.source.verifier
+    verifier = verifiers.named(config.verifier) if config.verifier else config.source.verifier
+    if graded:
+        verifiers.check(config.verifier or config.task, verifier, everything)
+    elif config.verifier:
+        bare = [example for example in everything if example.answer is None]
+        verifiers.refuse(config.verifier, "there is no 'answer'", bare)
     return Task(
         config=config,
         tokenizer=tokenizer,

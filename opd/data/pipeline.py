@@ -13,6 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from opd.data import verifiers
 from opd.data.builder import Example
 from opd.data.config import DataConfig, integer
 from opd.data.loading import Task, first_prompt, keep, load, recognised
@@ -172,21 +173,32 @@ def decode_completion(task: Task, tokens: np.ndarray, mask: np.ndarray) -> str:
     return task.tokenizer.decode(np.asarray(tokens)[np.asarray(mask)].tolist())
 
 
-def verify(task: Task, tokens: np.ndarray, mask: np.ndarray, answers: Sequence[str]) -> np.ndarray:
+def verify(
+    task: Task,
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    answers: Sequence[str],
+    texts: Sequence[str] | None = None,
+) -> np.ndarray:
     """Rewards, float32 [B], of completions: tokens [B, T] int32, mask [B, T] bool, B answers.
 
-    A completion that doesn't end in EOS earns 0: cut at T, it has no final answer yet.
+    A completion that doesn't end in EOS earns 0: cut at T, it has no final answer yet. `texts` are
+    the B prompts, where a message can name them.
 
     Raises:
         ValueError: the task has no verifier.
+        RewardError: the verifier raised, or returned something other than a finite number.
     """
     if task.verifier is None:
         raise ValueError(f"{task.config.prompts}: not every line has an answer, nothing to verify")
     tokens, mask = np.asarray(tokens), np.asarray(mask)
     assert tokens.shape == mask.shape and len(tokens) == len(answers), (tokens.shape, mask.shape)
     ended = np.any(mask & np.isin(tokens, task.tokenizer.eos_ids), axis=1)
-    rewards = [
-        task.verifier(decode_completion(task, row, graded), answer) if end else 0.0
-        for row, graded, end, answer in zip(tokens, mask, ended, answers, strict=True)
-    ]
-    return np.asarray(rewards, np.float32)
+    name = task.config.verifier or task.config.task
+    rewards = np.zeros(len(answers), np.float32)
+    for row, end in enumerate(ended):
+        if end:
+            completion = decode_completion(task, tokens[row], mask[row])
+            prompt = None if texts is None else texts[row]
+            rewards[row] = verifiers.grade(name, task.verifier, prompt, completion, answers[row])
+    return rewards

@@ -53,7 +53,7 @@ def read(path: Path) -> list[Example]:
             answer = str(answer)
         elif answer is not None:
             answer = text_field(where, line, "answer")
-        examples.append(Example(prompt, answer, answer, messages))
+        examples.append(Example(prompt, answer, answer, messages, where))
     return examples
 
 

@@ -116,13 +116,14 @@ def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> li
         rows = builder.as_data_source(split=split)
     examples = []
     for number, row in enumerate(rows):
-        asked = _text(f"{where}:{split}, {number}", prompt, row[prompt])
+        place = f"{where}:{split}, {number}"
+        asked = _text(place, prompt, row[prompt])
         if not asked:
-            raise ValueError(f"{where}:{split}, {number}: {prompt!r} is empty")
+            raise ValueError(f"{place}: {prompt!r} is empty")
         text = None
         if answer is not None:
-            text = _text(f"{where}:{split}, {number}", answer, row[answer]) or None
-        examples.append(Example(asked, text, text))
+            text = _text(place, answer, row[answer]) or None
+        examples.append(Example(asked, text, text, where=place))
     return examples
 
 

@@ -1,63 +1,22 @@
-"""Verifiers: pure functions (completion, answer) -> reward in {0.0, 1.0}.
+r"""Verifiers: pure functions (completion, answer) -> reward in {0.0, 1.0}.
 
 They see text: EOS is gone, and whether the completion ended at all is the caller's question.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
+import importlib.util
 import re
-import sys
-from collections.abc import Callable
-from decimal import Decimal
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from opd.data import math_process
+from opd.data import answers, functions, numbers
+from opd.data.worker import Worker
 
 Verifier = Callable[[str, str], float]
+KEY = "data.verifier"
 
-MARKER = "####"
-
-# Thousands come in groups of three, so that "1,2,3" is three numbers and "1,200" is one. A minus
-# that follows a word, a digit or a bracket is a subtraction.
-_NUMBER = re.compile(
-    r"(?P<minus>(?<![\w)\].])[-\u2212])?\$?"
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
-)
-# What may stand around the one number after the marker.
-_FINAL = re.compile(r"\s*\$?(?P<number>" + _NUMBER.pattern + r")%?\.?\s*")
-
-
-def _value(match: re.Match[str]) -> Decimal:
-    value = Decimal(match["digits"].replace(",", ""))
-    return -value if match["minus"] else value
-
-
-def parse_number(text: str) -> Decimal:
-    """The one number that `text` is: "1,200", "$5", "-3.50", "7.".
-
-    Raises:
-        ValueError: the text is anything else.
-    """
-    match = _FINAL.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a number")
-    return _value(match)
-
-
-def final_number(text: str) -> Decimal | None:
-    """The number a worked answer ends in: what follows the last `####`, else the last number.
-
-    A text that has the marker is taken at its word: if the rest of that line isn't one number,
-    nothing was answered.
-    """
-    _, marker, rest = text.rpartition(MARKER)
-    if marker:
-        match = _FINAL.fullmatch(rest.strip().partition("\n")[0])
-        return None if match is None else _value(match)
-    matches = list(_NUMBER.finditer(text))
-    return _value(matches[-1]) if matches else None
+# --- those that are here -------------------------------------------------------------------------
 
 
 def exact_match(completion: str, answer: str) -> float:
@@ -66,46 +25,90 @@ def exact_match(completion: str, answer: str) -> float:
 
 
 def final_answer(completion: str, answer: str) -> float:
-    """1 where the completion's final number equals the answer, compared as numbers.
+    """1 where the completion's final number equals the answer, exactly, as rational numbers.
 
-    Cobbe et al. 2021 (arXiv:2110.14168): a solution ends in `#### N`.
+    Cobbe et al. 2021 (arXiv:2110.14168): a solution ends in `#### N`. Here N may be in a box
+    too, or the text's last number (`numbers.final`), and dressed as people write it
+    (`numbers.declared`).
 
     Raises:
         ValueError: the answer is not a number.
     """
-    wanted = parse_number(answer)
-    return float(final_number(completion) == wanted)
+    said, wanted = numbers.final(completion), numbers.parse(answer)
+    return float(said is not None and said.same(wanted))
 
 
-_MATH = math_process.Process()
+_EQUAL, _LAST = Worker("equal"), Worker("last")
 
 
 def math(completion: str, answer: str) -> float:
     """1 where the completion's answer equals the answer as mathematics (math-verify).
 
+    That is what its last box holds, else what its last `####` marks, else what math-verify finds;
+    of a thought nothing. An answer that is one number may be dressed as `final_answer` takes it.
+
     Raises:
         ValueError: the extra `math` isn't installed.
     """
-    return float(_MATH.equal(completion, answer))
+    _need_math_verify()
+    text = answers.after_thought(completion)
+    said = answers.boxed(text)
+    if said is None:
+        said = answers.marked(text)
+        said = said and said.rstrip(" .!")  # a sentence's end, and no factorial
+    if said is None:
+        return float(_equal(text, _formula(answer)))
+    return float(_same_number(said, answer) or _equal(_formula(said), _formula(answer)))
+
+
+def _need_math_verify() -> None:
+    if importlib.util.find_spec("math_verify") is None:
+        raise ValueError(f"{KEY} = 'math' needs the extra: pip install opd[math]")
+
+
+def _equal(text: str, formula: str) -> bool:
+    try:
+        return bool(_EQUAL.ask(text, formula))
+    except TimeoutError:
+        return False  # a number that takes so long is no answer
+
+
+def _formula(text: str) -> str:
+    """A text as math-verify reads it whole: in dollars, where none are in it."""
+    text = answers.boxed(text) or text
+    return text if re.search(r"(?<!\\)\$|\\\(|\\\[", text) else f"${text}$"
+
+
+def _same_number(said: str, answer: str) -> bool:
+    """Whether both are one number; "1,2" may be a pair here, and "4!" is a factorial."""
+    if "!" in said or re.search(r",(?![0-9]{3})", answer):
+        return False
+    try:
+        wanted = numbers.parse(answer)
+    except ValueError:
+        return False
+    number = numbers.declared(said)
+    return number is not None and number.same(wanted)
 
 
 def regex(pattern: str) -> Verifier:
-    """1 where what the pattern last finds is the answer: its group 1, or all of it if it has none.
+    """1 where what the pattern last finds is the answer, surrounding white space aside.
+
+    That is the first of its groups that took part, or all of it if it has none; empty finds don't
+    count.
 
     Raises:
         ValueError: no regular expression.
     """
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"data.verifier = 'regex:{pattern}': not a pattern ({error})") from None
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{KEY} = 'regex:{pattern}': not a pattern ({error})") from None
 
     def verifier(completion: str, answer: str) -> float:
-        matches = list(compiled.finditer(completion))
-        if not matches:
-            return 0.0
-        found = matches[-1].group(1 if compiled.groups else 0)
-        return exact_match(found or "", answer)
+        """Raises TimeoutError where the pattern never ends on a completion."""
+        last = _LAST.ask(pattern, completion)
+        return 0.0 if last is None else exact_match(last, answer)
 
     return verifier
 
@@ -117,45 +120,112 @@ VERIFIERS: dict[str, Verifier] = {
 }
 REGEX = "regex:"
 
+# How a completion says an answer that it is to earn its reward by.
+COMPLETED: dict[Verifier, str] = {
+    exact_match: "{}",
+    final_answer: answers.MARKER + " {}",
+    math: r"\boxed{{{}}}",
+}
 
-def named(said: str) -> Verifier:
+
+# --- by name -------------------------------------------------------------------------------------
+
+
+def named(name: str) -> Verifier:
     """One of VERIFIERS, regex:PATTERN, or the function f(completion, answer) of MODULE:NAME.
 
     Raises:
         ValueError: none of these, or what can't be used.
     """
-    if said in VERIFIERS:
-        if said == "math":
-            math("1", "1")  # says that it isn't installed before anything is compiled
-        return VERIFIERS[said]
-    if said.startswith(REGEX):
-        return regex(said.removeprefix(REGEX))
-    if ":" in said:
-        return imported("data.verifier", said)[1]
+    if name in VERIFIERS:
+        if name == "math":
+            _need_math_verify()
+        return VERIFIERS[name]
+    if name.startswith(REGEX):
+        return regex(name.removeprefix(REGEX))
+    if ":" in name:
+        return functions.imported(KEY, name, "completion, answer")
     allowed = f"{', '.join(VERIFIERS)}, regex:PATTERN or MODULE:NAME"
-    raise ValueError(f"data.verifier = {said!r}: allowed are {allowed}")
+    raise ValueError(f"{KEY} = {name!r}: allowed are {allowed}")
 
 
-def imported(key: str, said: str) -> tuple[ModuleType, Callable]:
-    """The module and the function of MODULE:NAME; the current folder's are found, as with -m.
+def digest(name: str | None) -> str | None:
+    """SHA-256 of the files of a user's own; None where the name says it all."""
+    if name is None or name in VERIFIERS or name.startswith(REGEX):
+        return None
+    return functions.digest(KEY, name)
+
+
+# --- before anything is graded -------------------------------------------------------------------
+
+
+class Line(Protocol):
+    """A prompt with its answer, and where it is from, if it is from a list."""
+
+    prompt: str
+    answer: str | None
+    where: str
+
+
+def check(name: str, verifier: Verifier, lines: Sequence[Line]) -> None:
+    """Refuses answers that a verifier can't grade by: each must earn 1 as its own completion.
+
+    How a user's own function or a pattern wants a completion isn't known: it is tried on the first
+    line, and must give a number.
 
     Raises:
-        ValueError: no such module or name, or nothing to call.
+        ValueError: which lines, how many, and why.
     """
-    what = f"{key} = {said!r}"
-    name, colon, attribute = said.partition(":")
-    if not (name and colon and attribute):
-        raise ValueError(f"{what}: allowed is MODULE:NAME")
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
+    if verifier not in COMPLETED:
+        first = lines[0]
+        try:
+            grade(name, verifier, first.prompt, first.answer, first.answer)
+        except functions.RewardError as error:
+            raise ValueError(str(error)) from None
+        return
+    reasons = {answer: _wrong(verifier, answer) for answer in {line.answer for line in lines}}
+    wrong = sorted((line for line in lines if reasons[line.answer]), key=_place)
+    if wrong:
+        refuse(name, f"'answer' {reasons[wrong[0].answer]}", wrong)
+
+
+def refuse(name: str, reason: str, lines: Sequence[Line]) -> None:
+    """Says of the first lines, and of how many, why a verifier can't grade by them.
+
+    Raises:
+        ValueError: always.
+    """
+    shown = 3  # enough to see what it is about
+    listed = ", ".join(line.where or f"prompt {line.prompt[:40]!r}" for line in lines[:shown])
+    more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
+    raise ValueError(
+        f"{listed}{more}: {reason}: {KEY} = {name!r} can't grade by it; allowed are answers that "
+        f"earn 1 as their own completion, or another {KEY}"
+    )
+
+
+def _place(line: Line) -> tuple[int, str]:
+    """Of one file's lines the order that they have there."""
+    return len(line.where), line.where
+
+
+def _wrong(verifier: Verifier, answer: str) -> str | None:
+    """Why an answer can't be graded by, if it can't."""
     try:
-        module = importlib.import_module(name)
-    except Exception as error:  # a user's module raises what it likes
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{what}: {name} cannot be imported ({line})") from None
-    if not hasattr(module, attribute):
-        raise ValueError(f"{what}: {name} has no {attribute}")
-    there = getattr(module, attribute)
-    if not callable(there):
-        raise ValueError(f"{what}: it is a {type(there).__name__}, allowed is a function")
-    return module, there
+        earned, empty = verifier(COMPLETED[verifier].format(answer), answer), verifier("", answer)
+    except ValueError as error:
+        return str(error)
+    if earned != 1:
+        return f"{answer!r:.60} as its own completion earns {earned:g}"
+    return f"{answer!r:.60} lets an empty completion earn {empty:g}" if empty else None
+
+
+def grade(name: str, verifier: Verifier, prompt: str | None, completion: str, answer: str) -> float:
+    """A completion\'s reward by a verifier of that name; `prompt` is for messages, where known.
+
+    Raises:
+        RewardError: the verifier raised, or returned something other than a finite number.
+    """
+    shown = {} if prompt is None else {"prompt": prompt}
+    shown |= {"completion": completion, "answer": answer}
+    return functions.reward(f"{KEY} = {name!r}", verifier, completion, answer, **shown)

@@ -63,7 +63,7 @@ def draw(
     """A rollout of G completions for each prompt of a batch, rewarded where the task verifies."""
     key = draws.key(seed, step, "action")
     drawn = complete(world, player, batch, key, group_size, sampling or world.sampling)
-    return reward(world.task, drawn, batch["answers"], group_size)
+    return reward(world.task, drawn, batch["answers"], group_size, batch["texts"])
 
 
 def complete(
@@ -84,13 +84,24 @@ def complete(
     return programs.rollout(world.mesh, *player, **rows, key=key, sampling=sampling, **mixed)
 
 
-def reward(task: Task, rollout: Rollout, answers: list[str], group_size: int) -> Rollout:
-    """The rollout with its verifier's rewards; as it is where nobody grades."""
+def reward(
+    task: Task,
+    rollout: Rollout,
+    answers: list[str],
+    group_size: int,
+    texts: list[str] | None = None,
+) -> Rollout:
+    """The rollout with its verifier's rewards; as it is where nobody grades.
+
+    `texts` are the prompts, where a message can name them.
+    """
     if task.verifier is None:
         return rollout
-    repeated = [answer for answer in answers for _ in range(group_size)]
-    graded = pipeline.verify(task, np.asarray(rollout.tokens), np.asarray(rollout.mask), repeated)
-    return rewarded(rollout, graded)
+    tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
+    answers, texts = (
+        listed and [one for one in listed for _ in range(group_size)] for listed in (answers, texts)
+    )
+    return rewarded(rollout, pipeline.verify(task, tokens, mask, answers, texts))
 
 
 def rewarded(rollout: Rollout, reward: Any) -> Rollout:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from opd import disk, fields
-from opd.data import pipeline
+from opd.data import pipeline, verifiers
 from opd.data.pipeline import DataConfig
 from opd.engine import programs, sharding
 from opd.engine.steps import Sampling
@@ -97,8 +97,10 @@ def identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]:
     """All that a fit depends on, as player.json has it."""
     data = dataclasses.asdict(world.task.config)
     data["path"] = data["prompts"] = None
+    judged = None if config.stop_at is None else verifiers.digest(world.task.config.verifier)
     return disk.strict(
-        {
+        ({} if judged is None else {"verifier": judged})
+        | {
             "decoder": dataclasses.asdict(model.config),
             "fit": dataclasses.asdict(config),
             "data": data,

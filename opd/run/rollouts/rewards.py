@@ -5,21 +5,14 @@ All of them are graders, (rollout, batch of its prompts, group size) -> the roll
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import inspect
-import numbers
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import jax
 import numpy as np
 
-from opd.data import pipeline, verifiers
+from opd.data import functions, pipeline
 from opd.data.pipeline import Batch, Task
 from opd.engine import programs
 from opd.model.scalar import Scalar
@@ -31,10 +24,7 @@ from opd.types import Params, Rollout
 
 # (prompt, completion, final answer or None) -> reward.
 Function = Callable[[str, str, str | None], float]
-
-
-class RewardError(RuntimeError):
-    """What a run can't be graded by: found out only as it graded."""
+KEY = "config.reward.function"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +72,11 @@ class RewardPlan:
             ValueError: a file that can't be read.
         """
         if self.function is not None:
-            return {"sha256": _sources(self.config.function)}
+            return {"sha256": functions.digest(KEY, self.config.function)}
         if self.trained is not None:
             return self.trained.identity
         if self.config.pairs is not None:
-            return {"sha256": _sha256(self.config.pairs)}
+            return {"sha256": functions.sha256(self.config.pairs)}
         return None
 
 
@@ -125,7 +115,7 @@ def verifier(world: World) -> Grader:
 
 
 def _by_verifier(task: Task, rollout: Rollout, batch: Batch, group_size: int) -> Rollout:
-    return drawing.reward(task, rollout, batch["answers"], group_size)
+    return drawing.reward(task, rollout, batch["answers"], group_size, batch["texts"])
 
 
 # --- a user's function -----------------------------------------------------------------------
@@ -135,14 +125,9 @@ def function(name: str) -> Function:
     """The function that MODULE:NAME names; modules of the current folder are found, as with -m.
 
     Raises:
-        ValueError: no such module or name, or nothing to call.
+        ValueError: no such module or name, nothing to call, or nothing to call with three texts.
     """
-    return _imported(name)[1]
-
-
-def _imported(name: str) -> tuple[ModuleType, Function]:
-    """The module and the function of MODULE:NAME."""
-    return verifiers.imported("config.reward.function", name)
+    return functions.imported(KEY, name, "prompt, completion, answer")
 
 
 def _by_function(
@@ -158,52 +143,10 @@ def _by_function(
     for row in range(len(tokens)):
         prompt, answer = (batch[key][row // group_size] for key in ("texts", "answers"))
         completion = pipeline.decode_completion(task, tokens[row], mask[row])
-        what = f"config.reward.function = {name!r}, prompt {prompt!r:.60}"
-        try:
-            value = function(prompt, completion, answer or None)
-        except Exception as error:  # a user's function raises what it likes
-            raise RewardError(f"{what}: raised {_line(error)}") from error
-        if not _is_finite(value):
-            shown = " ".join(repr(value).split())[:60]
-            raise RewardError(f"{what}: returned {shown}; allowed is a finite number")
-        graded.append(value)
+        texts = (prompt, completion, answer or None)
+        shown = {"prompt": prompt, "completion": completion}
+        graded.append(functions.reward(f"{KEY} = {name!r}", function, *texts, **shown))
     return drawing.rewarded(rollout, np.asarray(graded, np.float32))
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether it is one number that float32 holds."""
-    if not isinstance(value, (numbers.Real, np.generic, np.ndarray, jax.Array)):
-        return False
-    array = np.asarray(value)
-    is_number = array.ndim == 0 and array.dtype.kind in "biuf"
-    return is_number and abs(float(array)) <= float(np.finfo(np.float32).max)
-
-
-def _line(error: Exception) -> str:
-    """An exception on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def _sources(name: str) -> str:
-    """SHA-256 over the files of MODULE:NAME."""
-    module, there = _imported(name)
-    files = {getattr(module, "__file__", None)}
-    with contextlib.suppress(TypeError):  # no source of its own: an object, a builtin
-        files.add(inspect.getsourcefile(inspect.unwrap(there)))
-    files.discard(None)
-    return hashlib.sha256("".join(sorted(map(_sha256, files))).encode()).hexdigest()
-
-
-def _sha256(file: str) -> str:
-    """The digest of a file's content.
-
-    Raises:
-        ValueError: it can't be read.
-    """
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 # --- a reward model --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from opd import fields
+from opd.data.functions import RewardError
 from opd.method import facts, table
 from opd.run.settings import config as configs
 from opd.run.settings import gin_config
@@ -45,7 +46,7 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
     """Runs what `prepare` hands back, and leaves: 0, or 2 for a user's mistake.
 
     A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
-    ours, and keeps its traceback.
+    ours, and keeps its traceback; a RewardError is the user's whenever it comes.
     """
     try:
         job = prepare()
@@ -54,7 +55,11 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
         print("\n".join(["error: " + lines[0], *lines[1:3]]), file=sys.stderr)
         sys.exit(2)
     if job is not None:
-        job()
+        try:
+            job()
+        except RewardError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
     sys.exit(0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from opd import disk, fields
-from opd.data import pipeline
+from opd.data import pipeline, verifiers
 from opd.data.pipeline import Task
 from opd.engine import backend, sharding
 from opd.engine.steps import Sampling
@@ -94,6 +94,10 @@ def flat(nested: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
     return dotted
 
 
+# Inputs that an older version did not keep: what they were then isn't known, and is let pass.
+LATER = ("verifier",)
+
+
 def same_inputs(now: Mapping[str, Any], then: Mapping[str, Any], workdir: Path) -> None:
     """Refuses a workdir whose results were made from other files than the config names now.
 
@@ -101,9 +105,10 @@ def same_inputs(now: Mapping[str, Any], then: Mapping[str, Any], workdir: Path) 
         ValueError: names the input that differs.
     """
     for name in now:
-        if now[name] != then.get(name):
+        before = then.get(name, now[name] if name in LATER else None)
+        if now[name] != before:
             raise ValueError(
-                f"--workdir={workdir} has results of another {name}: {_short(then.get(name))}, "
+                f"--workdir={workdir} has results of another {name}: {_short(before)}, "
                 f"now {_short(now[name])}; give another workdir, or remove this one"
             )
 
@@ -133,11 +138,13 @@ class Ready:
         Raises:
             ValueError: a file that can't be read.
         """
+        verifier = verifiers.digest(self.world.task.config.verifier)
         return {
             "data": self.world.task.identity,
             "teacher": self.teacher.inputs,
             "student": self.student.inputs,
             "reward": self.reward.inputs,
+            "verifier": None if verifier is None else {"sha256": verifier},
         }
 
 

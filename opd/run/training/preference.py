@@ -17,6 +17,7 @@ import optax
 
 from opd import disk
 from opd.data import pipeline, preferences
+from opd.data.functions import RewardError
 from opd.data.pipeline import Batch, Example, Task
 from opd.data.preferences import Pair
 from opd.engine import optimizer, preference, programs, sharding
@@ -28,7 +29,6 @@ from opd.model.scalar import Scalar
 from opd.run import drawing
 from opd.run.drawing import Player, World
 from opd.run.players import folder
-from opd.run.rollouts.rewards import RewardError
 from opd.run.settings.config import Config
 from opd.run.store import progress
 from opd.types import Params

@@ -75,9 +75,9 @@ def trained(files, tmp_path_factory) -> Trained:
     config = asked(files["teacher"], files["student"], files["prompts"], updates=4)
     drawn, verify, said = [], pipeline.verify, io.StringIO()
 
-    def recorded(task, tokens, mask, answers):
+    def recorded(task, tokens, mask, *texts):
         drawn.append(np.asarray(tokens)[np.asarray(mask)])
-        return verify(task, tokens, mask, answers)
+        return verify(task, tokens, mask, *texts)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
         patch.setattr(pipeline, "verify", recorded)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from experiments import train as launcher
-from opd.data import pipeline
+from opd.data import pipeline, verifiers
+from opd.data.functions import RewardError
 from opd.engine import optimizer
 from opd.engine.steps import State
 from opd.model.scalar import Scalar
@@ -34,6 +35,9 @@ SOURCE = """
 def length(prompt, completion, answer):
     calls.append((prompt, completion, answer))
     return len(completion)
+
+def two(completion, answer):
+    return 1
 
 calls = []
 number = 3
@@ -121,15 +125,39 @@ def test_what_a_function_may_not_do_is_said_with_the_prompt(module, world, body,
     batch, rollout = demonstrated(world, world.task.split("train")[:3])
     grade = graders(RewardConfig(function=f"{name}:f"), world)
     bad = sys.modules[name].bad = batch["texts"][1]
-    with pytest.raises(rewards.RewardError) as error:
+    with pytest.raises(RewardError) as error:
         grade(rollout, batch, G)
-    wanted = f"config.reward.function = 'own_rewards:f', prompt {bad!r}: {did}"
+    said = world.task.split("train")[1].solution
+    wanted = f"config.reward.function = 'own_rewards:f', prompt {bad!r}, completion {said!r}: {did}"
     assert str(error.value) == wanted
 
 
-@pytest.mark.parametrize("value", [True, 2, 0.5, np.float64(2), np.bool_(1), jnp.float32(3)])
-def test_any_kind_of_number_is_one(value):
-    assert rewards._is_finite(value)
+@pytest.mark.parametrize(
+    ("body", "did"),
+    [
+        ("return None", "returned None; allowed is a finite number"),
+        ("return float('nan')", "returned nan; allowed is a finite number"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_verifier_may_not_do_is_said_with_the_prompt(module, world, body, did):
+    """None for some prompts alone, which the try before a run need not meet."""
+    name = module(f"def f(completion, answer):\n    if answer == bad: {body}\n    return 1")
+    sys.modules.pop(name, None)
+    verifier = verifiers.named(f"{name}:f")
+    sys.modules[name].bad = None
+    data = dataclasses.replace(world.task.config, verifier=f"{name}:f")
+    task = dataclasses.replace(world.task, config=data, verifier=verifier)
+    batch, rollout = demonstrated(world, world.task.split("train")[:3])
+    grade = rewards.verifier(dataclasses.replace(world, task=task))
+    np.testing.assert_array_equal(grade(rollout, batch, G).reward, [1] * (3 * G - 1) + [0])
+    sys.modules[name].bad = bad = batch["answers"][1]
+    with pytest.raises(RewardError) as error:
+        grade(rollout, batch, G)
+    assert str(error.value) == (
+        f"data.verifier = 'own_rewards:f', prompt {batch['texts'][1]!r}, completion {bad!r}, "
+        f"answer {bad!r}: {did}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,6 +168,7 @@ def test_any_kind_of_number_is_one(value):
         ("nowhere_at_all:f", "nowhere_at_all cannot be imported (ModuleNotFoundError: No module"),
         ("own_rewards:f", "own_rewards has no f"),
         ("own_rewards:number", "it is a int, allowed is a function"),
+        ("own_rewards:two", "it is called as f(prompt, completion, answer), and that fails (too"),
         ("broken:f", "broken cannot be imported (SyntaxError:"),
     ],
 )
@@ -174,14 +203,50 @@ def test_a_function_taken_from_another_module_is_known_by_both(module, world):
     sys.modules.pop("own_source")
 
 
+VERIFIER = "def f(completion, answer):\n    return float(completion == answer)\n"
+
+
+def test_another_text_of_the_verifier_is_another_input(module, world, tmp_path):
+    name = f"{module(VERIFIER)}:f"
+    config = debug(data=dataclasses.replace(debug().data, verifier=name))
+    before = json.loads(json.dumps(checks.ready(config, ()).inputs))
+    checks.same_inputs(checks.ready(config, ()).inputs, before, tmp_path)
+    assert checks.ready(debug(), ()).inputs["verifier"] is None
+    module(VERIFIER + "# more")
+    now = checks.ready(config, ()).inputs
+    with pytest.raises(ValueError, match="has results of another verifier: sha256 [0-9a-f]{12}, n"):
+        checks.same_inputs(now, before, tmp_path)
+    # What a version before this one has not kept is not held against a workdir.
+    checks.same_inputs(now, {key: before[key] for key in before if key != "verifier"}, tmp_path)
+
+
+def test_a_player_that_a_verifier_stopped_is_known_by_it(module, world):
+    name = f"{module(VERIFIER)}:f"
+    task = dataclasses.replace(
+        world.task, config=dataclasses.replace(world.task.config, verifier=name)
+    )
+    stopped = dataclasses.replace(debug().student.fit, stop_at=0.5)
+    model = players.look("student", debug().student, world.task).model
+
+    def identity(config=stopped, task=task):
+        return fit.identity(model, config, dataclasses.replace(world, task=task))
+
+    before, unstopped = identity(), identity(dataclasses.replace(stopped, stop_at=None))
+    assert fit.same(json.loads(json.dumps(before)), before)
+    assert "verifier" not in unstopped and "verifier" not in identity(task=world.task)
+    module(VERIFIER + "# more")
+    assert not fit.same(before, identity())
+    assert fit.same(unstopped, identity(dataclasses.replace(stopped, stop_at=None)))
+
+
 def test_the_launcher_leaves_with_two(monkeypatch, tmp_path, capsys):
     def fail(*_):
-        raise rewards.RewardError("prompt '1+1=': raised")
+        raise RewardError("prompt '1+1=': raised")
 
     monkeypatch.setattr(launcher.train, "train", fail)
     monkeypatch.setattr(launcher.launch, "keep_compiled", lambda workdir: None)
     with pytest.raises(SystemExit) as left:
-        launcher.job(debug(), tmp_path, None)
+        launcher.launch.run(lambda: lambda: launcher.job(debug(), tmp_path, None))
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: prompt '1+1=': raised\n"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from opd.data import pipeline, preferences
+from opd.data.functions import RewardError
 from opd.data.preferences import Pair
 from opd.engine import programs
 from opd.run.drawing import Player
@@ -133,7 +134,7 @@ def test_a_pair_is_a_right_and_a_wrong_completion_of_one_prompt(scene):
 def test_too_few_pairs_are_said(scene, tmp_path, monkeypatch):
     world, student = scene
     monkeypatch.setattr(preference, "made", lambda *_: iter([Pair("1+1=", "2", "3")]))
-    with pytest.raises(rewards.RewardError, match="1 pairs could be made of 64 prompts"):
+    with pytest.raises(RewardError, match="1 pairs could be made of 64 prompts"):
         preference.prepare(debug(), tmp_path, world, student)
     assert not (tmp_path / "pairs.jsonl").exists()
 

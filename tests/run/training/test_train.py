@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from opd import disk
+from opd.data.functions import RewardError
 from opd.method import facts, table
-from opd.run.rollouts import rewards
 from opd.run.settings import config as configs
 from opd.run.settings.config import Config
 from opd.run.store import checkpoint
@@ -314,7 +314,7 @@ def test_a_reward_that_is_no_number_names_the_prompt(players, tmp_path, monkeypa
     (tmp_path / "judged.py").write_text("def badly(prompt, completion, answer):\n    return 'no'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     config = debug(method__name="rloo", reward__function="judged:badly", models=str(players))
-    with pytest.raises(rewards.RewardError, match="judged:badly.*prompt '.*returned 'no'"):
+    with pytest.raises(RewardError, match="judged:badly.*prompt '.*returned 'no'"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "done.json").exists()
 
