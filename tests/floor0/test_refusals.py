@@ -26,7 +26,7 @@ def test_every_refusal_is_said_with_its_file(code):
 
 
 def test_a_refusal_is_found_behind_other_errors():
-    """orbax raises tensorstore's ValueError, whose text has the disk's words; TFDS a RuntimeError."""
+    """orbax raises a ValueError of tensorstore, whose text has the words; TFDS a RuntimeError."""
     full = OSError(errno.ENOSPC, "No space left on device")
     assert disk.refusal(wrapped(full, RuntimeError("save failed"))) == "No space left on device"
     said = "RESOURCE_EXHAUSTED: Failed to write 6 bytes to file 7: No space left on device [28]"
