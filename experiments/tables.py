@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import runpy
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from opd.method import facts, table
@@ -61,25 +61,31 @@ def configs() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {"rows": rows, "axes": axes, "configs": configs}
 
 
-def replaced(readme: str) -> str:
-    """The README with its blocks written anew.
+def replaced(readme: str, blocks: Mapping[str, str]) -> str:
+    """A README with blocks written anew.
 
     Raises:
         ValueError: it lacks one.
     """
-    for name, written in BLOCKS.items():
+    for name, written in blocks.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, found, rest = readme.partition(begin)
+        before, opened, rest = readme.partition(begin)
         _, ended, after = rest.partition(end)
-        if not (found and ended):
+        if not (opened and ended):
             raise ValueError(f"README.md has no block {begin} ... {end}")
-        readme = "\n".join([before + begin, written(), end + after])
+        readme = "\n".join([before + begin, written, end + after])
     return readme
+
+
+def written() -> str:
+    """The README with its tables as they are to be."""
+    blocks = {name: table() for name, table in BLOCKS.items()}
+    return replaced(README.read_text(encoding="utf-8"), blocks)
 
 
 def main() -> None:
     """Writes them."""
-    README.write_text(replaced(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(written(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -19,6 +20,33 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+# What a disk refuses whatever is written: full, over quota, read-only, forbidden, broken, gone.
+REFUSALS = tuple(
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ENOTCONN".split()
+    if hasattr(errno, name)
+)
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the disk refused, where that is behind an exception, in a few words; else None.
+
+    Libraries wrap what they met in exceptions of their own, whose texts then have its words.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError):
+            if error.errno in REFUSALS:
+                where = f"{error.filename}: " if error.filename else ""
+                return where + os.strerror(error.errno)
+        else:
+            for code in REFUSALS:
+                if os.strerror(code) in str(error):
+                    return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def strict(value: Any) -> Any:
@@ -90,6 +118,8 @@ def replace_file(path: pathlib.Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a loss of power may leave the name with nothing in it
         # mkstemp makes files that only their owner reads; these are results to share.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)

@@ -9,11 +9,14 @@ missing file. Here every mistake is a message on standard error and exit code 2.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import keyword
+import logging
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from opd import fields
+from opd import disk, fields
 from opd.data.functions import RewardError
 from opd.method import facts, table
 from opd.run.settings import config as configs
@@ -43,10 +46,11 @@ HELP = ("-h", "-help", "--help", "--helpfull")
 
 
 def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
-    """Runs what `prepare` hands back, and leaves: 0, or 2 for a user's mistake.
+    """Runs what `prepare` hands back, and leaves: 0, 2 for a user's mistake, 3 for the disk's no.
 
     A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
-    ours, and keeps its traceback; a RewardError is the user's whenever it comes.
+    ours, and keeps its traceback, unless a full, read-only or broken disk is behind it; a
+    RewardError is the user's whenever it comes.
     """
     try:
         job = prepare()
@@ -55,12 +59,47 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
         print("\n".join(["error: " + lines[0], *lines[1:3]]), file=sys.stderr)
         sys.exit(2)
     if job is not None:
-        try:
-            job()
-        except RewardError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        with _threads_are_quiet():
+            try:
+                job()
+            except RewardError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)
+            except Exception as error:
+                _leave_if_refused(error)
+                raise
     sys.exit(0)
+
+
+def _leave_if_refused(error: Exception) -> None:
+    """Leaves with code 3 and one line where the disk refused what was written."""
+    reason = disk.refusal(error)
+    if reason is None:
+        return
+    print(
+        f"error: {reason}: what was finished before is whole; make room there, or allow writing, "
+        "and give the same command again",
+        file=sys.stderr,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(3)  # threads that still want to write would have a traceback each
+
+
+@contextlib.contextmanager
+def _threads_are_quiet() -> Iterator[None]:
+    """What the disk refused is said once, by `run`: not by each thread and library on its way."""
+    logger = logging.getLogger("absl")
+
+    def heard(record: logging.LogRecord) -> bool:
+        errors = [*([record.exc_info[1]] if record.exc_info else []), *(record.args or ())]
+        return not any(isinstance(one, Exception) and disk.refusal(one) for one in errors)
+
+    logger.addFilter(heard)
+    try:
+        yield
+    finally:
+        logger.removeFilter(heard)
 
 
 def parse(argv: list[str], about: str = "") -> Config | None:

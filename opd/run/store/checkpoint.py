@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -75,10 +76,11 @@ class Checkpoints:
     def restore(self, abstract: Any, step: int | None = None) -> Step | None:
         """The last whole step, or the one asked for; None where there is none.
 
-        A damaged step is named on standard error and removed, and the one before is taken.
+        A damaged step is named on standard error and set aside, and the one before is taken.
 
         Raises:
             ValueError: the step asked for isn't there, or is damaged.
+            Exception: it can't be read for want of memory or because the disk refuses: no damage.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None:
@@ -101,13 +103,16 @@ class Checkpoints:
                 memory = parts["memory"] if "memory" in items else {}
                 return Step(parts["tree"], parts["note"], memory)
             except Exception as error:  # orbax and tensorstore raise what they like
+                if _no_fault(error):
+                    raise
                 reason = " ".join(str(error).split())[:200]
                 what = f"checkpoint {candidate} of {self.folder} is damaged ({reason})"
                 if step is not None:
                     raise ValueError(what) from None
-                print(f"warning: {what}: taking the one before", file=sys.stderr)
-                self._manager.delete(candidate)
-                _sums(self.folder, candidate).unlink(missing_ok=True)
+                aside = self._set_aside(candidate)
+                print(
+                    f"warning: {what}: set aside as {aside}; taking the one before", file=sys.stderr
+                )
         return None
 
     def close(self) -> None:
@@ -121,6 +126,16 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _set_aside(self, step: int) -> Path:
+        """Moves a step to where no start looks for one; nothing that might be of use is lost."""
+        aside = self.folder.with_name(f"{self.folder.name}.damaged") / str(step)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        (self.folder / str(step)).rename(aside)
+        _sums(self.folder, step).unlink(missing_ok=True)
+        self._manager.reload()
+        return aside
+
     def _settle(self) -> None:
         """Waits for what is being written, and lists its files; forgets steps that are gone."""
         self._manager.wait_until_finished()
@@ -131,6 +146,12 @@ class Checkpoints:
         there = {_sums(self.folder, step) for step in self._manager.all_steps()}
         for stale in set(self.folder.glob("*.sums.json")) - there:
             stale.unlink()
+
+
+def _no_fault(error: Exception) -> bool:
+    """Whether a step can't be read for a reason that lies outside of it."""
+    short = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    return short or disk.refusal(error) is not None
 
 
 def _on_host(memory: dict[str, Any]) -> dict[str, Any]:

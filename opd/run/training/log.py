@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import rich
 import rich.markup
-import tensorboardX
 
 from opd import disk
+from opd.run.store.board import Board
 from opd.run.training.note import Note
 from opd.run.training.policy import Memory, generated
 
@@ -30,9 +30,7 @@ class Log:
             disk.keep_until(workdir / name, update)
         self._files = [disk.JsonlWriter(workdir / name) for name in FILES]
         self._metrics, self._evaluations, self._samples, self._probe = self._files
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=update + 1, write_to_disk=True
-        )
+        self._board = Board(workdir / "tensorboard", update + 1)
 
     def __enter__(self) -> Log:
         return self
@@ -75,6 +73,9 @@ class Log:
             rich.print(f"[dim]{first['prompt']}[/dim][green]{first['completion']}[/green]")
 
     def _scalars(self, group: str, values: Mapping[str, Any], update: int) -> None:
-        for name, value in values.items():
-            if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf":
-                self._board.add_scalar(f"{group}/{name}", float(value), update)
+        scalars = {
+            f"{group}/{name}": float(value)
+            for name, value in values.items()
+            if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+        }
+        self._board.scalars(scalars, update)

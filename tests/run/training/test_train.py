@@ -180,6 +180,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(how, whole, tmp_p
     done = train.train(debug(updates=6), workdir)
     said = capfd.readouterr().err
     assert "checkpoint 5" in said and "is damaged" in said
+    assert (workdir / "checkpoints.damaged" / "5" / "tree").is_dir(), "nothing is thrown away"
     assert done["resumed_from"] == [4]
     same(workdir, whole)
 

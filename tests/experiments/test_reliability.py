@@ -1,0 +1,128 @@
+"""Kills, full disks and damaged files on a small scale; each study can say that it failed."""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from experiments.reliability import disks, fuzz, kills, long
+from opd.run.training import log
+from tests.run.players import folders
+
+ROOT = Path(__file__).parents[2]
+
+
+# Five kills each, at random moments: what is in flight, an average, a critic; adapters.
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", [list(kills.SETTINGS)[0], "LoRA of a folder"])
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(setting):
+    record = kills.attempt(setting, 5, 0)
+    assert record["kills"] >= 4, record
+    assert record["differences"] == []
+
+
+def workdir(folder, value=1.0, line=0.5):
+    """What a finished run leaves, as far as two are compared."""
+    folder.mkdir()
+    for name in log.FILES:
+        (folder / name).write_text(json.dumps({"update": 1, "kl": line, "seconds": 3.0}) + "\n")
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = {"params": np.full(3, value, np.float32), "count": np.int32(1)}
+        checkpointer.save(folder.resolve() / "checkpoints" / "4" / "tree", tree)
+    return folder
+
+
+def test_what_two_runs_differ_in_is_named(tmp_path):
+    one = workdir(tmp_path / "one")
+    assert kills.differences(one, workdir(tmp_path / "same")) == []
+    other = workdir(tmp_path / "other", value=np.nextafter(np.float32(1), 2))
+    assert kills.differences(one, other) == ["tree['params']"]
+    assert kills.differences(one, workdir(tmp_path / "lines", line=0.25)) == list(log.FILES)
+    (tmp_path / "same" / "checkpoints" / "4").rename(tmp_path / "same" / "checkpoints" / "5")
+    assert kills.differences(one, tmp_path / "same") == ["the last checkpoint"]
+
+
+def limited(size):
+    """No file of this process may become larger: what a full disk is to it."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_with_a_line_and_with_room_it_goes_on(tmp_path):
+    """After two updates no file may pass 16 KiB, which a checkpoint's does."""
+    folder = tmp_path / "run"
+    asked = [*disks.command("train", tmp_path, folder), "--config.updates=6"]
+    kills.finish([*asked, "--config.updates=2"])
+    refused = subprocess.run(
+        asked, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited(16 << 10)
+    )
+    assert refused.returncode == 3, refused.stderr[-2000:]
+    last = refused.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "give the same command again" in last
+    assert (folder / "checkpoints" / "2").is_dir()
+    kills.finish(asked)
+    whole = tmp_path / "whole"
+    kills.finish([*disks.command("train", tmp_path, whole), "--config.updates=6"])
+    assert kills.differences(folder, whole) == []
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_damaged_inputs_are_accepted_or_refused_in_one_line(target, tmp_path):
+    scene = fuzz.Scene(folders.write(tmp_path / "valid"), tmp_path / "damaged")
+    outcomes = [fuzz.attempt(target, seed, scene) for seed in range(25)]
+    assert [wrong for _, wrong in outcomes if wrong] == []
+    assert {outcome for outcome, _ in outcomes} == {"accepted", "refused"}
+
+
+@pytest.mark.parametrize(
+    ("door", "wrong"),
+    [
+        (lambda scene, rng: 1 / 0, "ZeroDivisionError"),
+        (lambda scene, rng: int("a\nb\n1" * 9), None),
+        (lambda scene, rng: (_ for _ in ()).throw(ValueError("one\ntwo")), "2 lines"),
+        (lambda scene, rng: Path("made").write_text("x"), "a new file"),
+        (lambda scene, rng: sys.exit(1), "SystemExit"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_is_noticed(door, wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(fuzz.TARGETS, "broken", door)
+    outcome = fuzz.attempt("broken", 0, fuzz.Scene(tmp_path, tmp_path / "damaged"))[1]
+    assert outcome is None if wrong is None else wrong in outcome
+
+
+def test_damage_reaches_every_node():
+    value = {"a": [1, {"b": "c"}], "d": None}
+    seen = {
+        json.dumps(fuzz.damaged(value, random.Random(seed)), default=str) for seed in range(300)
+    }
+    assert len(seen) > 100
+    assert value == {"a": [1, {"b": "c"}], "d": None}
+
+
+def test_a_slope_is_told_from_noise():
+    noise = np.random.default_rng(0).standard_normal(400)
+    flat = long.slope(range(400), 5 + noise)
+    assert flat["low"] < 0 < flat["high"] and abs(flat["mean"] - 5) < 0.2
+    rising = long.slope(range(400), 0.01 * np.arange(400) + noise)
+    assert rising["low"] > 2 and abs(rising["change"] - 3) < 0.6  # of three quarters of 4
+
+
+def test_the_tables_are_made_of_the_records():
+    one = {"kills": 2, "by_moment": dict.fromkeys(kills.LATEST, 1), "unfinished": 1}
+    record = {"settings": {"x": one | {"updates": [1, 2], "differences": ["tree['a']"]}}}
+    assert "| x | 2 | 1 | 1 | 1 | 1 | tree['a'] |" in kills.table(record)
+    figure = {"mean": 1.0, "change": 0.1, "low": -0.1, "high": 0.3}
+    run = {"updates": 9, "compiled_later": 0, "files": figure}
+    text = long.table({"run": run, "many": {"points": 2, "maps": figure}})
+    assert "files over 9 updates | 1 | 0.1 | -0.1 to 0.3" in text and "update 100: 0." in text
