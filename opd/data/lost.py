@@ -1,0 +1,158 @@
+"""What a chat template would drop of a conversation, or write twice: refused, not believed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from opd.data.chat import THOUGHTS, TOLD, ChatConfig, Template
+from opd.data.conversation import Conversation, Message, absent, of_text
+
+# Stands for any content where a template is tried; no template looks for it.
+WORD = "opdcontent"
+# Keys that tell a result which call it is of: templates that write calls in turn need none.
+LABELS = ("name", "tool_call_id")
+CALLED = ("tool", "function", "ipython")  # roles of results
+
+
+def chat(config: ChatConfig, template: Template) -> None:
+    """Refuses keys of `data.chat` that the folder's template has no use for.
+
+    Raises:
+        ValueError: a system message that isn't written, arguments or a date that aren't read.
+    """
+    _arguments("data.chat.arguments", config.given(), template)
+    if config.date is not None and not template.dated:
+        raise ValueError(
+            f"data.chat.date = {config.date!r}: the chat template asks for no date; allowed is None"
+        )
+    if config.system is None:
+        return
+    try:
+        text = template.render(config.conversation(WORD))
+    except ValueError as error:
+        raise ValueError(f"data.chat.system: {error}") from None
+    if not _within(config.system, text):
+        raise ValueError(
+            "data.chat.system: the folder's chat template writes no system message; allowed is None"
+        )
+
+
+def conversation(whole: Conversation, template: Template) -> None:
+    """Refuses a conversation of which the model would not get to read all.
+
+    Raises:
+        ValueError: names what the template never writes.
+    """
+    for key in ("tools", "documents"):
+        if not absent(getattr(whole, key)) and key not in template.reads:
+            raise ValueError(f"the folder's chat template has no place for {key!r}")
+    _arguments("'chat_template_kwargs'", whole.arguments, template)
+    text, read = template.watched(whole)
+    for at, (message, keys) in enumerate(zip(whole.messages, read, strict=True)):
+        _keys(message, keys)
+        for content in contents(message):
+            if not _within(content, text) and _vanishes(whole, at, template):
+                raise ValueError(
+                    f"the folder's chat template drops what {message['role']!r} says "
+                    f"({content[:40]!r})"
+                )
+        for call in message.get("tool_calls") or ():
+            _written("'tool_calls'", call.get("function", call), text)
+    for tool in whole.tools or ():
+        _written("'tools'", tool.get("function", tool), text, deep=False)
+    for document in whole.documents or ():
+        _written("'documents'", document, text)
+
+
+def _arguments(where: str, arguments: Mapping[str, Any], template: Template) -> None:
+    for name in arguments:
+        if name in TOLD or name not in template.reads:
+            others = {name for name in template.reads if not name.endswith("_token")}
+            allowed = ", ".join(sorted(others - {*TOLD})) or "none"
+            raise ValueError(
+                f"{where} has {name!r}, which the folder's chat template never reads; it reads "
+                f"{allowed}"
+            )
+
+
+def _keys(message: Message, read: frozenset[str]) -> None:
+    """Refuses a key of a message that its template never looked at."""
+    for key, value in message.items():
+        names = THOUGHTS if key in THOUGHTS else (key,)
+        label = key in LABELS and message["role"] in CALLED
+        if key != "role" and not absent(value) and not read & {*names} and not label:
+            raise ValueError(
+                f"the folder's chat template never reads {key!r} of a message of "
+                f"{message['role']!r}"
+            )
+
+
+def contents(message: Message) -> list[str]:
+    """The texts of a message's content."""
+    content = message.get("content") or ""
+    return [content] if isinstance(content, str) else [part["text"] for part in content]
+
+
+def _within(content: str, text: str) -> bool:
+    """Whether a text has the content: as it is, trimmed, or as JSON has it."""
+    forms = (content.strip(), *(json.dumps(content, ensure_ascii=a)[1:-1] for a in (True, False)))
+    return any(form in text for form in forms)
+
+
+def _vanishes(whole: Conversation, at: int, template: Template) -> bool:
+    """Whether a word in place of a message's content would not be written either.
+
+    Templates may cut content: thoughts of earlier turns, say. That is how their models read.
+    """
+    message = dict(whole.messages[at], content=WORD)
+    messages = (*whole.messages[:at], message, *whole.messages[at + 1 :])
+    return WORD not in template.render(
+        Conversation(messages, whole.tools, whole.documents, whole.arguments)
+    )
+
+
+def _written(key: str, value: Any, text: str, deep: bool = True) -> None:
+    """Refuses a call or a tool whose name or texts aren't written."""
+    names = [value.get("name")] if isinstance(value, dict) else []
+    for content in _leaves(value) if deep else filter(None, names):
+        if not _within(content, text):
+            raise ValueError(f"the folder's chat template drops {content[:40]!r} of {key}")
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _leaves(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _leaves(each)
+
+
+# --- written twice ---------------------------------------------------------------------------
+
+_THOUGHT = re.compile(r"(\s*</?think>)*\s*$")  # that a prompt may open for the model
+
+
+def frame(template: Template, specials: re.Pattern[str]) -> tuple[str, str] | None:
+    """The line that a user's turn starts with, and what a prompt ends with; None without both."""
+    try:
+        before, word, after = template.render(of_text(WORD)).partition(WORD)
+    except ValueError:
+        return None
+    tokens = [match.start() for match in specials.finditer(before)]
+    start = before[tokens[-1] :] if tokens else before
+    start, end = start.strip().rpartition("\n")[2], _THOUGHT.sub("", after).strip()
+    return (start, end) if word and start and end else None
+
+
+def wrapped(prompt: str, frame: tuple[str, str] | None) -> bool:
+    """Whether a user's text has been through the template of this `frame` already."""
+    if frame is None:
+        return False
+    start, end = frame
+    return start in prompt and _THOUGHT.sub("", prompt).endswith(end)
