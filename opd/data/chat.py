@@ -21,6 +21,12 @@ from opd.data.conversation import Conversation, Message
 
 # What a template is always told, and no argument may say otherwise.
 TOLD = ("messages", "add_generation_prompt")
+_DAY = "%Y-%m-%d"
+
+
+def today() -> str:
+    """The day, as `ChatConfig.date` has it."""
+    return datetime.date.today().strftime(_DAY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +53,7 @@ class ChatConfig:
     @property
     def now(self) -> datetime.datetime:
         """When it is, for a template: the date's midnight, or the day's where there is none."""
-        day = datetime.date.today().isoformat() if self.date is None else self.date
-        return datetime.datetime.strptime(day, "%Y-%m-%d")
+        return datetime.datetime.strptime(today() if self.date is None else self.date, _DAY)
 
     def given(self) -> dict[str, Any]:
         """The template's arguments."""

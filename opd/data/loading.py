@@ -7,7 +7,6 @@ N examples, P prompt length, T completion length.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 from opd import fields
 from opd.data import hub_tokenizer, tokenizers
 from opd.data.builder import Example, Splits, read, write
-from opd.data.chat import PLAIN, ChatConfig
+from opd.data.chat import PLAIN, ChatConfig, today
 from opd.data.config import DataConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.tokenizers import (
@@ -311,7 +310,7 @@ def dated(config: DataConfig, then: DataConfig | None = None) -> DataConfig:
     if config.chat.date is not None or not asks:
         return config
     day = None if then is None else then.chat.date
-    chat = dataclasses.replace(config.chat, date=day or datetime.date.today().isoformat())
+    chat = dataclasses.replace(config.chat, date=day or today())
     return dataclasses.replace(config, chat=chat)
 
 

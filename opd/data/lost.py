@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,8 @@ from typing import Any
 from opd.data.chat import THOUGHTS, TOLD, ChatConfig, Template
 from opd.data.conversation import Conversation, Message, absent, of_text
 
-# Stands for any content where a template is tried; no template looks for it.
-WORD = "opdcontent"
+# Stand for any content where a template is tried; no template looks for them. Of equal length.
+WORD, OTHER = "opdcontent", "anycontent"
 # Keys that tell a result which call it is of: templates that write calls in turn need none.
 LABELS = ("name", "tool_call_id")
 CALLED = ("tool", "function", "ipython")  # roles of results
@@ -30,11 +31,12 @@ def chat(config: ChatConfig, template: Template) -> None:
         )
     if config.system is None:
         return
+    whole = config.conversation(WORD)
     try:
-        text = template.render(config.conversation(WORD))
+        lacks = _vanishes(whole, 0, template)
     except ValueError as error:
         raise ValueError(f"data.chat.system: {error}") from None
-    if not _within(config.system, text):
+    if lacks:
         raise ValueError(
             "data.chat.system: the folder's chat template writes no system message; allowed is None"
         )
@@ -103,15 +105,17 @@ def _within(content: str, text: str) -> bool:
 
 
 def _vanishes(whole: Conversation, at: int, template: Template) -> bool:
-    """Whether a word in place of a message's content would not be written either.
+    """Whether it makes no difference what a message says.
 
-    Templates may cut content: thoughts of earlier turns, say. That is how their models read.
+    Templates may cut and change content: thoughts of earlier turns, say. So their models read.
     """
-    message = dict(whole.messages[at], content=WORD)
-    messages = (*whole.messages[:at], message, *whole.messages[at + 1 :])
-    return WORD not in template.render(
-        Conversation(messages, whole.tools, whole.documents, whole.arguments)
-    )
+
+    def instead(content: str) -> str:
+        message = dict(whole.messages[at], content=content)
+        messages = (*whole.messages[:at], message, *whole.messages[at + 1 :])
+        return template.render(dataclasses.replace(whole, messages=messages))
+
+    return instead(WORD) == instead(OTHER)
 
 
 def _written(key: str, value: Any, text: str, deep: bool = True) -> None:
