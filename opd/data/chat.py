@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -91,7 +92,8 @@ class Template:
     """A folder's chat template; `specials` are the names that it may speak of (`bos_token`).
 
     `reads` are the variables that it looks at of those it is told, `literals` the texts that it
-    writes itself, `dated` whether it asks for the date.
+    writes itself, `dated` whether it asks for the date; `places` are those, among turns of these
+    roles, where content is known to be written.
 
     Raises:
         ValueError: the source is no template.
@@ -113,6 +115,7 @@ class Template:
             raise ValueError(f"{where}: not a chat template ({_line(error)})") from None
         self.reads: frozenset[str] = frozenset(jinja2.meta.find_undeclared_variables(tree))
         self.dated: bool = _asks_date(tree)
+        self.places: set[tuple[int | str, ...]] = set()
         written = [node.data for node in tree.find_all(jinja2.nodes.TemplateData)]
         constants = (node.value for node in tree.find_all(jinja2.nodes.Const))
         written += [value for value in constants if isinstance(value, str)]
@@ -160,17 +163,20 @@ class Template:
 
     @functools.cached_property
     def _takes_parts(self) -> bool:
-        """Whether content that is a list of parts is written as the text alone would be."""
+        """Whether content that is a list of parts is written as the text alone would be.
+
+        There are templates that take nothing else, and such that write the list as Python has it.
+        """
         word = "opd"
-        forms = (word, [{"type": "text", "text": word}])
-        try:
-            one, other = (
-                self._rendered([{"role": "user", "content": form}], conversations.of_text(word))
-                for form in forms
-            )
-        except Exception:  # whatever the template's own expressions raise
-            return False
-        return one == other
+        written = []
+        for content in (word, [{"type": "text", "text": word}]):
+            with contextlib.suppress(Exception):  # whatever the template's own expressions raise
+                message = {"role": "user", "content": content}
+                written.append(self._rendered([message], conversations.of_text(word))[0])
+                continue
+            written.append("")
+        as_text, as_parts = written
+        return word in as_parts and (as_parts == as_text or word not in as_text)
 
     def _flat(self, message: dict[str, Any]) -> dict[str, Any]:
         """One part of text is that text, for a template that takes no parts."""

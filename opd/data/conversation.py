@@ -55,6 +55,8 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "prompt_token_ids": "text",
     }
 )
+# Levels of a value, far more than tools and messages have: what walks through one must end.
+DEPTH = 64
 # Whose turn a prompt may end with: the model's comes next.
 LAST = ("user", "tool", "function", "ipython")
 
@@ -125,6 +127,9 @@ def asked(where: str, line: Json) -> str | Conversation:
         has = ", ".join(sorted(line)) or "nothing"
         raise ValueError(f"{where}: needs 'prompt' or 'messages', has {has}")
     (key, value), beside = next(iter(given.items())), {k: line.get(k) for k in BESIDE}
+    for name, each in {key: value, **beside}.items():
+        if _deeper(each, DEPTH):
+            raise ValueError(f"{where}: {name!r} is nested deeper than {DEPTH} levels")
     if key == "prompt" and not isinstance(value, list):
         text = text_field(where, line, "prompt", allowed="non-empty string or a list of messages")
         if all(each is None for each in beside.values()):
@@ -156,6 +161,12 @@ def asked(where: str, line: Json) -> str | Conversation:
     return whole
 
 
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value is nested deeper than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(each, levels - 1) for each in inner)
+
+
 def _objects(where: str, key: str, value: Any) -> tuple[Json, ...] | None:
     """A list of objects; one that a table's column could hold as text only is read."""
     if isinstance(value, str):
@@ -178,8 +189,7 @@ def _messages(where: str, key: str, value: Any) -> tuple[Message, ...]:
         text_field(where, message, "role")
         _content(where, message)
         calls = message.get("tool_calls")
-        if calls is not None:
-            _objects(where, "tool_calls", calls if isinstance(calls, list) else [calls])
+        _objects(where, "tool_calls", [calls] if isinstance(calls, str) else calls)
     last = value[-1]["role"] if value else None
     if last not in LAST:
         raise ValueError(

@@ -22,6 +22,7 @@ from opd.data import hub_tokenizer, tokenizers
 from opd.data.builder import Example, Splits, read, write
 from opd.data.chat import PLAIN, ChatConfig, today
 from opd.data.config import DataConfig
+from opd.data.conversation import Conversation
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.tokenizers import (
     BPETokenizer,
@@ -240,6 +241,16 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
     )
 
 
+def refuse_lost(tokenizer: Tokenizer, prompt: str | Conversation) -> None:
+    """Refuses a prompt of which a folder's chat template drops something, or that it wraps twice.
+
+    Raises:
+        ValueError: what `HubTokenizer.refuse_lost` refuses.
+    """
+    if isinstance(tokenizer, HubTokenizer):
+        tokenizer.refuse_lost(prompt)
+
+
 def _length(tokenizer: Tokenizer, example: Example) -> int:
     """Tokens of a prompt.
 
@@ -247,8 +258,7 @@ def _length(tokenizer: Tokenizer, example: Example) -> int:
         ValueError: by its line: one that can't be written, or not whole.
     """
     try:
-        if isinstance(tokenizer, HubTokenizer):
-            tokenizer.refuse_lost(example.asked)
+        refuse_lost(tokenizer, example.asked)
         return len(tokenizer.encode_prompt(example.asked))
     except ValueError as error:
         raise ValueError(f"{example.named}: {error}") from None

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from opd.data.chat import THOUGHTS, TOLD, ChatConfig, Template
-from opd.data.conversation import Conversation, Message, absent, of_text
+from opd.data.conversation import Conversation, Json, Message, absent, of_text
 
 # Stand for any content where a template is tried; no template looks for them. Of equal length.
 WORD, OTHER = "opdcontent", "anycontent"
-# Keys that tell a result which call it is of: templates that write calls in turn need none.
-LABELS = ("name", "tool_call_id")
+# Keys that tell which one something is, a result's call or a document: templates that write them in
+# turn need none.
+LABELS = ("name", "tool_call_id", "id", "doc_id")
 CALLED = ("tool", "function", "ipython")  # roles of results
 
 
@@ -55,18 +56,13 @@ def conversation(whole: Conversation, template: Template) -> None:
     text, read = template.watched(whole)
     for at, (message, keys) in enumerate(zip(whole.messages, read, strict=True)):
         _keys(message, keys)
-        for content in contents(message):
-            if not _within(content, text) and _vanishes(whole, at, template):
-                raise ValueError(
-                    f"the folder's chat template drops what {message['role']!r} says "
-                    f"({content[:40]!r})"
-                )
+        _content(whole, at, text, template)
         for call in message.get("tool_calls") or ():
-            _written("'tool_calls'", call.get("function", call), text)
+            _written("tool_calls", _parts(call, ("name", "arguments")), text)
     for tool in whole.tools or ():
-        _written("'tools'", tool.get("function", tool), text, deep=False)
+        _written("tools", _parts(tool, ("name",)), text)
     for document in whole.documents or ():
-        _written("'documents'", document, text)
+        _written("documents", [v for k, v in document.items() if k not in LABELS], text)
 
 
 def _arguments(where: str, arguments: Mapping[str, Any], template: Template) -> None:
@@ -92,6 +88,21 @@ def _keys(message: Message, read: frozenset[str]) -> None:
             )
 
 
+def _content(whole: Conversation, at: int, text: str, template: Template) -> None:
+    """Refuses a message whose content isn't written, or makes no difference where it stands."""
+    message = whole.messages[at]
+    place = (at, *(each["role"] for each in whole.messages))
+    texts = [content for content in contents(message) if content.strip()]
+    lacking = [content for content in texts if not _within(content, text)]
+    if texts and (lacking or place not in template.places):
+        if _vanishes(whole, at, template):
+            raise ValueError(
+                f"the folder's chat template drops what {message['role']!r} says "
+                f"({(lacking or texts)[0][:40]!r})"
+            )
+        template.places.add(place)
+
+
 def contents(message: Message) -> list[str]:
     """The texts of a message's content."""
     content = message.get("content") or ""
@@ -110,7 +121,9 @@ def _vanishes(whole: Conversation, at: int, template: Template) -> bool:
     Templates may cut and change content: thoughts of earlier turns, say. So their models read.
     """
 
-    def instead(content: str) -> str:
+    def instead(word: str) -> str:
+        parts = isinstance(whole.messages[at].get("content"), list)
+        content = [{"type": "text", "text": word}] if parts else word
         message = dict(whole.messages[at], content=content)
         messages = (*whole.messages[:at], message, *whole.messages[at + 1 :])
         return template.render(dataclasses.replace(whole, messages=messages))
@@ -118,12 +131,17 @@ def _vanishes(whole: Conversation, at: int, template: Template) -> bool:
     return instead(WORD) == instead(OTHER)
 
 
-def _written(key: str, value: Any, text: str, deep: bool = True) -> None:
-    """Refuses a call or a tool whose name or texts aren't written."""
-    names = [value.get("name")] if isinstance(value, dict) else []
-    for content in _leaves(value) if deep else filter(None, names):
+def _parts(called: Json, keys: tuple[str, ...]) -> list[Any]:
+    """What says which function a call or a tool is of, and with what."""
+    function = called.get("function", called)
+    return [function.get(key) for key in keys] if isinstance(function, dict) else [function]
+
+
+def _written(key: str, value: Any, text: str) -> None:
+    """Refuses a JSON value of which a text isn't written."""
+    for content in _leaves(value):
         if not _within(content, text):
-            raise ValueError(f"the folder's chat template drops {content[:40]!r} of {key}")
+            raise ValueError(f"the folder's chat template drops {content[:40]!r} of {key!r}")
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -6,7 +6,6 @@ told from those; then it is encoded by a tokenizer that knows the template's own
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -73,10 +72,10 @@ class Speller:
 
     def spells(self, conversation: Conversation) -> set[str]:
         """The tokens that a conversation spells, where they are to be text."""
-        whole = dataclasses.asdict(conversation)
-        own = [each for each in whole.pop("messages") if each["role"] == "assistant"]
+        own = [each for each in conversation.messages if each["role"] == "assistant"]
         others = [each for each in conversation.messages if each["role"] != "assistant"]
-        return anywhere([whole, others], self._all) | anywhere(own, self.special)
+        beside = [conversation.tools, conversation.documents, conversation.arguments]
+        return anywhere([others, beside], self._all) | anywhere(own, self.special)
 
     def encode(self, conversation: Conversation) -> list[int]:
         """Ids of a conversation in which what is spelled is text.

@@ -97,6 +97,13 @@ def test_a_line_is_a_prompt_or_a_conversation(line, wanted):
             {"messages": [{"role": "assistant", "content": "", "tool_calls": ["f"]}, USER]},
             "'tool_calls' must be a list of objects, found ['f']",
         ),
+        *(
+            (
+                {"messages": [{"role": "assistant", "content": "", "tool_calls": calls}, USER]},
+                "'tool_calls' must be a list of objects, found ",
+            )
+            for calls in ({"function": {}}, "[]", 3)
+        ),
         (
             {"messages": [{"role": "user", "content": {"a": 1}}]},
             "'content' must be a string or a list of text parts, found {'a': 1}",
@@ -195,3 +202,15 @@ def test_another_answer_is_refused(answer):
     with pytest.raises(ValueError) as error:
         prompts.answer_field("f:1", {"answer": answer})
     assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize("key", ["messages", "tools", "documents", "chat_template_kwargs"])
+def test_what_is_nested_too_deep_is_refused(key):
+    value = "x"
+    for _ in range(70):
+        value = {"a": value}
+    line = {"prompt": "x", key: [value]}
+    if key == "messages":
+        line = {key: [USER | {"a": value}]}
+    with pytest.raises(ValueError, match=f"f:1: '{key}' is nested deeper than 64 levels"):
+        asked("f:1", line)

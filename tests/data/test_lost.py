@@ -141,9 +141,41 @@ def test_calls_are_written_whole():
         lost.conversation(CALLS, Template(source, {}, "x"))
 
 
+@pytest.mark.parametrize(
+    "call", [{"name": "f", "arguments": "{}", "id": "c7"}, {"function": None}, {"function": "f"}]
+)
+def test_calls_of_other_forms_pass(call):
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    source = WHOLE.replace("| tojson if m", "| tojson | replace('c7', '') if m")
+    lost.conversation(Conversation((message, *talk().messages)), Template(source, {}, "x"))
+
+
+def test_content_that_something_else_happens_to_say_is_missed_all_the_same():
+    source = "a{% for m in messages %}{{ m.content if m.role != 'system' or not m.content }}"
+    template = Template(source + "{% endfor %}", {}, "x")
+    whole = Conversation(({"role": "system", "content": "a"}, *talk().messages))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"drops what 'system' says \('a'\)"):
+            lost.conversation(whole, template)
+    lost.conversation(talk(), template)
+    assert template.places == {(0, "user", "user"), (1, "user", "user")}
+
+
+def test_parts_of_text_are_tried_as_parts():
+    template = Template("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", {}, "x")
+    parts = talk(content=[{"type": "text", "text": "a hen"}]).messages[:1]
+    lost.conversation(Conversation(parts), template)
+    with pytest.raises(ValueError, match="drops what 'user' says"):
+        lost.conversation(talk(), template)
+
+
 def test_tools_and_documents_are_written():
     tools = Conversation(of_text("x").messages, tools=({"function": {"name": "add"}},))
     documents = Conversation(of_text("x").messages, documents=({"text": "one"},))
+    lost.conversation(
+        Conversation(of_text("x").messages, documents=({"doc_id": "7", "text": "one"},)),
+        Template(WHOLE.replace("documents | tojson", "documents[0].text"), {}, "x"),
+    )
     for asked, key in ((tools, "tools"), (documents, "documents")):
         source = WHOLE.replace(f"{{{{ {key} | tojson }}}}", f"{{% if {key} %}}some{{% endif %}}")
         with pytest.raises(ValueError, match=f"drops '(add|one)' of '{key}'"):
