@@ -36,6 +36,9 @@ _VERIFIER = flags.DEFINE_string(
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "of --path: of what is sampled")
 _SYSTEM = flags.DEFINE_string("system", None, "of --path: the chat's system message")
 _ARGUMENTS = flags.DEFINE_string("arguments", None, "of --path: the chat template's, a JSON object")
+_DATE = flags.DEFINE_string(
+    "date", None, "of --path: YYYY-MM-DD, for a chat template that asks; today"
+)
 _CHAT = flags.DEFINE_bool("chat", None, "of --path: write prompts as a chat; where it can be")
 _DTYPE = flags.DEFINE_string("dtype", None, "of --path: bfloat16 or float32; the checkpoint's")
 _SEED = flags.DEFINE_integer("seed", 0, "of --path: of the draws", lower_bound=0)
@@ -43,7 +46,8 @@ _BATCH = flags.DEFINE_integer("batch", 64, "of --path: prompts at once", lower_b
 # What belongs to one of the two alone.
 _OF_WORKDIR = (_STEP,)
 _OF_PATH = (
-    _TASK, _LENGTH, _VERIFIER, _TEMPERATURE, _SYSTEM, _ARGUMENTS, _CHAT, _DTYPE, _SEED, _BATCH,
+    _TASK, _LENGTH, _VERIFIER, _TEMPERATURE, _SYSTEM, _ARGUMENTS, _DATE, _CHAT, _DTYPE, _SEED,
+    _BATCH,
 )  # fmt: skip
 
 
@@ -89,7 +93,7 @@ def _asked() -> score.Asked:
         length=_LENGTH.value,
         verifier=_VERIFIER.value,
         temperature=_TEMPERATURE.value,
-        chat=ChatConfig(_CHAT.value, _SYSTEM.value, _ARGUMENTS.value),
+        chat=ChatConfig(_CHAT.value, _SYSTEM.value, _ARGUMENTS.value, _DATE.value),
         dtype=_DTYPE.value,
         seed=_SEED.value,
         batch=_BATCH.value,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.data import hub_tokenizer
+from opd.data import hub_tokenizer, tokenizers
 from opd.data.chat import ChatConfig
 from opd.engine import backend
 from opd.run.players import hub, models
@@ -21,6 +21,7 @@ _PATH = flags.DEFINE_string("path", None, "a Hugging Face folder")
 _PROMPT = flags.DEFINE_string("prompt", None, "what the model goes on with")
 _SYSTEM = flags.DEFINE_string("system", None, "the chat's system message")
 _ARGUMENTS = flags.DEFINE_string("arguments", None, "the chat template's, as a JSON object")
+_DATE = flags.DEFINE_string("date", None, "YYYY-MM-DD, for a chat template that asks; today")
 _CHAT = flags.DEFINE_bool("chat", None, "write the prompt as a chat; where there is a template")
 _LENGTH = flags.DEFINE_integer("length", 256, "tokens at most", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 is the arg max", lower_bound=0.0)
@@ -40,10 +41,14 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     for name, value in (("path", _PATH.value), ("prompt", _PROMPT.value)):
         if not value:
             raise ValueError(f"--{name} is missing")
-    path, chat = Path(_PATH.value), ChatConfig(_CHAT.value, _SYSTEM.value, _ARGUMENTS.value)
+    path = Path(_PATH.value)
+    chat = ChatConfig(_CHAT.value, _SYSTEM.value, _ARGUMENTS.value, _DATE.value)
     tokenizer = hub_tokenizer.load(path, chat)
     found = hub.look(path, _DTYPE.value, tokenizer.vocab)
-    width = len(tokenizer.encode_prompt(_PROMPT.value))
+    tokenizer.refuse_lost(_PROMPT.value)
+    ids = tokenizer.encode_prompt(_PROMPT.value)
+    tokenizers.refuse_rowless(tokenizer, ids, found.config.vocab)
+    width = len(ids)
     if width + _LENGTH.value > found.config.max_length:
         raise ValueError(
             f"a prompt of {width} tokens and --length={_LENGTH.value}: the model reads "

@@ -16,6 +16,9 @@ _STATM = Path("/proc/self/statm")  # in pages; Linux
 class OutOfTime(Exception):
     """What a block gets that takes too long."""
 
+    def __str__(self) -> str:
+        return "it takes too long"
+
 
 @contextlib.contextmanager
 def bounded(seconds: float, memory: int) -> Iterator[None]:

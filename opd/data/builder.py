@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from opd.data.chat import Messages
+from opd.data.conversation import Conversation
 from opd.data.verifiers import Verifier
 
 
@@ -24,20 +24,25 @@ class Example:
     """One prompt; the text to imitate and the final answer, where there are any.
 
     Where the prompt is a conversation, `prompt` is that as JSON: what tells prompts apart, and is
-    shown.
+    shown. `where` is the line it is from, and `further` the columns there that nobody reads.
     """
 
     prompt: str
     solution: str | None = None
     answer: str | None = None
-    messages: Messages | None = None
-    # FILE:LINE or the like, for messages; empty where it is from no list.
-    where: str = dataclasses.field(default="", compare=False)
+    conversation: Conversation | None = None
+    where: str | None = dataclasses.field(default=None, compare=False)
+    further: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
-    def asked(self) -> str | Messages:
+    def asked(self) -> str | Conversation:
         """What a tokenizer encodes: the conversation where there is one, or the text."""
-        return self.prompt if self.messages is None else self.messages
+        return self.prompt if self.conversation is None else self.conversation
+
+    @property
+    def named(self) -> str:
+        """What an error calls it: its line, or the prompt's beginning."""
+        return f"prompt {self.prompt[:40]!r}" if self.where is None else self.where
 
 
 Splits = Mapping[str, tuple[Example, ...]]

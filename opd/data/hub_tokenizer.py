@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers as hf
 
-from opd.data.chat import PLAIN, ChatConfig, Messages, Template
+from opd.data import hub_files, lost, spelled
+from opd.data.chat import PLAIN, ChatConfig, Template, asks_date
+from opd.data.conversation import Conversation, absent
+from opd.data.hub_files import DEFAULT, FILE, FILES, TOOL_USE, copy, has_tokenizer
+from opd.data.spelled import Speller
 from opd.data.tokenizers import Token, Tokenizer, digest, text_of
 
-FILE = "tokenizer.json"
-# What a folder has beside config.json and weights, and an exported one takes along.
-FILES = (
-    FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
-
-
-def copy(source: Path, folder: Path) -> None:
-    """Copies what a folder has of FILES."""
-    for name in FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+__all__ = [
+    "FILE",
+    "FILES",
+    "HubTokenizer",
+    "asks_for_date",
+    "copy",
+    "has_tokenizer",
+    "load",
+    "write",
+]
 
 
 def write(tokenizer: Tokenizer, folder: Path) -> None:
@@ -55,41 +47,67 @@ def write(tokenizer: Tokenizer, folder: Path) -> None:
 class HubTokenizer:
     """A folder's tokenizer, as `Tokenizer` has it; a prompt goes through the chat template.
 
+    Under the template, and where there is none, special tokens that a text spells are text. With
+    `chat.template` False prompts are formatted already: there they are the tokens.
+
     A completion ends at any of `eos_ids`: those of generation_config.json, of config.json and the
     tokenizer's own. Its pad is never one of them: masks would drop the action that ends. Solutions
     end in `eos_id`: the tokenizer's own where it is one of those.
 
     Raises:
-        ValueError: a file that is missing or broken, no end, or a template that fails; one line.
+        ValueError: a file that is missing or broken, no end, a template that fails, or keys of
+            `chat` that it has no use for; one line.
     """
 
     def __init__(self, folder: Path, chat: ChatConfig = PLAIN):
         self.folder, self.chat = folder, chat
-        self._tokenizer = _read(folder / FILE)
-        self._plain = _read(folder / FILE)
+        self._tokenizer = hub_files.read(folder)
+        self._plain = hub_files.read(folder)
         self._plain.encode_special_tokens = True  # in a user's text they are text
-        described = _described(folder / "tokenizer_config.json")
-        self._specials = _specials(described)
+        self._specials = hub_files.specials(hub_files.described(folder))
         names = self._tokenizer.get_vocab(with_added_tokens=True)
         self._tokens: tuple[Token, ...] = _table(names)
-        own = names.get(self._specials.get("eos_token", ""))
-        self.eos_ids = _ends(folder, own)
+        own = self._own(names, "eos_token")
+        self.eos_ids = hub_files.ends(folder, own)
         for token in self.eos_ids:
             if not 0 <= token < len(self._tokens):
                 raise ValueError(f"{folder}: EOS is id {token}: allowed are 0 to {self.vocab - 1}")
         self.eos_id: int = own if own in self.eos_ids else self.eos_ids[0]
-        pad = names.get(self._specials.get("pad_token", ""))
+        pad = self._own(names, "pad_token")
         self.pad_id: int = _padding(pad, self.eos_ids, self.vocab)
         # A pad that only stands in for one is text where a model writes it.
         self._dropped = {*self.eos_ids, *([pad] if pad == self.pad_id else [])}
-        source = _template(folder, described)
-        if source is None and chat.template:
-            raise ValueError(f"{folder}: has no chat template, which data.chat.template asks for")
-        wanted = source is not None and chat.template is not False
-        if not wanted and (chat.system is not None or chat.arguments is not None):
+        self._templates = self._loaded()
+        if self._templates:
+            lost.chat(chat, self._templates[DEFAULT].template)
+
+    def _own(self, names: Mapping[str, int], name: str) -> int | None:
+        """The id of a token that the folder names, where its model has a row for it."""
+        token, rows = names.get(self._specials.get(name, "")), hub_files.rows(self.folder)
+        return None if token is not None and rows is not None and token >= rows else token
+
+    def _loaded(self) -> dict[str, _Chat]:
+        """The chat templates by name; none where prompts are to stay as they are.
+
+        Raises:
+            ValueError: there is none where `chat` asks for one, or one is broken.
+        """
+        chat = self.chat
+        sources = {} if chat.template is False else hub_files.templates(self.folder)
+        if not sources and chat.template:
+            raise ValueError(
+                f"{self.folder}: has no chat template, which data.chat.template asks for"
+            )
+        if not sources and (chat.system is not None or chat.arguments is not None):
             raise ValueError("data.chat.system and data.chat.arguments need a chat template")
-        where = str(folder)
-        self._template = Template(source, self._specials, where) if wanted else None
+        if not sources and chat.date is not None:
+            raise ValueError("data.chat.date needs a chat template")
+        return {
+            name: _Chat(
+                self._tokenizer, Template(source, self._specials, str(self.folder), chat.now)
+            )
+            for name, source in sources.items()
+        }
 
     @property
     def vocab(self) -> int:
@@ -103,19 +121,81 @@ class HubTokenizer:
         return digest(self.table(), self.pad_id, self.eos_id)
 
     def encode(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids
+        """Ids of what a model writes; an end that a formatted text brings is left out.
 
-    def rendered(self, prompt: str | Messages) -> str:
+        Raises:
+            ValueError: an end within a formatted text.
+        """
+        if self.chat.template is not False:
+            return self._plain.encode(text, add_special_tokens=False).ids
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if ids and ids[-1] in self.eos_ids:
+            ids.pop()
+        if ends := {*ids} & {*self.eos_ids}:
+            raise ValueError(
+                f"{text[:40]!r} goes on after {self._tokens[min(ends)]!r}, which ends a "
+                "completion: allowed at its end"
+            )
+        return ids
+
+    def _chat_of(self, prompt: str | Conversation) -> tuple[Conversation, _Chat]:
+        whole = self.chat.conversation(prompt)
+        named = not absent(whole.tools) and TOOL_USE in self._templates
+        return whole, self._templates[TOOL_USE if named else DEFAULT]
+
+    def rendered(self, prompt: str | Conversation) -> str:
         """The prompt as the model gets it."""
-        if self._template is None:
+        if not self._templates:
             return text_of(prompt)
-        return self._template.render(self.chat.messages(prompt), self.chat.given())
+        whole, chat = self._chat_of(prompt)
+        return chat.template.render(whole)
 
-    def encode_prompt(self, prompt: str | Messages) -> list[int]:
-        """Ids of a prompt: through the template, or with what the folder puts before any text."""
-        if self._template is None:
-            return self._plain.encode(text_of(prompt), add_special_tokens=True).ids
-        return self._tokenizer.encode(self.rendered(prompt), add_special_tokens=False).ids
+    def encode_prompt(self, prompt: str | Conversation) -> list[int]:
+        """Ids of a prompt: through the template, or with what the folder puts before any text.
+
+        Raises:
+            ValueError: the template fails, or can't keep what the prompt spells as text.
+        """
+        if self._templates:
+            whole, chat = self._chat_of(prompt)
+            if chat.speller.spells(whole):
+                return chat.speller.encode(whole)
+            text = chat.template.render(whole)
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        as_is = self._tokenizer if self.chat.template is False else self._plain
+        return _going_on(as_is.encode(text_of(prompt), add_special_tokens=True))
+
+    def refuse_lost(self, prompt: str | Conversation) -> None:
+        """Refuses a prompt of which the model would not get to read all, or something twice.
+
+        Raises:
+            ValueError: what the template drops, or that the prompt went through one already.
+        """
+        if not self._templates:
+            text_of(prompt)
+            return
+        whole, chat = self._chat_of(prompt)
+        lost.conversation(whole, chat.template)
+        for text in lost.contents(whole.messages[-1]):
+            if lost.wrapped(text, chat.frame):
+                raise ValueError(
+                    f"the prompt ({text[:40]!r}) is formatted already, and the chat template would "
+                    "wrap it again: allowed is data.chat.template = False, which keeps it as it is"
+                )
+
+    def spells(self, prompt: str | Conversation) -> set[str]:
+        """The special tokens that a prompt spells, which are text there."""
+        if self._templates:
+            whole, chat = self._chat_of(prompt)
+            return chat.speller.spells(whole)
+        if self.chat.template is False:
+            return set()
+        return spelled.anywhere(text_of(prompt), self._special)
+
+    @functools.cached_property
+    def _special(self) -> re.Pattern[str]:
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return spelled.pattern(token.content for token in added if token.special)
 
     def serialized(self) -> str:
         """The folder's tokenizer.json."""
@@ -127,44 +207,24 @@ class HubTokenizer:
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has one that can be read here."""
-    return (folder / FILE).is_file()
+class _Chat:
+    """A chat template, who finds what conversations spell of its tokens, and its frame."""
+
+    def __init__(self, tokenizer: hf.Tokenizer, template: Template):
+        self.template, self.speller = template, Speller(tokenizer, template)
+        self.frame = lost.frame(template, self.speller.special)
 
 
-def _read(path: Path) -> hf.Tokenizer:
-    try:
-        found = hf.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path}: not a tokenizer.json ({error})") from None
-    found.no_truncation()
-    found.no_padding()
-    return found
+def _going_on(encoding: hf.Encoding) -> list[int]:
+    """Ids of a text with what its tokenizer puts before any, once: the text may spell it itself.
 
-
-def _described(path: Path) -> dict[str, Any]:
-    """A JSON object; an absent file is an empty one."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected an object, found {type(found).__name__}")
-    return found
-
-
-def _specials(described: Mapping[str, Any]) -> dict[str, str]:
-    """Names like bos_token, and the token that each is."""
-    found = {}
-    for name, value in described.items():
-        value = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(value, str):
-            found[name] = value
-    return found
+    What it puts after a text, an end, isn't for a prompt.
+    """
+    of_text = [at for at, part in enumerate(encoding.sequence_ids) if part is not None]
+    if not of_text:
+        return encoding.ids
+    first, ids = encoding.ids[: of_text[0]], encoding.ids[of_text[0] : of_text[-1] + 1]
+    return ids if ids[: len(first)] == first else first + ids
 
 
 def _table(names: Mapping[str, int]) -> tuple[Token, ...]:
@@ -175,21 +235,6 @@ def _table(names: Mapping[str, int]) -> tuple[Token, ...]:
     return tuple(found)
 
 
-def _ends(folder: Path, own: int | None) -> tuple[int, ...]:
-    """Every id that ends a completion, the first for generation first."""
-    found: dict[int, None] = {}
-    for name in ("generation_config.json", "config.json"):
-        given = _described(folder / name).get("eos_token_id")
-        for token in given if isinstance(given, list) else [given]:
-            if isinstance(token, int):
-                found.setdefault(token)
-    if own is not None:
-        found.setdefault(own)
-    if not found:
-        raise ValueError(f"{folder}: names no eos_token_id and no eos_token, nothing would end")
-    return tuple(found)
-
-
 def _padding(own: int | None, ends: tuple[int, ...], vocab: int) -> int:
     """The folder's pad; where that is an end, the first id that isn't: it is never looked at."""
     if own is not None and own not in ends:
@@ -197,20 +242,11 @@ def _padding(own: int | None, ends: tuple[int, ...], vocab: int) -> int:
     return next(i for i in range(vocab) if i not in ends)
 
 
-def _template(folder: Path, described: Mapping[str, Any]) -> str | None:
-    """The chat template's source: a file of its own, or an entry; the default of several."""
-    own = folder / "chat_template.jinja"
-    if own.is_file():
-        try:
-            return own.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{own}: cannot be read ({error})") from None
-    given = _described(folder / "chat_template.json").get("chat_template")
-    given = described.get("chat_template", given)
-    if isinstance(given, list):
-        named = {one.get("name"): one.get("template") for one in given if isinstance(one, dict)}
-        given = named.get("default")
-    return given if isinstance(given, str) else None
+def asks_for_date(folder: Path, chat: ChatConfig = PLAIN) -> bool:
+    """Whether a folder's chat template asks what day it is."""
+    if chat.template is False or not has_tokenizer(folder):
+        return False
+    return any(map(asks_date, hub_files.templates(folder).values()))
 
 
 @functools.lru_cache(maxsize=8)  # folders and chats: more than a run has

@@ -18,10 +18,12 @@ from types import MappingProxyType
 from typing import Any
 
 from opd import fields
-from opd.data import hub_tokenizer, verifiers
+from opd.data import hub_tokenizer, tokenizers, verifiers
 from opd.data.builder import Example, Splits, read, write
-from opd.data.chat import PLAIN
+from opd.data.chat import PLAIN, ChatConfig, today
 from opd.data.config import DataConfig
+from opd.data.conversation import Conversation
+from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.tokenizers import (
     BPETokenizer,
     ByteTokenizer,
@@ -194,15 +196,15 @@ def recognised(task: Task, workdir: str | os.PathLike[str]) -> Task:
             origin = json.loads((where / "config.json").read_text())
         except (OSError, ValueError):
             continue
+        if "chat" in origin:
+            origin["chat"] = fields.completed(origin["chat"], ChatConfig)
         if defaults | origin == json.loads(json.dumps(task.origin)):
             return dataclasses.replace(task, where=where, identity=where.name)
     return task
 
 
 def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
-    lengths = {
-        n: [len(tokenizer.encode_prompt(e.asked)) for e in split] for n, split in splits.items()
-    }
+    lengths = {n: [_length(tokenizer, e) for e in split] for n, split in splits.items()}
     max_prompt = config.max_prompt or max(max(split) for split in lengths.values())
     fitting, skipped = {}, {}
     for name, split in splits.items():
@@ -244,6 +246,29 @@ def _task(config: DataConfig, splits: Splits, tokenizer: Tokenizer) -> Task:
     )
 
 
+def refuse_lost(tokenizer: Tokenizer, prompt: str | Conversation) -> None:
+    """Refuses a prompt of which a folder's chat template drops something, or that it wraps twice.
+
+    Raises:
+        ValueError: what `HubTokenizer.refuse_lost` refuses.
+    """
+    if isinstance(tokenizer, HubTokenizer):
+        tokenizer.refuse_lost(prompt)
+
+
+def _length(tokenizer: Tokenizer, example: Example) -> int:
+    """Tokens of a prompt.
+
+    Raises:
+        ValueError: by its line: one that can't be written, or not whole.
+    """
+    try:
+        refuse_lost(tokenizer, example.asked)
+        return len(tokenizer.encode_prompt(example.asked))
+    except ValueError as error:
+        raise ValueError(f"{example.named}: {error}") from None
+
+
 def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int | None:
     """Tokens of the longest solution with its EOS; None where there is none.
 
@@ -256,14 +281,72 @@ def _longest_solution(tokenizer: Tokenizer, examples: Sequence[Example]) -> int 
             try:
                 length = 1 + len(tokenizer.encode(example.solution))
             except ValueError as error:
-                raise ValueError(f"answer to {example.prompt[:40]!r}: {error}") from None
+                where = "" if example.where is None else f"{example.where}: "
+                raise ValueError(f"{where}answer to {example.prompt[:40]!r}: {error}") from None
             longest = max(longest or 0, length)
     return longest
 
 
 def first_prompt(task: Task) -> str | None:
     """What the model gets to read of the first training prompt, cut, where a folder writes it."""
-    if not isinstance(task.tokenizer, hub_tokenizer.HubTokenizer):
+    if not isinstance(task.tokenizer, HubTokenizer):
         return None
     shown = 400  # a template and a question are seen in so many characters, and a screen is left
     return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:shown]
+
+
+def remarks(task: Task) -> tuple[str, ...]:
+    """What of the data is read otherwise than it may seem, a line each."""
+    examples = [example for split in task.splits.values() for example in split]
+    lines = []
+    further = dict.fromkeys(column for example in examples for column in example.further)
+    if further:
+        lines.append(f"columns of the data that are not read: {', '.join(further)}")
+    if isinstance(task.tokenizer, HubTokenizer):
+        spelled = [(e, tokens) for e in examples if (tokens := task.tokenizer.spells(e.asked))]
+        if spelled:
+            example, tokens = spelled[0]
+            lines.append(
+                f"prompts that spell special tokens, which are text there: {len(spelled)}, first "
+                f"{example.named} ({', '.join(sorted(tokens))}); data.chat.template = False reads "
+                "prompts as they are"
+            )
+    return tuple(lines)
+
+
+def dated(config: DataConfig, then: DataConfig | None = None) -> DataConfig:
+    """The data on the day that belongs to a run: the one of its start, `then`'s, or today.
+
+    A config that names a day keeps it, and a chat template that asks for none is told none.
+    """
+    asks = config.from_folder is not None and hub_tokenizer.asks_for_date(
+        config.from_folder, config.chat
+    )
+    if config.chat.date is not None or not asks:
+        return config
+    day = None if then is None else then.chat.date
+    chat = dataclasses.replace(config.chat, date=day or today())
+    return dataclasses.replace(config, chat=chat)
+
+
+def refuse_rowless(task: Task, rows: int) -> None:
+    """Refuses prompts, solutions, EOS and pad that a model of so many rows has none for.
+
+    Raises:
+        ValueError: the first of them, by its line.
+    """
+    tokenizer = task.tokenizer
+    if tokenizer.vocab <= rows:
+        return
+    for name, token in (("pad", tokenizer.pad_id), ("EOS", tokenizer.eos_id)):
+        try:
+            tokenizers.refuse_rowless(tokenizer, [token], rows)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    for example in (example for split in task.splits.values() for example in split):
+        solution = [] if example.solution is None else tokenizer.encode(example.solution)
+        try:
+            ids = [*tokenizer.encode_prompt(example.asked), *solution]
+            tokenizers.refuse_rowless(tokenizer, ids, rows)
+        except ValueError as error:
+            raise ValueError(f"{example.named}: {error}") from None

@@ -16,12 +16,22 @@ import numpy as np
 from opd.data import verifiers
 from opd.data.builder import Example
 from opd.data.config import DataConfig, integer
-from opd.data.loading import Task, first_prompt, keep, load, recognised
+from opd.data.loading import (
+    Task,
+    dated,
+    first_prompt,
+    keep,
+    load,
+    recognised,
+    refuse_rowless,
+    remarks,
+)
 
 __all__ = [
     "DataConfig",
     "Example",
     "Task",
+    "dated",
     "decode_completion",
     "demonstrations",
     "encode_prompts",
@@ -32,6 +42,8 @@ __all__ = [
     "load",
     "prompts",
     "recognised",
+    "refuse_rowless",
+    "remarks",
     "verify",
 ]
 

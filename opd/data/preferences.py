@@ -13,8 +13,9 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from opd.data import jsonl, pipeline
+from opd.data import jsonl, loading, pipeline
 from opd.data.builder import Example, hold_out
+from opd.data.conversation import unread
 from opd.data.pipeline import Batch, Task
 
 FIELDS = ("prompt", "chosen", "rejected")
@@ -33,15 +34,17 @@ def read(path: Path, task: Task) -> tuple[Pair, ...]:
     """The pairs of a file, one object a line: `prompt`, `chosen`, `rejected`.
 
     Raises:
-        ValueError: a malformed line, a text that the task can't encode, or two completions that
-            are one; by file and line.
+        ValueError: a malformed line or one that says more, a text that the task can't encode, or
+            two completions that are one; by file and line.
     """
     pairs = []
     for where, line in jsonl.read_objects(path):
+        unread(where, line, FIELDS)
         prompt = jsonl.text_field(where, line, "prompt")
         completions = (jsonl.text_field(where, line, name, empty=True) for name in FIELDS[1:])
         pair = Pair(prompt, *completions)
         try:
+            loading.refuse_lost(task.tokenizer, prompt)
             encode(task, [pair])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from opd.data.builder import Example, Source, Splits, hold_out
-from opd.data.jsonl import messages_field, read_objects, text_field
+from opd.data.conversation import asked, unread
+from opd.data.jsonl import read_objects, text_field
 from opd.data.verifiers import exact_match
 
 
@@ -33,28 +35,37 @@ class PromptsConfig:
 def read(path: Path) -> list[Example]:
     """Prompts, one object a line: `prompt` or `messages`, and optionally `answer`.
 
-    An answer is a string or an integer, and doubles as the solution to imitate.
+    A line says what it likes beside them, see `conversation.BESIDE`. An answer is a text or a
+    number, and doubles as the solution to imitate.
 
     Raises:
-        ValueError: a malformed line, by file and number.
+        ValueError: a malformed line, or one that says what isn't read; by file and number.
     """
     examples = []
     for where, line in read_objects(path):
-        messages = None
-        if "messages" in line:
-            if "prompt" in line:
-                raise ValueError(f"{where}: has 'prompt' and 'messages': allowed is one of them")
-            messages = messages_field(where, line)
-            prompt = json.dumps(line["messages"], ensure_ascii=False)
-        else:
-            prompt = text_field(where, line, "prompt")
-        answer = line.get("answer")
-        if isinstance(answer, int) and not isinstance(answer, bool):
-            answer = str(answer)
-        elif answer is not None:
-            answer = text_field(where, line, "answer")
-        examples.append(Example(prompt, answer, answer, messages, where))
+        further = unread(where, line)
+        prompt = asked(where, line)
+        talk = None if isinstance(prompt, str) else prompt
+        answer = answer_field(where, line)
+        text = prompt if talk is None else talk.text
+        examples.append(Example(text, answer, answer, talk, where, further))
     return examples
+
+
+def answer_field(where: str, line: Mapping[str, Any]) -> str | None:
+    """The text that `line["answer"]` is, or its number is written as: 3 is "3", 3.5 is "3.5".
+
+    Raises:
+        ValueError: it is something else.
+    """
+    answer = line.get("answer")
+    if answer is None:
+        return None
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return str(answer)
+    if isinstance(answer, float) and math.isfinite(answer):
+        return str(answer)
+    return text_field(where, line, "answer", allowed="non-empty string or a finite number")
 
 
 def held_out(config: PromptsConfig, examples: Sequence[Example]) -> Splits:

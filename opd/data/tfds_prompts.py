@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
@@ -94,8 +96,8 @@ def files(dataset: str, split: str) -> list[Path]:
 def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> list[Example]:
     """A split's prompts in order, and their answers where the dataset has them.
 
-    The features are called `prompt` and `answer` where none is said. An answer is a text or an
-    integer, and doubles as the solution to imitate; an empty one is none.
+    The features are called `prompt` and `answer` where none is said. An answer is a text or a
+    number, and doubles as the solution to imitate; an empty one is none.
 
     Raises:
         ValueError: no such dataset, split or feature (lists those there are), a feature of another
@@ -114,16 +116,17 @@ def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> li
             )
     with quiet():
         rows = builder.as_data_source(split=split)
+    further = tuple(sorted({*features} - {prompt, answer}))
     examples = []
     for number, row in enumerate(rows):
-        place = f"{where}:{split}, {number}"
-        asked = _text(place, prompt, row[prompt])
+        here = f"{where}:{split}, {number}"
+        asked = _text(here, prompt, row[prompt])
         if not asked:
-            raise ValueError(f"{place}: {prompt!r} is empty")
+            raise ValueError(f"{here}: {prompt!r} is empty")
         text = None
         if answer is not None:
-            text = _text(place, answer, row[answer]) or None
-        examples.append(Example(asked, text, text, where=place))
+            text = _text(here, answer, row[answer]) or None
+        examples.append(Example(asked, text, text, where=here, further=further))
     return examples
 
 
@@ -131,19 +134,22 @@ def _text(where: str, name: str, value: Any) -> str:
     """A feature's value as text.
 
     Raises:
-        ValueError: it is neither text nor an integer.
+        ValueError: it is neither text nor a finite number.
     """
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             raise ValueError(f"{where}: {name!r} is not UTF-8") from None
-    if hasattr(value, "dtype") and value.shape == () and value.dtype.kind in "iu":
-        value = int(value)
+    if hasattr(value, "dtype") and value.shape == () and value.dtype.kind in "iuf":
+        value = value.item()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        narrow = np.float32(value)
+        return str(narrow if narrow == value else value)  # 0.1, not 0.10000000149011612
     kind = type(value).__name__
-    raise ValueError(f"{where}: {name!r} is a {kind}, allowed are text and integers")
+    raise ValueError(f"{where}: {name!r} is a {kind}, allowed are text and finite numbers")
 
 
 def splits(config: TFDSConfig) -> Splits:

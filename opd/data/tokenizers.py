@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import tokenizers as hf
 
-from opd.data.chat import Messages
+from opd.data.conversation import Conversation
 
 PAD, EOS = "<pad>", "<eos>"
 SPECIALS = (PAD, EOS)
@@ -53,9 +53,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def encode_prompt(self, prompt: str | Messages) -> list[int]: ...
+    def encode_prompt(self, prompt: str | Conversation) -> list[int]: ...
 
-    def rendered(self, prompt: str | Messages) -> str: ...
+    def rendered(self, prompt: str | Conversation) -> str: ...
 
     def serialized(self) -> str: ...
 
@@ -68,7 +68,7 @@ class Tokenizer(Protocol):
         """SHA-256 of the table and the specials: two tokenizers are the same iff equal."""
 
 
-def text_of(prompt: str | Messages) -> str:
+def text_of(prompt: str | Conversation) -> str:
     """A prompt that no chat template writes.
 
     Raises:
@@ -77,7 +77,7 @@ def text_of(prompt: str | Messages) -> str:
     if not isinstance(prompt, str):
         raise ValueError(
             "prompts with 'messages' need the tokenizer of a Hugging Face folder that has a chat "
-            "template; allowed here is 'prompt'"
+            "template, and so do 'system', 'tools' and the like; allowed here is 'prompt'"
         )
     return prompt
 
@@ -138,6 +138,21 @@ def same_entries(left: Sequence[Token], right: Sequence[Token]) -> None:
     raise ValueError(f"tokenizers differ: {'; '.join(found)}{more}")
 
 
+def refuse_rowless(tokenizer: Tokenizer, ids: Sequence[int], rows: int) -> None:
+    """Refuses ids that a model's embedding of so many rows has none for.
+
+    Some tokenizers have more ids than their models have rows: harmless, where none is ever read.
+
+    Raises:
+        ValueError: names the last of them.
+    """
+    last = max(ids, default=0)
+    if last >= rows:
+        raise ValueError(
+            f"has {tokenizer.table()[last]!r}, id {last}: the model has rows for 0 to {rows - 1}"
+        )
+
+
 class _Table(abc.ABC):
     """What follows from a table: shared by the tokenizers below."""
 
@@ -155,10 +170,10 @@ class _Table(abc.ABC):
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]: ...
 
-    def encode_prompt(self, prompt: str | Messages) -> list[int]:
+    def encode_prompt(self, prompt: str | Conversation) -> list[int]:
         return self.encode(text_of(prompt))
 
-    def rendered(self, prompt: str | Messages) -> str:
+    def rendered(self, prompt: str | Conversation) -> str:
         return text_of(prompt)
 
     @abc.abstractmethod

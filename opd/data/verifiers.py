@@ -160,11 +160,12 @@ def digest(name: str | None) -> str | None:
 
 
 class Line(Protocol):
-    """A prompt with its answer, and where it is from, if it is from a list."""
+    """A prompt with its answer, and what an error calls it: its line, if it is from a list."""
 
     prompt: str
     answer: str | None
-    where: str
+    where: str | None
+    named: str
 
 
 def check(name: str, verifier: Verifier, lines: Sequence[Line]) -> None:
@@ -196,7 +197,7 @@ def refuse(name: str, reason: str, lines: Sequence[Line]) -> None:
         ValueError: always.
     """
     shown = 3  # enough to see what it is about
-    listed = ", ".join(line.where or f"prompt {line.prompt[:40]!r}" for line in lines[:shown])
+    listed = ", ".join(line.named for line in lines[:shown])
     more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
     raise ValueError(
         f"{listed}{more}: {reason}: {KEY} = {name!r} can't grade by it; allowed are answers that "
@@ -206,7 +207,8 @@ def refuse(name: str, reason: str, lines: Sequence[Line]) -> None:
 
 def _place(line: Line) -> tuple[int, str]:
     """Of one file's lines the order that they have there."""
-    return len(line.where), line.where
+    where = line.where or ""
+    return len(where), where
 
 
 def _wrong(verifier: Verifier, answer: str) -> str | None:

@@ -4,7 +4,9 @@ import datetime
 
 import pytest
 
-from opd.data.chat import ChatConfig, Template
+from opd.data import chat
+from opd.data.chat import ChatConfig, Template, Watched, asks_date
+from opd.data.conversation import Conversation, of_text
 
 SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}
 # In the styles of three families; each has something that the others don't.
@@ -71,7 +73,12 @@ GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}
 {% endif %}
 """
 TEMPLATES = {"chatml": CHATML, "llama": LLAMA, "gemma": GEMMA}
-TURNS = (("user", "one? "), ("assistant", "1"), ("user", "two <b>&'é'</b>\n"))
+TURNS = (
+    {"role": "user", "content": "one? "},
+    {"role": "assistant", "content": "1"},
+    {"role": "user", "content": "two <b>&'é'</b>\n"},
+)
+LONG = {"role": "system", "content": "Be long."}
 CASES = {
     "a prompt": (ChatConfig(), "  what is 1 + 1?\n"),
     "a system message": (ChatConfig(system="Be brief."), "what is 1 + 1?"),
@@ -79,8 +86,12 @@ CASES = {
         ChatConfig(arguments='{"enable_thinking": false, "documents": [{"a": "é<"}]}'),
         "why?",
     ),
-    "a conversation": (ChatConfig(system="Be brief."), TURNS),
-    "its own system message": (ChatConfig(system="Be brief."), (("system", "Be long."), *TURNS)),
+    "a conversation": (ChatConfig(system="Be brief."), Conversation(TURNS)),
+    "its own system message": (ChatConfig(system="Be brief."), Conversation((LONG, *TURNS))),
+    "tools": (
+        ChatConfig(),
+        Conversation(TURNS, tools=({"name": "é"},), documents=({"a": 1},)),
+    ),
 }
 
 
@@ -92,36 +103,132 @@ def test_a_conversation_is_written_as_transformers_writes_it(name, case):
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1}, "<s>"))
     theirs = hub.PreTrainedTokenizerFast(tokenizer_object=model, **SPECIALS)
     config, prompt = CASES[case]
-    messages = config.messages(prompt)
+    whole = config.conversation(prompt)
+    beside = {"tools": whole.tools and list(whole.tools)}
+    beside |= {"documents": whole.documents and list(whole.documents)} | whole.arguments
     wanted = theirs.apply_chat_template(
-        messages,
+        list(whole.messages),
         chat_template=TEMPLATES[name],
         tokenize=False,
         add_generation_prompt=True,
-        **config.given(),
+        **beside,
     )
-    found = Template(TEMPLATES[name], SPECIALS, "x").render(messages, config.given())
+    found = Template(TEMPLATES[name], SPECIALS, "x").render(whole)
     assert found == wanted and len(found) > 10
 
 
 def test_a_system_message_goes_before_a_conversation_without_one():
     asked = ChatConfig(system="s")
-    assert asked.messages("p") == [
+    assert asked.conversation("p").messages == (
         {"role": "system", "content": "s"},
         {"role": "user", "content": "p"},
-    ]
-    roles = [m["role"] for m in asked.messages(TURNS)]
+    )
+    roles = [m["role"] for m in asked.conversation(Conversation(TURNS)).messages]
     assert roles == ["system", "user", "assistant", "user"]
-    own = asked.messages((("system", "mine"), *TURNS))
-    assert own[0] == {"role": "system", "content": "mine"} and len(own) == 4
-    assert ChatConfig().messages("p") == [{"role": "user", "content": "p"}]
+    own = asked.conversation(Conversation((LONG, *TURNS))).messages
+    assert own == (LONG, *TURNS)
+    assert ChatConfig().conversation("p").messages == ({"role": "user", "content": "p"},)
+
+
+def test_a_line_s_own_arguments_count():
+    asked = ChatConfig(arguments='{"a": 1, "b": 2}')
+    assert asked.conversation("p").arguments == {"a": 1, "b": 2}
+    whole = asked.conversation(Conversation(TURNS, arguments={"b": 3, "c": 4}))
+    assert whole.arguments == {"a": 1, "b": 3, "c": 4}
 
 
 def test_json_and_dates_are_there_for_templates():
     source = "{{ x | tojson }} {{ x | tojson(indent=1) }} {{ strftime_now('%Y') }}"
-    found = Template(source, {}, "x").render([], {"x": {"b": "<é'", "a": 1}})
+    asked = Conversation((), arguments={"x": {"b": "<é'", "a": 1}})
+    found = Template(source, {}, "x").render(asked)
     year = str(datetime.datetime.now().year)
     assert found == '{"b": "<é\'", "a": 1} {\n "b": "<é\'",\n "a": 1\n} ' + year
+    source = "{{ x | tojson(separators=(',', ':'), sort_keys=true) }}"
+    assert Template(source, {}, "x").render(asked) == '{"a":1,"b":"<é\'"}'
+
+
+def test_a_template_is_told_the_day_of_its_run():
+    source = "{{ strftime_now('%d %b %Y') }}"
+    made = Template(source, {}, "x", ChatConfig(date="2024-07-26").now)
+    assert made.render(of_text("p")) == "26 Jul 2024" and made.dated
+    assert asks_date(source) and not asks_date("strftime_now {{ date_string }}")
+    assert not asks_date("{% if")
+
+
+@pytest.mark.parametrize("date", ["26 Jul 2024", "2024-13-01", "today", ""])
+def test_a_date_is_a_day(date):
+    with pytest.raises(ValueError, match="data.chat.date = .*: allowed is YYYY-MM-DD"):
+        ChatConfig(date=date)
+
+
+# --- what a template looks at ----------------------------------------------------------------
+
+
+def test_variables_that_a_template_reads():
+    source = "{% if not d is defined %}{% set d = 1 %}{% endif %}{{ d }}{% if tools %}{% endif %}"
+    assert Template(source, {}, "x").reads == {"d", "tools"}
+    assert {"messages", "enable_thinking"} <= Template(CHATML, {}, "x").reads
+
+
+@pytest.mark.parametrize(
+    ("source", "read"),
+    [
+        ("{{ messages[0].role }}", {"role"}),
+        ("{{ messages[0]['content'] }}", {"content"}),
+        ("{{ messages[0].get('a') }}{{ messages[0].b is defined }}", {"a", "b"}),
+        ("{{ messages[0] | tojson }}", {"role", "content"}),
+        ("{% for k, v in messages[0].items() %}{{ k }}{% endfor %}", {"role", "content"}),
+        ("{% for k in messages[0] %}{{ k }}{% endfor %}", {"role", "content"}),
+        ("{{ messages[0].values() | list }}", {"role", "content"}),
+        ("{{ messages | length }}", set()),
+    ],
+)
+def test_keys_of_a_message_that_a_template_looks_at(source, read):
+    _, (keys,) = Template(source, {}, "x").watched(of_text("p"))
+    assert keys == read
+
+
+def test_a_watched_message_is_as_any():
+    message, read = {"role": "user", "content": "p"}, set()
+    watched = Watched(message, read)
+    assert watched == message and dict(watched) == message and list(watched) == list(message)
+    assert read == {"role", "content"} and list(watched.keys()) == list(message.keys())
+
+
+PARTS = "{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}"
+
+
+def test_parts_of_text_are_the_text():
+    parts = Conversation(({"role": "user", "content": [{"type": "text", "text": "p"}]},))
+    both = Template("{% for m in messages %}" + PARTS + "{% endfor %}", {}, "x")
+    for made in (both, Template("{{ messages[0].content }}", {}, "x")):
+        assert made.render(parts) == "p"
+    two = Conversation(({"role": "user", "content": [{"type": "text", "text": "p"}] * 2},))
+    with pytest.raises(ValueError, match="x: the chat template takes no list of parts: allowed is"):
+        Template("{{ messages[0].content }}", {}, "x").render(two)
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ messages[0].content is defined }}", "False"),
+        ("{{ 1 // (messages[0].content is none) | int }}", "1"),
+        ("{{ '<' + messages[0].content + '>' }}", "<>"),
+    ],
+)
+def test_a_call_needs_no_content(source, text):
+    """Absent, as transformers has it; where a template fails for that, null, then empty."""
+    assert Template(source, {}, "x").render(Conversation((CALL,))) == text
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_thoughts_go_by_all_their_names(name):
+    source = "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}"
+    message = {"role": "assistant", "content": "4", name: "hm"}
+    assert Template(source, {}, "x").render(Conversation((message,))) == "hmhm"
 
 
 @pytest.mark.parametrize(
@@ -142,12 +249,12 @@ def test_json_and_dates_are_there_for_templates():
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_refused_in_one_line(source, said):
-    messages = [{"role": "user", "content": "p"}]
+    asked = of_text("p")
     with pytest.raises(ValueError) as error:
-        Template(source, {}, "there").render(messages, {})
+        Template(source, {}, "there").render(asked)
     assert str(error.value).startswith("there: the chat template fails (")
     assert said in str(error.value) and "\n" not in str(error.value)
-    assert messages == [{"role": "user", "content": "p"}]
+    assert asked == of_text("p")
 
 
 @pytest.mark.parametrize(
@@ -160,14 +267,14 @@ def test_a_template_that_fails_or_reaches_out_is_refused_in_one_line(source, sai
     ],
 )
 def test_what_is_private_is_nothing_to_a_template(source):
-    assert Template(source, {}, "there").render([], {}) == ""
+    assert Template(source, {}, "there").render(Conversation(())) == ""
 
 
 def test_a_template_imports_and_includes_nothing(tmp_path):
     (tmp_path / "x").write_text("secret")
     for source in (f"{{% include '{tmp_path}/x' %}}", f"{{% import '{tmp_path}/x' as x %}}"):
         with pytest.raises(ValueError, match="the chat template fails"):
-            Template(source, {}, "there").render([], {})
+            Template(source, {}, "there").render(Conversation(()))
 
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{ unclosed", "{% nothing %}"])
@@ -182,3 +289,23 @@ def test_what_is_no_template_is_said_in_one_line(source):
 def test_arguments_are_a_json_object(given):
     with pytest.raises(ValueError, match="data.chat.arguments = .*: allowed is a JSON object"):
         ChatConfig(arguments=given)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (
+            "{% set r = range(100000) %}{% for i in r %}{% for j in r %}{% endfor %}{% endfor %}",
+            "long",
+        ),
+        ("{% set s = 'xxxxxxxx' %}" + "{% set s = s ~ s %}" * 40 + "{{ s }}", "memory"),
+        ("{{ 'x' * 2 ** 40 }}", "too large"),
+        ("{% set x = 9 ** 99999 %}{% set x = x * x %}" + "{% set x = x * x %}" * 9, "too large"),
+        ("{{ 'x'|center(99999999) }}", "characters"),
+    ],
+)
+def test_a_template_is_bounded_in_time_memory_and_output(source, reason, monkeypatch):
+    monkeypatch.setattr(chat, "SECONDS", 0.2)
+    monkeypatch.setattr(chat, "MEMORY", 1 << 28)
+    with pytest.raises(ValueError, match=f"chat template .*{reason}"):
+        Template(source, {}, "here").render(of_text("hi"))

@@ -72,7 +72,6 @@ def test_sizes(folder):
     ("bad", "message"),
     [
         ("{", "not JSON"),
-        ("", "not JSON"),
         ("[1]", "expected an object, found list"),
         ('{"answer": "#### 1"}', "needs 'question', has answer"),
         ("{}", "needs 'question', has nothing"),

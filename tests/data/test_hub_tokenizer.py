@@ -9,6 +9,7 @@ from small import CORPUS, byte_level, write
 from opd.data import hub_tokenizer
 from opd.data.arithmetic import ALPHABET
 from opd.data.chat import ChatConfig
+from opd.data.conversation import Conversation, of_text
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, check, same, train_bpe
 
@@ -103,7 +104,7 @@ def test_a_template_s_specials_are_specials(tmp_path):
     wanted = theirs.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
     assert found.encode_prompt("a hundred hens") == wanted
     assert wanted[0] == made.token_to_id("<|user|>") and wanted[-1] == made.token_to_id("<|model|>")
-    assert found.encode_prompt((("user", "a hundred hens"),)) == wanted
+    assert found.encode_prompt(of_text("a hundred hens")) == wanted
     assert found.rendered("x") == "<|user|>x<|end|><|model|>"
     untouched = HubTokenizer(folder, ChatConfig(template=False))
     assert untouched.encode_prompt("a hundred hens") == found.encode("a hundred hens")
@@ -122,7 +123,7 @@ def test_a_template_writes_the_first_token_itself(tmp_path):
 
 def test_a_conversation_needs_a_template(plain):
     with pytest.raises(ValueError, match="'messages' need the tokenizer of a Hugging Face folder"):
-        HubTokenizer(plain).encode_prompt((("user", "x"),))
+        HubTokenizer(plain).encode_prompt(of_text("x"))
 
 
 # --- ends and padding ------------------------------------------------------------------------
@@ -145,7 +146,7 @@ END, USER, MODEL, PAD = (
 )
 def test_every_end_of_every_file_ends(tmp_path, generation, config, own, ends, end):
     files = {"generation_config.json": {"eos_token_id": generation}}
-    files["config.json"] = {"eos_token_id": config}
+    files["config.json"] = {"eos_token_id": config, "vocab_size": PAD + 1}
     found = HubTokenizer(write(tmp_path / "m", byte_level(), files, eos_token=own))
     assert found.eos_ids == ends and found.eos_id == end
     ids = [5, MODEL, END, USER, PAD]
@@ -159,6 +160,7 @@ def test_every_end_of_every_file_ends(tmp_path, generation, config, own, ends, e
 )
 def test_padding_is_never_an_end(tmp_path, pad, wanted):
     files = {"generation_config.json": {"eos_token_id": [END, MODEL]}}
+    files["config.json"] = {"vocab_size": PAD + 1}
     folder = write(tmp_path / "m", byte_level(), files, eos_token="<|end|>", pad_token=pad)
     found = HubTokenizer(folder)
     assert found.pad_id == wanted
@@ -176,7 +178,6 @@ def test_a_template_is_found_wherever_folders_have_it(tmp_path):
     for described, files, wanted in (
         ({"chat_template": "C"}, {}, "C"),
         ({"chat_template": many}, {}, "D"),
-        ({"chat_template": many[:1]}, {}, "x"),
         ({}, {"chat_template.json": {"chat_template": "J"}}, "J"),
         ({}, {}, "x"),
     ):
@@ -187,6 +188,36 @@ def test_a_template_is_found_wherever_folders_have_it(tmp_path):
     assert HubTokenizer(folder).rendered("x") == "F <|end|> False"
 
 
+@pytest.mark.parametrize(
+    "source", [[{"name": "tool_use", "template": "T"}], 3, [{"name": "default"}]]
+)
+def test_a_template_that_none_is_the_default_of_is_no_silence(tmp_path, source):
+    folder = write(tmp_path / "m", byte_level(), eos_token="<|end|>", chat_template=source)
+    with pytest.raises(
+        ValueError, match="has the chat templates .*: needed is a text for 'default"
+    ):
+        HubTokenizer(folder)
+    assert HubTokenizer(folder, ChatConfig(template=False)).rendered("x") == "x"
+
+
+def test_tools_have_a_template_of_their_own(tmp_path):
+    many = [{"name": n, "template": f"{n}{{{{ tools }}}}"} for n in ("tool_use", "default")]
+    folders = [write(tmp_path / "a", byte_level(), eos_token="<|end|>", chat_template=many)]
+    folders.append(write(tmp_path / "b", byte_level(), eos_token="<|end|>"))
+    (folders[1] / "chat_template.jinja").write_text("default{{ tools }}")
+    (folders[1] / "additional_chat_templates").mkdir()
+    (folders[1] / "additional_chat_templates" / "tool_use.jinja").write_text("tool_use{{ tools }}")
+    for number, folder in enumerate(folders):
+        found = HubTokenizer(folder)
+        assert found.rendered("x") == "defaultNone"
+        tooled = Conversation(of_text("x").messages, tools=({"name": "f"},))
+        assert found.rendered(tooled) == "tool_use[{'name': 'f'}]"
+        copied = tmp_path / f"copy{number}"
+        copied.mkdir()
+        hub_tokenizer.copy(folder, copied)
+        assert HubTokenizer(copied).rendered(tooled) == found.rendered(tooled)
+
+
 def test_what_a_template_is_asked_for_needs_one(plain):
     with pytest.raises(ValueError, match="has no chat template, which data.chat.template asks for"):
         HubTokenizer(plain, ChatConfig(template=True))
@@ -195,6 +226,98 @@ def test_what_a_template_is_asked_for_needs_one(plain):
             ValueError, match="data.chat.system and data.chat.arguments need a chat"
         ):
             HubTokenizer(plain, chat)
+
+
+# --- tokens that only other files name -------------------------------------------------------
+
+DECLARED = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+BOS_TEMPLATE = "{{ bos_token }}" + TEMPLATE
+TOKENS = {
+    "special_tokens_map": ({}, {"special_tokens_map.json": {"bos_token": "<s>"}}),
+    "special_tokens_map, an object": (
+        {},
+        {"special_tokens_map.json": {"bos_token": {"content": "<s>"} | DECLARED}},
+    ),
+    "added_tokens_decoder": (
+        {"bos_token": "<s>", "added_tokens_decoder": {
+            "298": {"content": "<x>", "special": True} | DECLARED,
+            "297": {"content": "<s>", "special": True} | DECLARED,
+        }},
+        {"special_tokens_map.json": {"bos_token": "<ignored>"}},
+    ),
+    "added_tokens": ({"bos_token": "<s>"}, {"added_tokens.json": {"<x>": 298, "<s>": 297}}),
+    "a name alone": ({"bos_token": "<s>"}, {}),
+    "no name": (
+        {"bos_token": "<s>", "additional_special_tokens": ["<x>", "<y>"]}, {},
+    ),
+    "other flags": ({"bos_token": "<|user|>", "added_tokens_decoder": {
+        str(USER): {"content": "<|user|>", "special": True, "rstrip": True} | DECLARED,
+    }}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOKENS)
+def test_tokens_of_other_files_have_transformers_ids(tmp_path, case):
+    hub = pytest.importorskip("transformers")
+    described, files = TOKENS[case]
+    folder = write(
+        tmp_path / "m", byte_level(), files, eos_token="<|end|>", chat_template=BOS_TEMPLATE,
+        **described,
+    )  # fmt: skip
+    theirs, found = hub.AutoTokenizer.from_pretrained(folder), HubTokenizer(folder)
+    assert found.vocab == len(theirs)
+    text = "a <s> hen <x><y> <|user|> "
+    message = [{"role": "user", "content": "a hen"}]
+    wanted = theirs.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
+    assert wanted[0] == theirs.bos_token_id is not None
+    assert found.encode_prompt("a hen") == wanted
+    untouched = HubTokenizer(folder, ChatConfig(template=False))
+    assert untouched.encode_prompt(text) == theirs(text)["input_ids"]
+
+
+def test_added_tokens_that_cannot_be_read_are_named(tmp_path):
+    for described in ({"x": {}}, {"1": {}}, [1], {"1": "a"}):
+        folder = write(
+            tmp_path / "m", byte_level(), eos_token="<|end|>", added_tokens_decoder=described
+        )
+        with pytest.raises(ValueError, match="m: its added tokens cannot be read"):
+            HubTokenizer(folder)
+
+
+# --- formatted prompts -----------------------------------------------------------------------
+
+
+def test_a_formatted_prompt_keeps_its_specials(tmp_path):
+    hub = pytest.importorskip("transformers")
+    folder = write(tmp_path / "m", byte_level(), eos_token="<|end|>", chat_template=TEMPLATE)
+    theirs = hub.AutoTokenizer.from_pretrained(folder)
+    untouched = HubTokenizer(folder, ChatConfig(template=False))
+    text = HubTokenizer(folder).rendered("a hen")
+    assert untouched.encode_prompt(text) == theirs(text)["input_ids"]
+    assert untouched.encode_prompt(text) == HubTokenizer(folder).encode_prompt("a hen")
+    assert untouched.spells(text) == set()
+
+
+@pytest.mark.parametrize("text", ["hen", "<s>hen", "<s><s>hen", "<s>", "hen</s>"])
+def test_a_first_token_is_there_once(tmp_path, text):
+    made = sentencepiece()
+    made.post_processor = hf.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    folder = write(tmp_path / "m", made, eos_token="</s>", bos_token="<s>")
+    ids = HubTokenizer(folder, ChatConfig(template=False)).encode_prompt(text)
+    assert ids[0] == 1 and ids.count(1) == max(1, text.count("<s>"))
+    assert ids.count(2) == text.count("</s>"), "an end isn't for a prompt"
+
+
+def test_a_solution_of_formatted_data_brings_its_end_once(tmp_path):
+    folder = write(tmp_path / "m", byte_level(), eos_token="<|end|>", chat_template=TEMPLATE)
+    found, made = HubTokenizer(folder, ChatConfig(template=False)), byte_level()
+    assert found.encode("<|user|>a hen<|end|>") == made.encode("<|user|>a hen").ids
+    assert found.encode("a hen") == made.encode("a hen").ids
+    with pytest.raises(ValueError, match="'a<.end.>hen' goes on after '<.end.>', which ends"):
+        found.encode("a<|end|>hen")
+    assert END not in HubTokenizer(folder).encode("a<|end|>hen")
 
 
 # --- files -----------------------------------------------------------------------------------

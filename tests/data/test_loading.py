@@ -97,16 +97,25 @@ def test_jsonl_without_answers_needs_a_completion_length_and_imitates_nothing(tm
     ("bad", "message"),
     [
         ("{", "not JSON"),
-        ('{"answer": "1"}', "needs 'prompt', has answer"),
+        ('{"answer": "1"}', "needs 'prompt' or 'messages', has answer"),
         ('{"prompt": ""}', "'prompt' must be a non-empty string"),
-        ('{"prompt": "a", "answer": [1]}', "'answer' must be a non-empty string, found [1]"),
-        ('{"prompt": "a", "answer": true}', "'answer' must be a non-empty string, found True"),
+        (
+            '{"prompt": "a", "answer": [1]}',
+            "'answer' must be a non-empty string or a finite number, found [1]",
+        ),
+        (
+            '{"prompt": "a", "answer": true}',
+            "'answer' must be a non-empty string or a finite number, found True",
+        ),
         ('{"prompt": "a", "messages": []}', "has 'prompt' and 'messages': allowed is one of them"),
         ('{"messages": "hello"}', "'messages' must be a list of objects, found 'hello'"),
         ('{"messages": ["hello"]}', "'messages' must be a list of objects"),
         ('{"messages": []}', "'messages' ends with nothing: allowed is one of 'user'"),
         ('{"messages": [{"role": "user"}]}', "needs 'content', has role"),
-        ('{"messages": [{"role": "user", "content": 3}]}', "'content' must be a string, found 3"),
+        (
+            '{"messages": [{"role": "user", "content": 3}]}',
+            "'content' must be a string or a list of text parts, found 3",
+        ),
         (
             '{"messages": [{"role": "assistant", "content": "a"}]}',
             "'messages' ends with one of 'assistant': allowed is one of 'user'",
@@ -161,7 +170,8 @@ def test_an_answer_outside_the_alphabet_is_named_by_its_prompt(tmp_path, sizes):
     config = DataConfig(prompts=path, tokenizer="char", alphabet="0123456789", **sizes)
     with pytest.raises(ValueError) as error:
         load(config, tmp_path / "work")
-    assert str(error.value).startswith("answer to '7': the alphabet has no 's' (in 'seven')")
+    said = f"{path}:6: answer to '7': the alphabet has no 's' (in 'seven')"
+    assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "work").exists()
 

@@ -1,6 +1,7 @@
 """From a task to arrays and back: encoding, batches, completions and rewards."""
 
 import dataclasses
+import datetime
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SIZES, jsonl_file
 
-from opd.data import pipeline
+from opd.data import hub_tokenizer, pipeline
 from opd.data.chat import ChatConfig
 from opd.data.pipeline import (
     DataConfig,
@@ -199,6 +200,148 @@ def test_a_prompt_may_be_a_conversation(folder, tmp_path):
     ):
         with pytest.raises(ValueError, match="'messages' need the tokenizer of a Hugging Face"):
             load(dataclasses.replace(config, **other))
+
+
+ROWS = [{"prompt": f"{n}+{n}=", "answer": str(2 * n)} for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (
+            {"prompt": "x", "tools": [{"name": "f"}]},
+            "the folder's chat template has no place for 'tools'",
+        ),
+        (
+            {"prompt": "x", "chat_template_kwargs": {"a": 1}},
+            "'chat_template_kwargs' has 'a', which the folder's chat template never reads",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "name": "al"}]},
+            "the folder's chat template never reads 'name' of a message of 'user'",
+        ),
+        (
+            {"prompt": "<|user|>user 1+1=<|end|><|model|>"},
+            "the prompt ('<|user|>user 1+1=<|end|><|model|>') is formatted already, and the chat "
+            "template would wrap it again: allowed is data.chat.template = False",
+        ),
+        ({"prompt": "x", "images": ["a.png"]}, "'images' is not read: allowed is text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "'content' has a part 'image'",
+        ),
+    ],
+)
+def test_what_the_template_would_drop_is_named_by_its_line(folder, tmp_path, bad, said):
+    path = jsonl_file(tmp_path, [*ROWS, bad | {"answer": "1"}])
+    with pytest.raises(ValueError) as error:
+        load(DataConfig(prompts=path, tokenizer=str(folder)), tmp_path / "work")
+    assert str(error.value).startswith(f"{path}:7: {said}") and "\n" not in str(error.value)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_conversation_where_there_is_no_template_is_named_by_its_line(tmp_path):
+    path = jsonl_file(tmp_path, [*ROWS, {"prompt": "x", "system": "s", "answer": "1"}])
+    with pytest.raises(ValueError, match=r"prompts.jsonl:7: prompts with 'messages' need the tok"):
+        load(DataConfig(prompts=path), tmp_path / "work")
+
+
+def test_formatted_prompts_are_kept_as_they_are(folder, tmp_path):
+    tokens = small.byte_level()
+    text = "<|user|>user 1+1=<|model|>"
+    rows = [{"prompt": text, "answer": "2<|end|>"}, *ROWS]
+    config = DataConfig(
+        prompts=jsonl_file(tmp_path, rows), tokenizer=str(folder), validation=0, test=0,
+        chat=ChatConfig(template=False),
+    )  # fmt: skip
+    task = load(config)
+    batch = encode_prompts(task, task.split("train")[:1])
+    assert batch["prompt"][0].tolist() == tokens.encode(text).ids
+    solved = encode_solutions(task, task.split("train")[:1])
+    assert solved["tokens"][0][solved["mask"][0]].tolist() == tokens.encode("2<|end|>").ids
+    assert pipeline.remarks(task) == ()
+    path = jsonl_file(tmp_path, [{"prompt": text, "answer": "2<|end|>3"}, *ROWS])
+    with pytest.raises(ValueError, match="prompts.jsonl:1: answer to .* goes on after '<.end.>'"):
+        load(config)
+    assert path
+
+
+def test_what_is_read_otherwise_than_it_may_seem_is_said(folder, tmp_path):
+    rows = [*ROWS, {"prompt": "hi <|end|> there", "answer": "1", "id": 3, "source": "a"}]
+    path = jsonl_file(tmp_path, rows)
+    said = (
+        "columns of the data that are not read: id, source",
+        "prompts that spell special tokens, which are text there: 1, first "
+        f"{path}:7 (<|end|>); data.chat.template = False reads prompts as they are",
+    )
+    config = DataConfig(prompts=path, tokenizer=str(folder), validation=0, test=0)
+    task = load(config)
+    assert pipeline.remarks(task) == said
+    end = small.byte_level().token_to_id("<|end|>")
+    assert end not in encode_prompts(task, task.split("train"))["prompt"]
+    assert pipeline.remarks(load(dataclasses.replace(config, tokenizer="byte"))) == said[:1]
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    hub_tokenizer.load.cache_clear()
+    base = load(config)
+    assert end not in encode_prompts(base, base.split("train"))["prompt"]
+    assert pipeline.remarks(base) == said
+
+
+def test_ids_that_a_model_has_no_row_for_are_named_by_their_line(tmp_path):
+    tokens = small.byte_level()
+    tokens.add_tokens(["<image>"])
+    folder = small.write(tmp_path / "folder", tokens, eos_token="<|end|>", pad_token="<|pad|>")
+    last = tokens.token_to_id("<image>")
+    for at, key in ((6, "prompt"), (7, "answer")):
+        rows = [*ROWS, {"prompt": "x", "answer": "1"}, {"prompt": "y", "answer": "1"}]
+        rows[at] = rows[at] | {key: "an <image>"}
+        path = jsonl_file(tmp_path, rows)
+        task = load(DataConfig(prompts=path, tokenizer=str(folder)))
+        pipeline.refuse_rowless(task, last + 1)
+        with pytest.raises(ValueError) as error:
+            pipeline.refuse_rowless(task, last)
+        assert str(error.value) == (
+            f"{path}:{at + 1}: has '<image>', id {last}: the model has rows for 0 to {last - 1}"
+        )
+    task = load(DataConfig(prompts=jsonl_file(tmp_path, ROWS), tokenizer=str(folder)))
+    pipeline.refuse_rowless(task, last)
+    for rows in (task.tokenizer.pad_id, 1):
+        with pytest.raises(ValueError, match="^pad: has '<.pad.>', id"):
+            pipeline.refuse_rowless(task, rows)
+
+
+DATED = TEMPLATE + "{{ strftime_now('%Y-%m-%d') }}"
+
+
+def test_a_day_belongs_to_the_data_where_a_template_asks_for_one(folder, tmp_path, monkeypatch):
+    path = jsonl_file(tmp_path, ROWS)
+    config = DataConfig(prompts=path, tokenizer=str(folder))
+    assert pipeline.dated(config) is config and pipeline.dated(SMALL) is SMALL
+    (folder / "chat_template.jinja").write_text(DATED)
+    hub_tokenizer.load.cache_clear()
+    today = datetime.date.today().isoformat()
+    assert pipeline.dated(config).chat.date in (today, datetime.date.today().isoformat())
+    then = dataclasses.replace(config, chat=ChatConfig(date="2024-07-26"))
+    assert pipeline.dated(config, then) == pipeline.dated(then) == then
+    other = dataclasses.replace(config, chat=ChatConfig(date="2025-01-01"))
+    assert pipeline.dated(other, then) == other
+    task = load(then)
+    assert task.tokenizer.rendered("x").endswith("2024-07-26")
+    assert load(other).identity != task.identity
+    unasked = dataclasses.replace(config, chat=ChatConfig(template=False))
+    assert pipeline.dated(unasked, then) is unasked
+
+
+def test_data_of_before_a_key_of_the_chat_keep_their_name(folder, tmp_path):
+    config = DataConfig(prompts=jsonl_file(tmp_path, ROWS), tokenizer=str(folder))
+    task = load(config, tmp_path / "work")
+    named = task.where.rename(task.where.with_name("jsonl-0123456789ab"))
+    origin = json.loads((named / "config.json").read_text())
+    del origin["chat"]["date"]
+    (named / "config.json").write_text(json.dumps(origin))
+    assert pipeline.keep(load(config), tmp_path / "work").identity == named.name
+    other = dataclasses.replace(config, chat=ChatConfig(system="s"))
+    assert pipeline.keep(load(other), tmp_path / "work").identity != named.name
 
 
 def test_a_chat_is_for_a_folder_s_tokenizer_alone(tmp_path):

@@ -39,6 +39,8 @@ def test_what_is_written_is_read(task, tmp_path):
         ({"chosen": "12345"}, "chosen has 5 tokens ('12345'): allowed are at most 4 (data.max_co"),
         ({"rejected": "x"}, "the alphabet has no 'x'"),
         ({"prompt": "1+1+1+1+1="}, "prompt 0 has 10 tokens"),
+        ({"system": "s"}, "'system' is not read: allowed are prompt, chosen, rejected"),
+        ({"images": ["a.png"]}, "'images' is not read: allowed is text"),
     ],
 )
 def test_a_malformed_pair_is_named_by_file_and_line(task, tmp_path, change, message):

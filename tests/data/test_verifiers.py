@@ -1,6 +1,5 @@
 """Verifiers on text: what counts as an answer and what doesn't."""
 
-import dataclasses
 import importlib
 import json
 import sys
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opd.data import pipeline, verifiers
+from opd.data.builder import Example
 from opd.data.functions import RewardError
 from opd.data.pipeline import DataConfig
 from opd.data.verifiers import VERIFIERS, exact_match, final_answer, named
@@ -267,16 +267,13 @@ def test_mathematics_without_its_extra_is_refused_at_once(monkeypatch):
 # --- before anything is graded ---------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    answer: str | None
-    where: str = ""
-    prompt: str = "1+1="
+def line(answer, where=None):
+    return Example("1+1=", answer=answer, where=where)
 
 
 def test_answers_that_cannot_be_graded_by_are_named_with_their_lines():
     answers = {12: "7", 3: "seven", 1: "1/2", 10: "1/0", 9: "", 2: "-3", 11: "1 or 2"}
-    lines = [Line(answer, f"p.jsonl:{number}") for number, answer in answers.items()]
+    lines = [line(answer, f"p.jsonl:{number}") for number, answer in answers.items()]
     with pytest.raises(ValueError) as error:
         verifiers.check("final_answer", final_answer, lines)
     assert str(error.value) == (
@@ -284,22 +281,22 @@ def test_answers_that_cannot_be_graded_by_are_named_with_their_lines():
         "data.verifier = 'final_answer' can't grade by it; allowed are answers that earn 1 as "
         "their own completion, or another data.verifier"
     )
-    verifiers.check("final_answer", final_answer, [Line("7"), Line("1/2"), Line("-3")])
+    verifiers.check("final_answer", final_answer, [line("7"), line("1/2"), line("-3")])
     with pytest.raises(ValueError, match=r"^prompt '1\+1=': 'answer' 'x' is not a number"):
-        verifiers.check("final_answer", final_answer, [Line("7"), Line("x")])
+        verifiers.check("final_answer", final_answer, [line("7"), line("x")])
 
 
 def test_an_answer_that_nothing_earns_is_refused():
     with pytest.raises(ValueError, match="^a:1: 'answer' '  ' lets an empty completion earn 1"):
-        verifiers.check("exact", exact_match, [Line("x", "a:2"), Line("  ", "a:1")])
+        verifiers.check("exact", exact_match, [line("x", "a:2"), line("  ", "a:1")])
 
 
 def test_mathematics_is_graded_by_nothing_that_it_cannot_read():
     pytest.importorskip("math_verify")
     good = ["7", r"\frac{1}{2}", "x^2+1", "(1,2)", r"\text{Monday}", "42 km", "1 000", "B"]
-    verifiers.check("math", VERIFIERS["math"], [Line(answer) for answer in good])
+    verifiers.check("math", VERIFIERS["math"], [line(answer) for answer in good])
     with pytest.raises(ValueError, match="'answer' '  ' as its own completion earns 0"):
-        verifiers.check("math", VERIFIERS["math"], [Line("7"), Line("  ")])
+        verifiers.check("math", VERIFIERS["math"], [line("7"), line("  ")])
 
 
 @pytest.mark.parametrize(
@@ -315,12 +312,12 @@ def test_mathematics_is_graded_by_nothing_that_it_cannot_read():
 def test_a_user_s_own_is_tried_once(module, body, did):
     module(f"def f(completion, answer):\n    {body}\n")
     with pytest.raises(ValueError) as error:
-        verifiers.check("own_verifier:f", named("own_verifier:f"), [Line("ab"), Line("c")])
+        verifiers.check("own_verifier:f", named("own_verifier:f"), [line("ab"), line("c")])
     assert str(error.value) == (
         f"data.verifier = 'own_verifier:f', prompt '1+1=', completion 'ab', answer 'ab': {did}"
     )
     module("calls = []\ndef f(completion, answer):\n    calls.append(answer)\n    return 0\n")
-    verifiers.check("own_verifier:f", named("own_verifier:f"), [Line("ab"), Line("c")])
+    verifiers.check("own_verifier:f", named("own_verifier:f"), [line("ab"), line("c")])
     assert sys.modules["own_verifier"].calls == ["ab"]
 
 

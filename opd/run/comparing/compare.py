@@ -51,6 +51,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 class Plan:
     """What a comparison starts from, found right before anything is compiled."""
 
+    config: Config  # of the day that belongs to the run
     ready: Ready
     inputs: Mapping[str, Any]  # what results depend on beside the config
 
@@ -65,6 +66,7 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
         ValueError: what a config or its data have wrong, before anything compiles or is written.
     """
     plan = plan or check(config, workdir)
+    config = plan.config
     done = finished(workdir)
     if done is not None:
         return done
@@ -73,6 +75,8 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
     shown = pipeline.first_prompt(world.task)
     if shown is not None:
         print(f"first prompt: {shown}", file=sys.stderr)
+    for remark in pipeline.remarks(world.task):
+        print(remark, file=sys.stderr)
 
     stage = progress.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
@@ -172,6 +176,7 @@ def check(config: Config, workdir: Path) -> Plan:
                 "the policies and graded by the task's verifier"
             )
     done = finished(workdir)
+    config = checks.dated(config, None if done is None else done["config"], workdir)
     if done is not None:
         checks.same(config, done["config"], workdir, FREE)
     ready = checks.ready(config, (*config.probe.methods, *config.arms), workdir=workdir)
@@ -190,7 +195,7 @@ def check(config: Config, workdir: Path) -> Plan:
     inputs = ready.inputs
     if done is not None:
         checks.same_inputs(inputs, done.get("inputs", {}), workdir)
-    return Plan(ready, inputs)
+    return Plan(config, ready, inputs)
 
 
 def finished(workdir: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from opd.data import hub_tokenizer, tokenizers
+from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig, Task
 from opd.engine import programs
@@ -198,6 +198,10 @@ def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
         raise ValueError(f"{path}, and the data's: {error}") from None
     theirs = hub.look(path, dtype, tokens=len(table))
     folder.refuse_short(path, theirs.config, task)
+    try:
+        pipeline.refuse_rowless(task, theirs.config.vocab)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return theirs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def check(asked: Asked) -> Plan:
 def score(plan: Plan) -> dict[str, Any]:
     """The figures with their 95 % intervals over prompts; batches draw from keys of their own."""
     world = plan.world
+    for remark in pipeline.remarks(world.task):
+        print(remark, file=sys.stderr)
     player = Player(Decoder(plan.folder.config), hub.load(plan.folder, world.mesh))
     greedy = dataclasses.replace(world.sampling, temperature=0.0)
     drawn, best = [], []

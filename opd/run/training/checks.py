@@ -85,6 +85,19 @@ def same(
         )
 
 
+def dated(config: Config, then: Mapping[str, Any] | None, workdir: Path) -> Config:
+    """The config on the day of the run's start, where a chat template asks what day it is.
+
+    `then` is the config that the workdir was begun with, if it was.
+
+    Raises:
+        ValueError: what `today` refuses, or a template that can't be read.
+    """
+    before = None if then is None else today(then, workdir).data
+    chat = pipeline.dated(config.tokenized, before).chat
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, chat=chat))
+
+
 def flat(nested: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
     """Nested dictionaries as one, its keys dotted."""
     dotted: dict[str, Any] = {}

@@ -36,8 +36,9 @@ class Log:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for writer in (*self._files, self._board):
-            writer.close()
+        for file in self._files:
+            file.close()
+        self._board.close()
 
     def update(self, note: Note, memory: Memory, values: Mapping[str, Any]) -> None:
         """A line an update; rates are over the whole update, rollout and teacher included."""

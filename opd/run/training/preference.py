@@ -116,7 +116,7 @@ def check(config: Config, task: Task) -> None:
         )
     if config.reward.pairs is not None:
         _read(config.reward.pairs, task)
-    elif any(example.messages is not None for example in task.split("train")):
+    elif any(example.conversation is not None for example in task.split("train")):
         raise ValueError(
             "config.trains = 'reward': the data have prompts with 'messages', and pairs are made "
             "of 'prompt' alone: give config.reward.pairs"

@@ -60,6 +60,7 @@ class Diverged(RuntimeError):
 class Plan:
     """What a training starts from, found right before anything is compiled."""
 
+    config: Config  # of the day that belongs to the run
     ready: Ready
     method: Method
     sampling: Sampling  # how the rollouts are drawn
@@ -80,6 +81,7 @@ def check(config: Config, workdir: Path) -> Plan:
     """
     checks.folder(workdir)
     begun = _begun(workdir)
+    config = checks.dated(config, None if begun is None else begun["config"], workdir)
     if begun is not None:
         checks.same(config, begun["config"], workdir, FREE)
     method = config.method.parsed
@@ -111,7 +113,7 @@ def check(config: Config, workdir: Path) -> Plan:
     inputs = ready.inputs
     if begun is not None:
         checks.same_inputs(inputs, begun["inputs"], workdir)
-    return Plan(ready, method, drawn, inputs)
+    return Plan(config, ready, method, drawn, inputs)
 
 
 def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, Any] | None:
@@ -122,6 +124,7 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
         Diverged: more than `optimizer.skips` gradients in a row were not finite.
     """
     plan = plan or check(config, workdir)
+    config = plan.config
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.lock(workdir), Terminated() as terminated:
         done = _read(workdir / "done.json")
@@ -142,6 +145,8 @@ def _train(
     shown = pipeline.first_prompt(plan.ready.world.task)
     if shown is not None:
         print(f"first prompt: {shown}", file=sys.stderr)
+    for remark in pipeline.remarks(plan.ready.world.task):
+        print(remark, file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
