@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copies
 import functools
 import json
 import shutil
@@ -72,6 +73,7 @@ class HubTokenizer:
         self._specials = _specials(described)
         names = self._tokenizer.get_vocab(with_added_tokens=True)
         self._tokens: tuple[Token, ...] = _table(names)
+        self._rows = len(self._tokens)
         own = names.get(self._specials.get("eos_token", ""))
         self.eos_ids = _ends(folder, own)
         for token in self.eos_ids:
@@ -80,6 +82,7 @@ class HubTokenizer:
         self.eos_id: int = own if own in self.eos_ids else self.eos_ids[0]
         pad = names.get(self._specials.get("pad_token", ""))
         self.pad_id: int = _padding(pad, self.eos_ids, self.vocab)
+        self._identity = self.pad_id, self.eos_id
         # A pad that only stands in for one is text where a model writes it.
         self._dropped = {*self.eos_ids, *([pad] if pad == self.pad_id else [])}
         source = _template(folder, described)
@@ -91,19 +94,52 @@ class HubTokenizer:
         where = str(folder)
         self._template = Template(source, self._specials, where) if wanted else None
 
+    def within(self, rows: int) -> HubTokenizer:
+        """The same for a model of so many rows, where there are more ids: ends and pad have one.
+
+        Text that needs an id without a row is refused.
+
+        Raises:
+            ValueError: no end has a row.
+        """
+        if rows >= self.vocab:
+            return self
+        found = copies.copy(self)
+        found._rows = rows
+        found.eos_ids = tuple(token for token in self.eos_ids if token < rows)
+        if not found.eos_ids:
+            raise ValueError(
+                f"{self.folder}: EOS is id {self.eos_id}: allowed are 0 to {rows - 1}, for which "
+                "there are rows, or nothing would end"
+            )
+        found.eos_id = self.eos_id if self.eos_id in found.eos_ids else found.eos_ids[0]
+        if self.pad_id >= rows:
+            found.pad_id = _padding(None, found.eos_ids, rows)
+        return found
+
     @property
     def vocab(self) -> int:
-        return len(self._tokens)
+        return self._rows
 
     def table(self) -> tuple[Token, ...]:
         """Each id's entry, as tokenizer.json writes it."""
         return self._tokens
 
     def fingerprint(self) -> str:
-        return digest(self.table(), self.pad_id, self.eos_id)
+        return digest(self.table(), *self._identity)
 
     def encode(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return self._with_rows(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def _with_rows(self, ids: list[int]) -> list[int]:
+        """Ids as they are, all of which the model has rows for."""
+        if self._rows < len(self._tokens) and max(ids, default=0) >= self._rows:
+            token = self._tokens[max(ids)]
+            raise ValueError(
+                f"the text has {token!r}, id {max(ids)} in {self.folder}: allowed are 0 to "
+                f"{self._rows - 1}, for which there are rows"
+            )
+        return ids
 
     def rendered(self, prompt: str | Messages) -> str:
         """The prompt as the model gets it."""
@@ -114,8 +150,9 @@ class HubTokenizer:
     def encode_prompt(self, prompt: str | Messages) -> list[int]:
         """Ids of a prompt: through the template, or with what the folder puts before any text."""
         if self._template is None:
-            return self._plain.encode(text_of(prompt), add_special_tokens=True).ids
-        return self._tokenizer.encode(self.rendered(prompt), add_special_tokens=False).ids
+            return self._with_rows(self._plain.encode(text_of(prompt), add_special_tokens=True).ids)
+        ids = self._tokenizer.encode(self.rendered(prompt), add_special_tokens=False).ids
+        return self._with_rows(ids)
 
     def serialized(self) -> str:
         """The folder's tokenizer.json."""

@@ -208,9 +208,9 @@ def test_different_tokenizers_are_refused_with_their_first_entries(files):
         (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json: its ids can't be told"),
         (lambda f: (f / "model.safetensors").unlink(), "has neither model.safetensors nor"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json: not a tokenizer.json"),
-        (lambda f: folders.write_model(f, vocab=400), "the tokenizer has 403 ids"),
+        (lambda f: folders.write_model(f, vocab=400), "rows for 400 of the tokenizer's 403 ids; "),
         (lambda f: folders.write_model(f, length=16), "the model reads 16 tokens"),
-        (lambda f: shutil.rmtree(f), "no player there"),
+        (lambda f: shutil.rmtree(f), "no such folder; a folder with config.json"),
     ],
 )
 def test_a_folder_that_cannot_play_is_refused(files, tmp_path, change, message):
