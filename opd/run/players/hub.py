@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -138,10 +139,16 @@ def _places(
     family: Family, config: DecoderConfig
 ) -> Iterator[tuple[tuple[str, ...], jax.ShapeDtypeStruct, Tensor]]:
     """Every parameter of the decoder: its path, shape and place in the checkpoint."""
-    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0))
-    for entries, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        path = tuple(entry.key for entry in entries)
+    for path, leaf in _leaves(config):
         yield path, leaf, family.tensors[path]
+
+
+@functools.lru_cache(maxsize=8)  # tracing takes a third of a second, and is asked for twice
+def _leaves(config: DecoderConfig) -> list[tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
+    """Every parameter's path and shape."""
+    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    return [(tuple(entry.key for entry in entries), leaf) for entries, leaf in leaves]
 
 
 def _shapes(family: Family, config: DecoderConfig) -> dict[str, tuple[int, ...]]:

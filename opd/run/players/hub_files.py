@@ -69,9 +69,7 @@ def names(folder: Path) -> list[str]:
             hint += f"; of a repository: hf download {folder} --local-dir FOLDER"
         raise ValueError(f"{folder}: no such folder; {hint}") from None
     except NotADirectoryError:
-        raise ValueError(
-            f"{folder}: is a file; the folder that has config.json is allowed"
-        ) from None
+        raise ValueError(f"{folder}: is a file: the folder with config.json is allowed") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: cannot be read ({_reason(error)})") from None
 

@@ -219,7 +219,10 @@ BROKEN = {
     "no weights": (lambda f: (f / WHOLE).unlink(), f"has neither {WHOLE} nor {INDEX}"),
     "cut in the header": (lambda f: cut(f / WHOLE, 100), "cut off, or no safetensors"),
     "cut in the tensors": (lambda f: cut(f / WHOLE, -40), "cut off, or no safetensors"),
-    "pickled": (lambda f: (f / WHOLE).write_bytes(b"\x80\x04" * 99), "pickled, which is never opened"),
+    "pickled": (
+        lambda f: (f / WHOLE).write_bytes(b"\x80\x04" * 99),
+        "pickled, which is never opened",
+    ),
     "tensor": (lambda f: replaced(f, Q, None), f"has no tensor {Q}"),
     "shape": (
         lambda f: replaced(f, Q, np.zeros((32, 31), np.float32)),
