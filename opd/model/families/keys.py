@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 # Sizes above this are no model's; loops over layers and shapes stay small below it.
 MOST = 2**24
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Kind(NamedTuple):
@@ -24,16 +26,21 @@ class Kind(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    if type(value) is int:
+        return -(2**53) <= value <= 2**53
+    return type(value) is float and -LARGEST <= value <= LARGEST  # false of NaN
 
 
-def _is_whole(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MOST
+def _whole(least: int, most: int) -> Kind:
+    return Kind(
+        f"a whole number from {least} to {most}",
+        lambda value: type(value) is int and least <= value <= most,
+    )
 
 
-SIZE = Kind(f"a whole number from 1 to {MOST}", _is_whole)
-COUNT = Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
-LENGTH = Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+SIZE = _whole(1, MOST)
+COUNT = _whole(0, MOST)
+LENGTH = _whole(1, 2**31 - 1)  # positions are int32
 ABOVE_0 = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
 ABOVE_1 = Kind("a number above 1", lambda value: _is_number(value) and value > 1)
 NUMBER = Kind("a number", _is_number)

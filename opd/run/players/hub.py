@@ -82,6 +82,11 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
         config = DecoderConfig(**fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if config.layers > len(stored):  # names of so many layers may be more than memory holds
+        raise ValueError(
+            f"{path}: config.json has num_hidden_layers = {config.layers}: at most as many as "
+            f"there are tensors, {len(stored)}, are allowed"
+        )
     wanted = _shapes(family, config)
     tensors, more = hub_names.named(stored, family, wanted, path)
     kept = _stored_dtype(path, {name: tensors[name] for name in wanted})
@@ -249,7 +254,7 @@ def _of_numbers(folder: Folder) -> Iterator[str]:
     for name, count in counts.items():
         if count:
             yield (
-                f"{folder.path}: {name} has NaN or infinity in {count} rows that no token has: "
+                f"{folder.path}: {name} has NaN or infinity in rows that no token has ({count}): "
                 "they are read, and exported, as 0"
             )
 

@@ -255,7 +255,8 @@ def from_run(name: str, mesh: Mesh | None = None) -> Policy:
     theirs = student / hub.KEPT
     if theirs.is_dir():
         json = hub.read_json(theirs / "config.json")
-        return Policy(config, params, hub_tokenizer.load(theirs), json)
+        tokenizer = hub_tokenizer.load(theirs).within(Decoder(config).tokens)
+        return Policy(config, params, tokenizer, json)
     return Policy(config, params, _tokenizer_of(source.workdir))
 
 
