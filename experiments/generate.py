@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.data import hub_tokenizer
+from opd.data import hub_tokenizer, tokenizers
 from opd.data.chat import ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.engine import backend
@@ -46,7 +46,9 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     if tokenizer is None:
         raise ValueError(f"{path}: has no {hub_tokenizer.FILE}: nothing can be read or written")
     tokenizer = tokenizer.within(checkpoint.config.vocab)
-    width = len(tokenizer.encode_prompt(_PROMPT.value))
+    ids = tokenizer.encode_prompt(_PROMPT.value)
+    tokenizers.refuse_rowless(tokenizer, ids, checkpoint.config.vocab)
+    width = len(ids)
     if width + _LENGTH.value > checkpoint.config.max_length:
         raise ValueError(
             f"a prompt of {width} tokens and --length={_LENGTH.value}: the model reads "

@@ -97,8 +97,6 @@ class HubTokenizer:
     def within(self, rows: int) -> HubTokenizer:
         """The same for a model of so many rows, where there are more ids: ends and pad have one.
 
-        Text that needs an id without a row is refused.
-
         Raises:
             ValueError: no end has a row.
         """
@@ -129,17 +127,7 @@ class HubTokenizer:
         return digest(self.table(), *self._identity)
 
     def encode(self, text: str) -> list[int]:
-        return self._with_rows(self._plain.encode(text, add_special_tokens=False).ids)
-
-    def _with_rows(self, ids: list[int]) -> list[int]:
-        """Ids as they are, all of which the model has rows for."""
-        if self._rows < len(self._tokens) and max(ids, default=0) >= self._rows:
-            token = self._tokens[max(ids)]
-            raise ValueError(
-                f"the text has {token!r}, id {max(ids)} in {self.folder}: allowed are 0 to "
-                f"{self._rows - 1}, for which there are rows"
-            )
-        return ids
+        return self._plain.encode(text, add_special_tokens=False).ids
 
     def rendered(self, prompt: str | Messages) -> str:
         """The prompt as the model gets it."""
@@ -150,9 +138,8 @@ class HubTokenizer:
     def encode_prompt(self, prompt: str | Messages) -> list[int]:
         """Ids of a prompt: through the template, or with what the folder puts before any text."""
         if self._template is None:
-            return self._with_rows(self._plain.encode(text_of(prompt), add_special_tokens=True).ids)
-        ids = self._tokenizer.encode(self.rendered(prompt), add_special_tokens=False).ids
-        return self._with_rows(ids)
+            return self._plain.encode(text_of(prompt), add_special_tokens=True).ids
+        return self._tokenizer.encode(self.rendered(prompt), add_special_tokens=False).ids
 
     def serialized(self) -> str:
         """The folder's tokenizer.json."""

@@ -138,6 +138,21 @@ def same_entries(left: Sequence[Token], right: Sequence[Token]) -> None:
     raise ValueError(f"tokenizers differ: {'; '.join(found)}{more}")
 
 
+def refuse_rowless(tokenizer: Tokenizer, ids: Sequence[int], rows: int) -> None:
+    """Refuses ids that a model's embedding of so many rows has none for.
+
+    Some tokenizers have more ids than their models have rows: harmless, where none is ever read.
+
+    Raises:
+        ValueError: names the last of them.
+    """
+    last = max(ids, default=0)
+    if last >= rows:
+        raise ValueError(
+            f"has {tokenizer.table()[last]!r}, id {last}: the model has rows for 0 to {rows - 1}"
+        )
+
+
 class _Table(abc.ABC):
     """What follows from a table: shared by the tokenizers below."""
 

@@ -30,9 +30,9 @@ from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.families import FAMILIES, keys
 from opd.model.families.family import Family, Json, Tensor
-from opd.run.players import hub_files, hub_names
-from opd.run.players.hub_files import CONFIG, DTYPES, Stored, read_json, shown
+from opd.run.players import hub_names, hub_weights
 from opd.run.players.hub_names import EMBEDDING, HEAD
+from opd.run.players.hub_weights import CONFIG, DTYPES, Stored, read_json, shown
 from opd.types import Params
 
 # Where a player's folder keeps what its parameters came with, weights aside.
@@ -76,7 +76,7 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
     for key in ("quantization_config", "transformers_weights"):
         if hf.get(key):
             raise ValueError(f"{path}: config.json has {key}: plain weights without it are allowed")
-    stored, notes = hub_files.tensors(path)
+    stored, notes = hub_weights.tensors(path)
     try:
         fields = family.fields(hf)
         config = DecoderConfig(**fields)
@@ -111,9 +111,9 @@ def refuse_no_checkpoint(path: Path) -> None:
     Raises:
         ValueError: what it is instead, as far as that is known, and what is allowed.
     """
-    names = hub_files.names(path)
+    names = hub_weights.names(path)
     if CONFIG not in names or "adapter_config.json" in names:
-        hint = hub_files.other(path) or f"a folder with {CONFIG} and safetensors is allowed"
+        hint = hub_weights.other(path) or f"a folder with {CONFIG} and safetensors is allowed"
         has = "" if CONFIG in names else f"has no {CONFIG}; "
         raise ValueError(f"{path}: {has}{hint}")
 
@@ -198,7 +198,7 @@ def _check_shapes(tensors: Mapping[str, Stored], wanted: Mapping[str, tuple[int,
 def _check_tied(folder: Folder, head: Stored) -> None:
     """Refuses a head of its own where config.json ties it to the embedding."""
     rows, embedding = Decoder(folder.config).tokens, folder.tensors[EMBEDDING]
-    if head.dtype not in DTYPES or not hub_files.equal(head, embedding, rows):
+    if head.dtype not in DTYPES or not hub_weights.equal(head, embedding, rows):
         raise ValueError(
             f"{head.file}: {HEAD} differs from the embedding, to which config.json ties it: remove "
             "one, or set tie_word_embeddings to false"
@@ -240,14 +240,14 @@ def _of_numbers(folder: Folder) -> Iterator[str]:
         stored = folder.tensors[name]
         rows = stored.grid[0]
         used = tokens if name in (EMBEDDING, HEAD) else rows
-        row = next(hub_files.not_finite(stored, dtypes, 0, used), None)
+        row = next(hub_weights.not_finite(stored, dtypes, 0, used), None)
         if row is not None:
             where = "" if len(stored.shape) == 1 else f" in row {row}"
             raise ValueError(
                 f"{stored.file}: {name} has NaN or infinity, as {' or '.join({*dtypes})},{where}: "
                 "finite numbers are allowed"
             )
-        return sum(1 for _ in hub_files.not_finite(stored, dtypes, used, rows))
+        return sum(1 for _ in hub_weights.not_finite(stored, dtypes, used, rows))
 
     with _threads() as pool:
         counts = dict(zip(folder.tensors, pool.map(look_through, folder.tensors), strict=True))
@@ -328,7 +328,7 @@ def _reader(
         out = _empty(tuple(len(range(*part.indices(size))) for part, size in sizes), leaf.dtype)
         if not stacked:
             where = place.where(index, leaf.shape)
-            hub_files.fill(place.theirs(out), folder.tensors[place.name], where)
+            hub_weights.fill(place.theirs(out), folder.tensors[place.name], where)
             if place.name in (EMBEDDING, HEAD):
                 first, _, _ = index[0].indices(leaf.shape[0])
                 padding = out[max(0, tokens - first) :]
@@ -337,7 +337,7 @@ def _reader(
 
         def layer(at: int, number: int) -> None:
             tensor = folder.tensors[place.name.format(layer=number)]
-            hub_files.fill(place.theirs(out[at]), tensor, place.where(index[1:], leaf.shape[1:]))
+            hub_weights.fill(place.theirs(out[at]), tensor, place.where(index[1:], leaf.shape[1:]))
 
         numbers = range(*index[0].indices(leaf.shape[0]))
         list(pool.map(layer, range(len(numbers)), numbers))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from opd.model.families.family import Family
-from opd.run.players.hub_files import Stored, shown
+from opd.run.players.hub_weights import Stored, shown
 
 # Parts of a name that wrappers of torch put anywhere into it.
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"}

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from opd import draws, fields
-from opd.data import hub_tokenizer, pipeline
+from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.chat import PLAIN, ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig
@@ -163,6 +163,8 @@ def complete(
     if tokenizer is None:
         raise ValueError("the model's folder has no tokenizer.json: nothing can be written")
     ids = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    for each in ids:
+        tokenizers.refuse_rowless(tokenizer, each, policy.config.vocab)
     width = max(map(len, ids))
     if not min(map(len, ids)):
         raise ValueError("a prompt has no tokens: allowed is one or more")

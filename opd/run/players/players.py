@@ -260,8 +260,9 @@ def within(task: Task, tokens: int) -> Task:
     for split, examples in task.splits.items():
         for row, example in enumerate(examples):
             try:
-                tokenizer.encode_prompt(example.asked)
-                tokenizer.encode(example.solution or "")
+                ids = [*tokenizer.encode_prompt(example.asked)]
+                ids += tokenizer.encode(example.solution or "")
+                tokenizers.refuse_rowless(tokenizer, ids, tokens)
             except ValueError as error:
                 raise ValueError(f"prompt {row} of {split}: {error}") from None
     return dataclasses.replace(task, tokenizer=tokenizer)

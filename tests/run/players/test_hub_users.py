@@ -15,10 +15,10 @@ import pytest
 import safetensors.numpy
 
 from opd.engine import sharding
-from opd.run.players import hub, hub_files
+from opd.run.players import hub, hub_weights
 from tests.run.players import folders
 
-WHOLE, INDEX = hub_files.WHOLE, hub_files.INDEX
+WHOLE, INDEX = hub_weights.WHOLE, hub_weights.INDEX
 SHARDS = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 Q = "model.layers.1.self_attn.q_proj.weight"
@@ -463,7 +463,7 @@ def test_a_file_that_fails_is_refused(folder, monkeypatch):
     def refuse(file, mode="r", **options):
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(hub_files, "open", refuse, raising=False)
+    monkeypatch.setattr(hub_weights, "open", refuse, raising=False)
     assert f"{WHOLE}: cannot be read (Permission denied)" in refusal(folder)
 
 
