@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Sizes above this are no model's; loops over layers and shapes stay small below it.
-MOST = 2**24
+# Sizes above these are no model's; shapes, and loops over layers, stay small below them.
+MOST, MOST_LAYERS = 2**24, 2**13
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -53,16 +53,13 @@ TEXTS = Kind(
 
 # Those without which there is no model.
 NEEDED: Mapping[str, Kind] = MappingProxyType(
-    dict.fromkeys(
-        (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-        ),
-        SIZE,
-    )
+    {
+        "vocab_size": SIZE,
+        "hidden_size": SIZE,
+        "num_hidden_layers": _whole(1, MOST_LAYERS),
+        "num_attention_heads": SIZE,
+        "intermediate_size": SIZE,
+    }
 )
 # Where null stands for an absent key, or for none, transformers allows it too.
 OTHERS: Mapping[str, Kind] = MappingProxyType(

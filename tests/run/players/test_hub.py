@@ -292,7 +292,7 @@ def test_a_file_that_shrinks_before_it_is_read_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: None, "tokenizer.json: cannot be read"),
+        (lambda f: None, "has no tokenizer.json: nothing can be read or written"),
         (
             lambda f: (
                 hub_tokenizer.write(CharTokenizer("ab"), f),
