@@ -228,21 +228,21 @@ def _of_numbers(folder: Folder) -> Iterator[str]:
     Raises:
         ValueError: a tensor whose numbers aren't finite elsewhere.
     """
-    dtypes = folder.config.dtype, folder.config.param_dtype
+    dtype = folder.config.dtype
     tokens = Decoder(folder.config).tokens
 
     def look_through(name: str) -> int:
         stored = folder.tensors[name]
         rows = stored.grid[0]
         used = tokens if name in (EMBEDDING, HEAD) else rows
-        row = next(hub_weights.not_finite(stored, dtypes, 0, used), None)
+        row = next(hub_weights.not_finite(stored, dtype, 0, used), None)
         if row is not None:
             where = "" if len(stored.shape) == 1 else f" in row {row}"
             raise ValueError(
-                f"{stored.file}: {name} has NaN or infinity, as {' or '.join({*dtypes})},{where}: "
+                f"{stored.file}: {name} has NaN or infinity, as {dtype},{where}: "
                 "finite numbers are allowed"
             )
-        return sum(1 for _ in hub_weights.not_finite(stored, dtypes, used, rows))
+        return sum(1 for _ in hub_weights.not_finite(stored, dtype, used, rows))
 
     with _threads() as pool:
         counts = dict(zip(folder.tensors, pool.map(look_through, folder.tensors), strict=True))

@@ -288,13 +288,12 @@ def blocks(stored: Stored, first: int, last: int, count: int) -> Iterator[tuple[
         raise ValueError(f"{stored.file}: cannot be read ({_reason(error)})") from None
 
 
-def not_finite(stored: Stored, dtypes: Sequence[str], first: int, last: int) -> Iterator[int]:
-    """Rows with a number that is NaN or infinite, or would be in one of the dtypes."""
+def not_finite(stored: Stored, dtype: str, first: int, last: int) -> Iterator[int]:
+    """Rows with a number that is NaN or infinite, or would be in that dtype."""
     word = f"u{stored.kind.itemsize}"
     # The bits without the sign rise with the number; NaN's are above infinity's.
-    limit = min(map(_least_infinite, dtypes))
     with np.errstate(over="ignore"):
-        least = np.asarray(limit, stored.kind).view(word)
+        least = np.asarray(_least_infinite(dtype), stored.kind).view(word)
     magnitude = np.array(2 ** (8 * stored.kind.itemsize - 1) - 1, word)
     count = max(1, BLOCK // max(1, stored.grid[1] * stored.kind.itemsize))
     for row, part in blocks(stored, first, last, count):
