@@ -13,6 +13,7 @@ from absl import flags
 
 from opd.data import hub_tokenizer, tokenizers
 from opd.data.chat import ChatConfig
+from opd.data.hub_tokenizer import HubTokenizer
 from opd.engine import backend
 from opd.run.players import hub, models
 from opd.run.settings import launch
@@ -43,24 +44,26 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
             raise ValueError(f"--{name} is missing")
     path = Path(_PATH.value)
     chat = ChatConfig(_CHAT.value, _SYSTEM.value, _ARGUMENTS.value, _DATE.value)
-    tokenizer = hub_tokenizer.load(path, chat)
-    found = hub.look(path, _DTYPE.value, tokenizer.vocab)
+    checkpoint, tokenizer = models.look(path, _DTYPE.value, chat)
+    if tokenizer is None:
+        raise ValueError(f"{path}: has no {hub_tokenizer.FILE}: nothing can be read or written")
+    tokenizer = tokenizer.within(checkpoint.config.vocab)
     tokenizer.refuse_lost(_PROMPT.value)
     ids = tokenizer.encode_prompt(_PROMPT.value)
-    tokenizers.refuse_rowless(tokenizer, ids, found.config.vocab)
+    tokenizers.refuse_rowless(tokenizer, ids, checkpoint.config.vocab)
     width = len(ids)
-    if width + _LENGTH.value > found.config.max_length:
+    if width + _LENGTH.value > checkpoint.config.max_length:
         raise ValueError(
             f"a prompt of {width} tokens and --length={_LENGTH.value}: the model reads "
-            f"{found.config.max_length}"
+            f"{checkpoint.config.max_length}"
         )
     backend.check()
-    return lambda: job(path, chat)
+    return lambda: job(checkpoint, tokenizer)
 
 
-def job(path: Path, chat: ChatConfig) -> None:
+def job(checkpoint: hub.Folder, tokenizer: HubTokenizer) -> None:
     """The completion, on standard output."""
-    policy = models.load_model(path, _DTYPE.value, chat=chat)
+    policy = models.loaded(checkpoint, tokenizer)
     how = _SEED.value, _TEMPERATURE.value, _TOP_K.value, _TOP_P.value
     (text,) = models.complete(policy, [_PROMPT.value], _LENGTH.value, *how)
     print(text)

@@ -191,11 +191,3 @@ def ends(folder: Path, own: int | None) -> tuple[int, ...]:
     if not ids:
         raise ValueError(f"{folder}: names no eos_token_id and no eos_token, nothing would end")
     return tuple(ids)
-
-
-def rows(folder: Path) -> int | None:
-    """The rows of the model's embedding, where the folder's config.json says so."""
-    config = json_object(folder / "config.json")
-    text = config.get("text_config")
-    number = (text if isinstance(text, dict) else config).get("vocab_size")
-    return number if isinstance(number, int) and number > 0 else None

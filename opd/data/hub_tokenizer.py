@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copies
 import functools
 import json
 import re
@@ -67,24 +68,21 @@ class HubTokenizer:
         self._specials = hub_files.specials(hub_files.described(folder))
         names = self._tokenizer.get_vocab(with_added_tokens=True)
         self._tokens: tuple[Token, ...] = _table(names)
-        own = self._own(names, "eos_token")
+        self._rows = len(self._tokens)
+        own = names.get(self._specials.get("eos_token", ""))
         self.eos_ids = hub_files.ends(folder, own)
         for token in self.eos_ids:
             if not 0 <= token < len(self._tokens):
                 raise ValueError(f"{folder}: EOS is id {token}: allowed are 0 to {self.vocab - 1}")
         self.eos_id: int = own if own in self.eos_ids else self.eos_ids[0]
-        pad = self._own(names, "pad_token")
+        pad = names.get(self._specials.get("pad_token", ""))
         self.pad_id: int = _padding(pad, self.eos_ids, self.vocab)
+        self._identity = self.pad_id, self.eos_id
         # A pad that only stands in for one is text where a model writes it.
         self._dropped = {*self.eos_ids, *([pad] if pad == self.pad_id else [])}
         self._templates = self._loaded()
         if self._templates:
             lost.chat(chat, self._templates[DEFAULT].template)
-
-    def _own(self, names: Mapping[str, int], name: str) -> int | None:
-        """The id of a token that the folder names, where its model has a row for it."""
-        token, rows = names.get(self._specials.get(name, "")), hub_files.rows(self.folder)
-        return None if token is not None and rows is not None and token >= rows else token
 
     def _loaded(self) -> dict[str, _Chat]:
         """The chat templates by name; none where prompts are to stay as they are.
@@ -109,16 +107,37 @@ class HubTokenizer:
             for name, source in sources.items()
         }
 
+    def within(self, rows: int) -> HubTokenizer:
+        """The same for a model of so many rows, where there are more ids: ends and pad have one.
+
+        Raises:
+            ValueError: no end has a row.
+        """
+        if rows >= self.vocab:
+            return self
+        found = copies.copy(self)
+        found._rows = rows
+        found.eos_ids = tuple(token for token in self.eos_ids if token < rows)
+        if not found.eos_ids:
+            raise ValueError(
+                f"{self.folder}: EOS is id {self.eos_id}: allowed are 0 to {rows - 1}, for which "
+                "there are rows, or nothing would end"
+            )
+        found.eos_id = self.eos_id if self.eos_id in found.eos_ids else found.eos_ids[0]
+        if self.pad_id >= rows:
+            found.pad_id = _padding(None, found.eos_ids, rows)
+        return found
+
     @property
     def vocab(self) -> int:
-        return len(self._tokens)
+        return self._rows
 
     def table(self) -> tuple[Token, ...]:
         """Each id's entry, as tokenizer.json writes it."""
         return self._tokens
 
     def fingerprint(self) -> str:
-        return digest(self.table(), self.pad_id, self.eos_id)
+        return digest(self.table(), *self._identity)
 
     def encode(self, text: str) -> list[int]:
         """Ids of what a model writes; an end that a formatted text brings is left out.

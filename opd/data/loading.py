@@ -330,19 +330,14 @@ def dated(config: DataConfig, then: DataConfig | None = None) -> DataConfig:
 
 
 def refuse_rowless(task: Task, rows: int) -> None:
-    """Refuses prompts, solutions, EOS and pad that a model of so many rows has none for.
+    """Refuses prompts and solutions that a model of so many rows has none for.
 
     Raises:
         ValueError: the first of them, by its line.
     """
     tokenizer = task.tokenizer
-    if tokenizer.vocab <= rows:
+    if len(tokenizer.table()) <= rows:
         return
-    for name, token in (("pad", tokenizer.pad_id), ("EOS", tokenizer.eos_id)):
-        try:
-            tokenizers.refuse_rowless(tokenizer, [token], rows)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
     for example in (example for split in task.splits.values() for example in split):
         solution = [] if example.solution is None else tokenizer.encode(example.solution)
         try:

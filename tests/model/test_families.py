@@ -171,7 +171,7 @@ def test_what_no_decoder_has_is_refused(family, change, said):
     given = {**cases.SMALL, **usual, **change}
     given = {name: value for name, value in given.items() if value is not None}
     with pytest.raises(ValueError, match=said) as error:
-        FAMILIES[architecture].read(given)
+        FAMILIES[architecture].fields(given)
     assert "\n" not in str(error.value)
 
 

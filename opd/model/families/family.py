@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from opd.model.decoder import DecoderConfig
+from opd.model.families import keys
 from opd.model.rotary import SCALINGS, RopeScaling
 
 Json = Mapping[str, Any]
@@ -72,6 +73,15 @@ class Family:
     write: Callable[[DecoderConfig], dict[str, Any]]  # and back, without what all families have
     tensors: Mapping[Path, Tensor]
 
+    def fields(self, hf: Json) -> dict[str, Any]:
+        """The fields of DecoderConfig that a user's config.json gives.
+
+        Raises:
+            ValueError: a key that is missing or of another kind, or what no decoder here has.
+        """
+        keys.check(hf)
+        return self.read(hf)
+
     def config_json(self, config: DecoderConfig) -> dict[str, Any]:
         """A whole config.json, without token ids and versions.
 
@@ -112,11 +122,8 @@ def sizes(hf: Json, tied: bool = False) -> dict[str, Any]:
     Of `max_position_embeddings` they have several, of which this is the least.
 
     Raises:
-        ValueError: a size is missing, or something that no decoder here has.
+        ValueError: something that no decoder here has.
     """
-    missing = [name for name in SIZES.values() if name not in hf]
-    if missing:
-        raise ValueError(f"config.json has no {missing[0]}: {', '.join(SIZES.values())} are needed")
     for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
         if hf.get(name):
             raise ValueError(f"config.json has {name} = {hf[name]!r}: allowed is false")

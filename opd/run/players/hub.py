@@ -7,12 +7,14 @@ pickled is opened.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import json
+import functools
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -20,177 +22,244 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from jax.sharding import Mesh
 
 from opd import disk
 from opd.data import hub_tokenizer
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.model.families import FAMILIES
+from opd.model.families import FAMILIES, keys
 from opd.model.families.family import Family, Json, Tensor
+from opd.run.players import hub_names, hub_weights
+from opd.run.players.hub_names import EMBEDDING, HEAD
+from opd.run.players.hub_weights import CONFIG, DTYPES, Stored, read_json, shown
 from opd.types import Params
 
 # Where a player's folder keeps what its parameters came with, weights aside.
 KEPT = "hub"
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# safetensors' names of the dtypes that a decoder can have.
-DTYPES = {"BF16": "bfloat16", "F32": "float32", "F64": "float64", "F16": "float16"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A checkpoint that has been looked at: what it is, and which file has which tensor."""
+    """A checkpoint that has been looked at: what it is, and where each tensor of it lies."""
 
     path: Path
     family: Family
     json: Json  # config.json
     config: DecoderConfig
-    files: Mapping[str, Path]  # by tensor
+    tensors: Mapping[str, Stored]  # by the family's name
+    notes: tuple[str, ...] = ()  # what is to be said when it is loaded
 
 
 def is_folder(path: Path) -> bool:
     """Whether a folder has a checkpoint in this form."""
-    return (path / "config.json").is_file()
+    return os.path.isfile(path / CONFIG)
 
 
 def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Folder:
-    """Reads what describes a checkpoint, and checks every tensor's place, shape and length.
+    """Reads what describes a checkpoint, and checks every tensor's place, shape and numbers.
+
+    All numbers are read for that.
 
     Args:
         path: the folder.
         dtype: of parameters and computation; None: the checkpoint's.
-        tokens: ids that exist, where the vocabulary is padded; None: all.
+        tokens: ids that the tokenizer has; rows of the vocabulary above are padding, and ids above
+            the rows are never read or drawn. None: as many as there are rows.
 
     Raises:
-        ValueError: what is missing, cut off, or of another shape or family; one line.
+        ValueError: what is missing, cut off, of another shape or family, or not finite; one line.
     """
-    hf = read_json(path / "config.json")
-    family, files = family_named(hf, path), _files(path)
-    if hf.get("quantization_config"):
-        raise ValueError(f"{path}: config.json has quantization_config: allowed are plain weights")
-    stored = _stored_dtype(path, files)
+    refuse_no_checkpoint(path)
+    hf = read_json(path / CONFIG)
+    family = family_named(hf, path)
+    for key in ("quantization_config", "transformers_weights"):
+        if hf.get(key):
+            raise ValueError(f"{path}: config.json has {key}: plain weights without it are allowed")
+    stored, notes = hub_weights.tensors(path)
     try:
-        fields = family.read(hf)
-        tied = {"tied": bool(fields["tied"]), "tokens": tokens}
-        wanted = dtype or ("float32" if stored == "float16" else stored)
-        if tokens is not None and tokens > fields["vocab"]:
-            allowed = f"allowed are vocab_size = {fields['vocab']} at most"
-            raise ValueError(f"the tokenizer has {tokens} ids, {allowed}")
-        config = DecoderConfig(**fields | tied, dtype=wanted, param_dtype=wanted)
-    except (ValueError, TypeError, AttributeError) as error:  # the last two: JSON of another type
+        fields = family.fields(hf)
+        config = DecoderConfig(**fields)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    folder = Folder(path, family, hf, config, files)
-    _check(folder)
-    return folder
+    wanted = _shapes(family, config)
+    tensors, more = hub_names.named(stored, family, wanted, path)
+    kept = _stored_dtype(path, {name: tensors[name] for name in wanted})
+    wide = dtype or ("float32" if kept == "float16" else kept)
+    try:
+        known = None if tokens is None else min(tokens, config.vocab)
+        config = DecoderConfig(**fields | {"tokens": known}, dtype=wide, param_dtype=wide)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    _check_shapes(tensors, wanted)
+    head = tensors.pop(HEAD) if HEAD in tensors and HEAD not in wanted else None
+    folder = Folder(path, family, hf, config, tensors)
+    found = [*notes, *more, *_of_dtypes(folder), *_of_tokens(folder, tokens), *_of_numbers(folder)]
+    if head is not None:
+        _check_tied(folder, head)
+    return dataclasses.replace(folder, notes=tuple(found))
+
+
+def refuse_no_checkpoint(path: Path) -> None:
+    """Refuses a folder that has no config.json, or an adapter beside it.
+
+    Raises:
+        ValueError: what it is instead, as far as that is known, and what is allowed.
+    """
+    names = hub_weights.names(path)
+    if CONFIG not in names or "adapter_config.json" in names:
+        hint = hub_weights.other(path) or f"a folder with {CONFIG} and safetensors is allowed"
+        has = "" if CONFIG in names else f"has no {CONFIG}; "
+        raise ValueError(f"{path}: {has}{hint}")
 
 
 def family_named(hf: Json, path: Path) -> Family:
-    """The family that a config.json names.
+    """The family that a config.json names, by architecture; where it names none, by model_type.
 
     Raises:
-        ValueError: it is none of ours (lists those).
+        ValueError: it is none of ours (lists those), or two.
     """
-    names = hf.get("architectures") or ["none"]
-    if names[0] not in FAMILIES:
-        raise ValueError(f"{path}: architecture {names[0]}: {', '.join(FAMILIES)} are allowed")
-    return FAMILIES[names[0]]
+    names, kind = hf.get("architectures"), str(hf.get("model_type"))
+    if names is not None and not keys.TEXTS.holds(names):
+        raise ValueError(f"{path}: architectures is {names!r:.60}: a list of texts is allowed")
+    by_kind = {family.model_type: family for family in FAMILIES.values()}
+    name = names[0] if names else by_kind[kind].architecture if kind in by_kind else "none"
+    if name not in FAMILIES:
+        hint = "; of a multimodal model its language model alone" if "text_config" in hf else ""
+        allowed = ", ".join(FAMILIES)
+        raise ValueError(f"{path}: architecture {shown(name)}: {allowed} are allowed{hint}")
+    family = FAMILIES[name]
+    if kind in by_kind and by_kind[kind] is not family:
+        allowed = f"{family.model_type!r} is allowed"
+        raise ValueError(f"{path}: architecture {name} with model_type {kind!r}: {allowed}")
+    return family
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a folder.
-
-    Raises:
-        ValueError: it can't be read, or is something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected an object, found {type(content).__name__}")
-    return content
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """Which file has which tensor."""
-    index = path / INDEX
-    if index.is_file():
-        placed = read_json(index).get("weight_map")
-        if not isinstance(placed, dict):
-            raise ValueError(f"{index}: has no weight_map")
-        for name in sorted(set(placed.values())):
-            if not (path / name).is_file():
-                raise ValueError(f"{path}: shard {name} is missing")
-        return {tensor: path / name for tensor, name in placed.items()}
-    whole = path / WHOLE
-    if not whole.is_file():
-        raise ValueError(f"{path}: has neither {WHOLE} nor {INDEX}")
-    with opened(whole) as file:
-        return dict.fromkeys(file.keys(), whole)
-
-
-def opened(path: Path) -> Any:
-    """A safetensors file; its length is checked against its header.
-
-    Raises:
-        ValueError: it is cut off, or no safetensors.
-    """
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: cut off, or no safetensors ({error})") from None
-
-
-def _stored_dtype(path: Path, files: Mapping[str, Path]) -> str:
-    """The dtype of the first tensor, by which the others go."""
-    name = next(iter(files), None)
-    if name is None:
-        raise ValueError(f"{path}: has no tensors")
-    with opened(files[name]) as file:
-        if name not in file.keys():
-            raise ValueError(f"{files[name]}: has no tensor {name}, where the index has it")
-        dtype = file.get_slice(name).get_dtype()
-    if dtype not in DTYPES:
-        raise ValueError(f"{files[name]}: dtype {dtype}: {', '.join(DTYPES)} are allowed")
-    return DTYPES[dtype]
-
-
-def _places(folder: Folder) -> Iterator[tuple[tuple[str, ...], jax.ShapeDtypeStruct, Tensor]]:
+def _places(
+    family: Family, config: DecoderConfig
+) -> Iterator[tuple[tuple[str, ...], jax.ShapeDtypeStruct, Tensor]]:
     """Every parameter of the decoder: its path, shape and place in the checkpoint."""
-    shapes = jax.eval_shape(Decoder(folder.config).init, jax.random.key(0))
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        path = tuple(key.key for key in keys)
-        yield path, leaf, folder.family.tensors[path]
+    for path, leaf in _leaves(config):
+        yield path, leaf, family.tensors[path]
 
 
-def _check(folder: Folder) -> None:
-    """Refuses a checkpoint that lacks a tensor of the decoder, or has it in another shape."""
-    wanted: dict[Path, dict[str, tuple[int, ...]]] = {}
-    for path, leaf, place in _places(folder):
+@functools.lru_cache(maxsize=8)  # tracing takes a third of a second, and is asked for twice
+def _leaves(config: DecoderConfig) -> list[tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
+    """Every parameter's path and shape."""
+    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    return [(tuple(entry.key for entry in entries), leaf) for entries, leaf in leaves]
+
+
+def _shapes(family: Family, config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor that the decoder is made of, and its shape in the checkpoint."""
+    found = {}
+    for path, leaf, place in _places(family, config):
         stacked = path[0] == "layers"
-        for layer in range(folder.config.layers if stacked else 1):
-            name = place.name.format(layer=layer)
-            if name not in folder.files:
-                raise ValueError(f"{folder.path}: has no tensor {name}")
+        for layer in range(config.layers if stacked else 1):
             shape = place.shape(leaf.shape[1:] if stacked else leaf.shape)
-            wanted.setdefault(folder.files[name], {})[name] = shape
-    for file, shapes in wanted.items():
-        with opened(file) as there:
-            known = set(there.keys())
-            for name, shape in shapes.items():
-                if name not in known:
-                    raise ValueError(f"{file}: has no tensor {name}, where the index has it")
-                tensor = there.get_slice(name)
-                stored, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
-                if stored != shape:
-                    raise ValueError(f"{file}: {name} is {stored}, config.json makes it {shape}")
-                if dtype not in DTYPES:
-                    raise ValueError(
-                        f"{file}: {name} has dtype {dtype}: {', '.join(DTYPES)} are allowed"
-                    )
+            found[place.name.format(layer=layer)] = shape
+    return found
+
+
+def _stored_dtype(path: Path, tensors: Mapping[str, Stored]) -> str:
+    """The dtype that most numbers have.
+
+    Raises:
+        ValueError: a tensor of a dtype that no decoder has.
+    """
+    sizes: collections.Counter[str] = collections.Counter()
+    for name, stored in tensors.items():
+        if stored.dtype not in DTYPES:
+            raise ValueError(
+                f"{stored.file}: {name} has dtype {shown(stored.dtype)}: {', '.join(DTYPES)} are "
+                "allowed"
+            )
+        sizes[stored.dtype] += math.prod(stored.shape)
+    return DTYPES[max(sizes, key=sizes.__getitem__)]
+
+
+def _check_shapes(tensors: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses a tensor that isn't of the shape that config.json makes it."""
+    for name, shape in wanted.items():
+        stored = tensors[name]
+        if stored.shape != shape:
+            raise ValueError(
+                f"{stored.file}: {name} is {stored.shape}, config.json makes it {shape}: a "
+                "config.json and weights that belong together are allowed"
+            )
+
+
+def _check_tied(folder: Folder, head: Stored) -> None:
+    """Refuses a head of its own where config.json ties it to the embedding."""
+    rows, embedding = Decoder(folder.config).tokens, folder.tensors[EMBEDDING]
+    if head.dtype not in DTYPES or not hub_weights.equal(head, embedding, rows):
+        raise ValueError(
+            f"{head.file}: {HEAD} differs from the embedding, to which config.json ties it: remove "
+            "one, or set tie_word_embeddings to false"
+        )
+
+
+def _of_dtypes(folder: Folder) -> Iterator[str]:
+    """What is to be said where not all tensors are read as they are stored."""
+    dtypes = sorted({stored.dtype for stored in folder.tensors.values()})
+    if len(dtypes) > 1:
+        dtype = folder.config.param_dtype
+        yield f"{folder.path}: has tensors in {' and '.join(dtypes)}: all are read as {dtype}"
+
+
+def _of_tokens(folder: Folder, tokens: int | None) -> Iterator[str]:
+    """What is to be said where the tokenizer has ids that the model has no rows for."""
+    rows = folder.config.vocab
+    if tokens is not None and tokens > rows:
+        ids = f"id {rows} is" if tokens == rows + 1 else f"ids {rows} to {tokens - 1} are"
+        yield (
+            f"{folder.path}: the tokenizer has {tokens} ids, the model {rows} rows (vocab_size): "
+            f"{ids} never read or written"
+        )
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+
+def _of_numbers(folder: Folder) -> Iterator[str]:
+    """What is to be said of rows that no token has and that aren't finite: they are read as 0.
+
+    Raises:
+        ValueError: a tensor whose numbers aren't finite elsewhere.
+    """
+    dtype = folder.config.dtype
+    tokens = Decoder(folder.config).tokens
+
+    def look_through(name: str) -> int:
+        stored = folder.tensors[name]
+        rows = stored.grid[0]
+        used = tokens if name in (EMBEDDING, HEAD) else rows
+        row = next(hub_weights.not_finite(stored, dtype, 0, used), None)
+        if row is not None:
+            where = "" if len(stored.shape) == 1 else f" in row {row}"
+            raise ValueError(
+                f"{stored.file}: {name} has NaN or infinity, as {dtype},{where}: "
+                "finite numbers are allowed"
+            )
+        return sum(1 for _ in hub_weights.not_finite(stored, dtype, used, rows))
+
+    with _threads() as pool:
+        counts = dict(zip(folder.tensors, pool.map(look_through, folder.tensors), strict=True))
+    for name, count in counts.items():
+        if count:
+            yield (
+                f"{folder.path}: {name} has NaN or infinity in rows that no token has ({count}): "
+                "they are read, and exported, as 0"
+            )
+
+
+def _threads() -> futures.ThreadPoolExecutor:
+    """Threads that wait for the disk, mostly; the number was chosen by hand."""
+    return futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+# --- loading ---------------------------------------------------------------------------------
 
 
 def keep(source: Path, player: Path) -> None:
@@ -198,25 +267,26 @@ def keep(source: Path, player: Path) -> None:
     beside = player / KEPT
     if not beside.is_dir():
         with disk.staged(beside) as staging:
-            shutil.copyfile(source / "config.json", staging / "config.json")
+            shutil.copyfile(source / CONFIG, staging / CONFIG)
             hub_tokenizer.copy(source, staging)
 
 
 def load(folder: Folder, mesh: Mesh) -> Params:
-    """The parameters, each device's part read from the files straight into place."""
-    model = Decoder(folder.config)
-    shardings = sharding.param_shardings(model, mesh)
-    stored: dict[str, Stored] = {}
-    for file in sorted(set(folder.files.values())):
-        stored |= _header(file)
+    """The parameters, each device's part read from the files straight into place.
+
+    What is to be said of the folder is said on standard error.
+    """
+    if jax.process_index() == 0:
+        for note in folder.notes:
+            print(note, file=sys.stderr, flush=True)
+    shardings = sharding.param_shardings(Decoder(folder.config), mesh)
     params: dict[tuple[str, ...], jax.Array] = {}
-    # Threads wait for the disk, mostly; the number was chosen by hand.
-    with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path, leaf, place in _places(folder):
+    with _threads() as pool:
+        for path, leaf, place in _places(folder.family, folder.config):
             where = shardings
             for key in path:
                 where = where[key]
-            read = _reader(stored, place, leaf, path[0] == "layers", pool)
+            read = _reader(folder, place, leaf, path[0] == "layers", pool)
             params[path] = jax.make_array_from_callback(leaf.shape, where, read)
     return _nested(params)
 
@@ -231,57 +301,6 @@ def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     return tree
 
 
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A tensor in its file."""
-
-    file: Path
-    dtype: np.dtype
-    shape: tuple[int, int]  # rows and columns; of one axis, one row
-    start: int  # byte
-
-
-def _header(file: Path) -> dict[str, Stored]:
-    """Where a safetensors file has its tensors: 8 bytes of length, JSON, then the numbers."""
-    with open(file, "rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(size))
-    tensors = {}
-    for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] in DTYPES:
-            shape = (1, 1, *entry["shape"])[-max(2, len(entry["shape"])) :]
-            start = 8 + size + entry["data_offsets"][0]
-            tensors[name] = Stored(file, jnp.dtype(DTYPES[entry["dtype"]]), shape, start)
-    return tensors
-
-
-# Rows that are read, and turned, at once: a whole matrix would be in memory twice, and turning it
-# row by column touches a line of cache for each number.
-ROWS = 16
-
-
-def _fill(out: np.ndarray, stored: Stored, where: Sequence[slice]) -> None:
-    """Reads a part of a tensor into an array of its shape, which may be a view of another.
-
-    Raises:
-        ValueError: the file has become shorter.
-    """
-    out = np.atleast_2d(out)
-    rows, columns = ((slice(None),) * 2 + tuple(where))[-2:]
-    first, last, _ = rows.indices(stored.shape[0])
-    block = np.empty((ROWS, stored.shape[1]), stored.dtype)
-    if out.dtype == block.dtype:  # NumPy copies bfloat16 one by one, and integers by the line
-        out = out.view(f"u{out.itemsize}")
-    with open(stored.file, "rb") as file:
-        file.seek(stored.start + first * block[0].nbytes)
-        for row in range(first, last, ROWS):
-            part = block[: min(ROWS, last - row)]
-            if file.readinto(part.view(np.uint8)) != part.nbytes:
-                raise ValueError(f"{stored.file}: cut off while it was read")
-            part = part.view(out.dtype) if out.dtype.kind == "u" else part
-            out[row - first : row - first + len(part)] = part[:, columns]
-
-
 PAGE = 4096
 
 
@@ -294,24 +313,26 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _reader(
-    stored: Mapping[str, Stored],
-    place: Tensor,
-    leaf: jax.ShapeDtypeStruct,
-    stacked: bool,
-    pool: futures.Executor,
+    folder: Folder, place: Tensor, leaf: jax.ShapeDtypeStruct, stacked: bool, pool: futures.Executor
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
     """From an index into a parameter to that part of it."""
+    tokens = Decoder(folder.config).tokens
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         sizes = zip(index, leaf.shape, strict=True)
         out = _empty(tuple(len(range(*part.indices(size))) for part, size in sizes), leaf.dtype)
         if not stacked:
-            _fill(place.theirs(out), stored[place.name], place.where(index, leaf.shape))
+            where = place.where(index, leaf.shape)
+            hub_weights.fill(place.theirs(out), folder.tensors[place.name], where)
+            if place.name in (EMBEDDING, HEAD):
+                first, _, _ = index[0].indices(leaf.shape[0])
+                padding = out[max(0, tokens - first) :]
+                padding[~np.isfinite(padding)] = 0
             return out
 
         def layer(at: int, number: int) -> None:
-            tensor = stored[place.name.format(layer=number)]
-            _fill(place.theirs(out[at]), tensor, place.where(index[1:], leaf.shape[1:]))
+            tensor = folder.tensors[place.name.format(layer=number)]
+            hub_weights.fill(place.theirs(out[at]), tensor, place.where(index[1:], leaf.shape[1:]))
 
         numbers = range(*index[0].indices(leaf.shape[0]))
         list(pool.map(layer, range(len(numbers)), numbers))

@@ -19,7 +19,7 @@ from opd.model.families import FAMILIES
 from opd.model.families.family import Family, Json
 from opd.model.lora import A, B
 from opd.run.players import hub
-from opd.run.players.hub import INDEX, WHOLE
+from opd.run.players.hub_weights import INDEX, WHOLE
 from opd.types import Params
 
 # Of one file at most: less than the 5 GB of transformers' save_pretrained, which all loaders know.

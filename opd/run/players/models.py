@@ -86,13 +86,36 @@ def load_model(
     >>> import opd
     >>> opd.load_model("no/such/folder")
     Traceback (most recent call last):
-    ValueError: no folder no/such/folder
+    ValueError: no/such/folder: no such folder; a folder with config.json and safetensors is allowed
     """
-    source = Path(path)
-    tokenizer = None
-    if hub_tokenizer.has_tokenizer(source):
-        tokenizer = hub_tokenizer.load(source, chat)
-    checkpoint = hub.look(source, dtype, None if tokenizer is None else tokenizer.vocab)
+    return loaded(*look(Path(path), dtype, chat), mesh)
+
+
+def look(
+    path: Path, dtype: str | None = None, chat: ChatConfig = PLAIN
+) -> tuple[hub.Folder, HubTokenizer | None]:
+    """A folder's checkpoint and tokenizer, looked at; None: it has no tokenizer.
+
+    Raises:
+        ValueError: as `load_model`.
+    """
+    hub.refuse_no_checkpoint(path)
+    if not hub_tokenizer.has_tokenizer(path):
+        return hub.look(path, dtype), None
+    tokenizer = hub_tokenizer.load(path, chat)
+    return hub.look(path, dtype, tokenizer.vocab), tokenizer
+
+
+def loaded(
+    checkpoint: hub.Folder, tokenizer: HubTokenizer | None, mesh: Mesh | None = None
+) -> Policy:
+    """What was looked at, with its parameters; `mesh` is where they go, None: all devices.
+
+    Raises:
+        ValueError: no end of the tokenizer's has a row.
+    """
+    if tokenizer is not None:
+        tokenizer = tokenizer.within(checkpoint.config.vocab)
     params = hub.load(checkpoint, sharding.make_mesh() if mesh is None else mesh)
     return Policy(checkpoint.config, params, tokenizer, checkpoint.json)
 
@@ -234,7 +257,8 @@ def from_run(name: str, mesh: Mesh | None = None) -> Policy:
     theirs = student / hub.KEPT
     if theirs.is_dir():
         json = hub.read_json(theirs / "config.json")
-        return Policy(config, params, hub_tokenizer.load(theirs), json)
+        tokenizer = hub_tokenizer.load(theirs).within(Decoder(config).tokens)
+        return Policy(config, params, tokenizer, json)
     return Policy(config, params, _tokenizer_of(source.workdir))
 
 

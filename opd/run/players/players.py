@@ -128,6 +128,17 @@ class PlayerPlan:
         return None
 
 
+def refuse_no_folder(*players: PlayerConfig) -> None:
+    """Refuses a path that is neither a player's folder nor a Hugging Face one.
+
+    Raises:
+        ValueError: says what it is instead, and what is allowed.
+    """
+    for player in players:
+        if player.path is not None and not (Path(player.path) / "player.json").exists():
+            hub.refuse_no_checkpoint(Path(player.path))
+
+
 def look(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
     """The teacher or the student before it is made; nothing is compiled or written.
 
@@ -192,17 +203,62 @@ def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
     if not hub_tokenizer.has_tokenizer(path):
         raise ValueError(f"{path}: has no {hub_tokenizer.FILE}: its ids can't be told")
     table = _tokenizer(path, task).table()
+    theirs = hub.look(path, dtype, tokens=len(table))
+    rows = theirs.config.vocab  # an id without a row is never read or written
     try:
-        tokenizers.same_entries(table, task.tokenizer.table())
+        tokenizers.same_entries(table[:rows], task.tokenizer.table()[:rows])
     except ValueError as error:
         raise ValueError(f"{path}, and the data's: {error}") from None
-    theirs = hub.look(path, dtype, tokens=len(table))
     folder.refuse_short(path, theirs.config, task)
-    try:
-        pipeline.refuse_rowless(task, theirs.config.vocab)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     return theirs
+
+
+def together(
+    teacher: PlayerPlan, student: PlayerPlan, task: Task
+) -> tuple[PlayerPlan, PlayerPlan, Task]:
+    """Both players and the task with the ids that each has: an id without a row is never drawn.
+
+    Raises:
+        ValueError: what `within` refuses.
+    """
+    tokens = min(teacher.model.tokens, student.model.tokens)
+    gone = [token for token in task.tokenizer.eos_ids if token >= tokens]
+    plans = []
+    for plan in (teacher, student):
+        model = plan.model
+        if model.tokens != tokens:
+            model = Decoder(dataclasses.replace(model.config, tokens=tokens))
+        looked = plan.hub
+        if looked is not None and gone:
+            note = f"{looked.path}: no completion ends in {gone}: ids from {tokens} on have no row"
+            looked = dataclasses.replace(looked, notes=(*looked.notes, note))
+        plans.append(dataclasses.replace(plan, model=model, hub=looked))
+    try:
+        return *plans, within(task, tokens)
+    except ValueError as error:
+        least = next(plan for plan in (teacher, student) if plan.model.tokens == tokens)
+        raise ValueError(
+            f"{least.config.path or least.name}: has rows for {tokens} of the tokenizer's "
+            f"{task.tokenizer.vocab} ids; {error}"
+        ) from None
+
+
+def within(task: Task, tokens: int) -> Task:
+    """The task for models that have rows for so many ids; as it is, where those are all.
+
+    Raises:
+        ValueError: a prompt or a solution with another id, or no end that has a row.
+    """
+    if tokens >= task.tokenizer.vocab:
+        return task
+    if not isinstance(task.tokenizer, HubTokenizer):
+        raise ValueError(
+            f"the data's tokenizer has {task.tokenizer.vocab} ids: {tokens} are allowed, for which "
+            "the models have rows"
+        )
+    task = dataclasses.replace(task, tokenizer=task.tokenizer.within(tokens))
+    pipeline.refuse_rowless(task, tokens)
+    return task
 
 
 def _tokenizer(path: Path, task: Task) -> HubTokenizer:

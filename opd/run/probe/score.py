@@ -99,8 +99,7 @@ def check(asked: Asked) -> Plan:
         raise ValueError(
             f"--temperature={asked.temperature}: allowed is more than 0; the arg max is scored too"
         )
-    if not hub.is_folder(asked.path):
-        raise ValueError(f"--path={asked.path}: has no config.json, it is no Hugging Face folder")
+    hub.refuse_no_checkpoint(asked.path)
     config, split = data(asked)
     task = pipeline.load(config)
     if split not in task.splits:
@@ -111,6 +110,7 @@ def check(asked: Asked) -> Plan:
     if task.verifier is None:
         raise ValueError(f"--task={asked.task}: not every prompt has an answer, nothing to score")
     folder = players.looked_at(asked.path, asked.dtype, task)
+    task = players.within(task, Decoder(folder.config).tokens)
     backend.check()
     tokenizer = task.tokenizer
     world = World(

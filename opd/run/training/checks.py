@@ -175,6 +175,7 @@ def ready(
     Raises:
         ValueError: what is wrong with data, split, models, meshes or methods.
     """
+    players.refuse_no_folder(config.teacher, config.student)
     task = pipeline.load(config.tokenized)
     if workdir is not None:
         task = pipeline.recognised(task, workdir)
@@ -189,6 +190,9 @@ def ready(
             f"config.evaluate.split = {config.evaluate.split!r}: has {size} prompt, allowed are 2 "
             "or more, for an interval"
         )
+    teacher = players.look("teacher", config.teacher, task)
+    student = players.look("student", config.student, task)
+    teacher, student, task = players.together(teacher, student, task)
     world = World(
         mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
         task=task,
@@ -202,8 +206,6 @@ def ready(
         group_size=config.group_size,
         seed=config.seed,
     )
-    teacher = players.look("teacher", config.teacher, task)
-    student = players.look("student", config.student, task)
     reward = rewards.look(config.reward, task)
     for player in (teacher, student):
         _representable(player.name, player.model)

@@ -208,9 +208,9 @@ def test_different_tokenizers_are_refused_with_their_first_entries(files):
         (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json: its ids can't be told"),
         (lambda f: (f / "model.safetensors").unlink(), "has neither model.safetensors nor"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json: not a tokenizer.json"),
-        (lambda f: folders.write_model(f, vocab=400), "the tokenizer has 403 ids"),
+        (lambda f: folders.write_model(f, vocab=400), "rows for 400 of the tokenizer's 403 ids; "),
         (lambda f: folders.write_model(f, length=16), "the model reads 16 tokens"),
-        (lambda f: shutil.rmtree(f), "no player there"),
+        (lambda f: shutil.rmtree(f), "no such folder; a folder with config.json"),
     ],
 )
 def test_a_folder_that_cannot_play_is_refused(files, tmp_path, change, message):
@@ -219,6 +219,43 @@ def test_a_folder_that_cannot_play_is_refused(files, tmp_path, change, message):
     config = asked(folder, files["student"], files["prompts"])
     said = refused(config)
     assert message in said and str(folder) in said
+
+
+def test_ids_without_a_row_are_in_nobody_s_reach(files, tmp_path):
+    """A student of 402 rows, a teacher of 417, 403 ids: the last is a pad, and an end too."""
+    student = folders.write(tmp_path / "student", vocab=402, seed=1)
+    folders.dump({"eos_token_id": [400, 402]}, student / "generation_config.json")
+    config = asked(files["teacher"], student, files["prompts"])
+    whole = pipeline.load(config.tokenized).tokenizer
+    assert whole.eos_ids == (400, 402) and whole.vocab == folders.IDS
+    ready = checks.ready(config, ())
+    tokenizer, sampling = ready.world.task.tokenizer, ready.world.sampling
+    assert ready.student.model.tokens == ready.teacher.model.tokens == tokenizer.vocab == 402
+    assert sampling.eos_ids == tokenizer.eos_ids == (400,) and tokenizer.eos_id == 400
+    assert sampling.pad_id == tokenizer.pad_id < 400
+    assert tokenizer.fingerprint() == whole.fingerprint() and tokenizer.table() == whole.table()
+    said = "\n".join(ready.student.hub.notes)
+    assert "403 ids, the model 402 rows (vocab_size): id 402 is never read or written" in said
+    assert "no completion ends in [402]: ids from 402 on have no row" in said
+
+
+def test_a_prompt_that_needs_an_id_without_a_row_is_refused(files, tmp_path):
+    """The template's own turns have id 401, and no row."""
+    student = folders.write(tmp_path / "student", vocab=401, seed=1)
+    said = refused(asked(files["teacher"], student, files["prompts"]))
+    assert str(student) in said and "rows for 401 of the tokenizer's 403 ids; prompt 0 of" in said
+    assert "has '<|turn|>', id 401: the model has rows for 0 to 400" in said
+
+
+def test_an_adapter_s_folder_is_refused_before_the_data_are_read(files, tmp_path):
+    folders.write_tokenizer(tmp_path / "adapter")
+    folders.dump({}, tmp_path / "adapter" / "adapter_config.json")
+    for pair in (
+        (tmp_path / "adapter", files["student"]),
+        (files["teacher"], tmp_path / "adapter"),
+    ):
+        said = refused(asked(*pair, tmp_path / "no prompts"))
+        assert str(tmp_path / "adapter") in said and "merge it into its base" in said
 
 
 def test_a_dtype_is_for_a_folder_alone(files, tmp_path):

@@ -154,9 +154,19 @@ def test_a_model_made_here_becomes_a_folder(tokenizer, tmp_path):
         assert found.tokenizer.encode("a+b") == tokenizer.encode("a+b")
 
 
-def test_a_tokenizer_with_more_ids_than_rows_is_refused(tmp_path):
+def test_ids_without_a_row_are_never_read_or_written(tmp_path, capsys):
     goldens.write(CASE, tmp_path / "model")
-    hub_tokenizer.write(ByteTokenizer(), tmp_path / "model")
-    with pytest.raises(ValueError, match="tokenizer has 258 ids, allowed are vocab_size = 96") as e:
-        opd.load_model(tmp_path / "model")
-    assert "\n" not in str(e.value)
+    hub_tokenizer.write(ByteTokenizer(), tmp_path / "model")  # 258 ids for 96 rows
+    policy = opd.load_model(tmp_path / "model", mesh=one_device())
+    assert "tokenizer has 258 ids, the model 96 rows (vocab_size): ids 96 to 257 are never" in (
+        capsys.readouterr().err
+    )
+    assert policy.config.tokens == policy.tokenizer.vocab == 96
+    (text,) = models.complete(policy, ["+1"], 8, seed=1)
+    assert text == "" or max(text.encode()) < 96
+    with pytest.raises(ValueError, match="has 'a', id 99: the model has rows for 0 to 95"):
+        models.complete(policy, ["a"], 4)
+    opd.save_model(policy, tmp_path / "saved")
+    again = opd.load_model(tmp_path / "saved", mesh=one_device())
+    assert_same(again, policy)
+    assert again.tokenizer.fingerprint() == policy.tokenizer.fingerprint()
