@@ -147,7 +147,7 @@ END, USER, MODEL, PAD = (
 def test_every_end_of_every_file_ends(tmp_path, generation, config, own, ends, end):
     files = {"generation_config.json": {"eos_token_id": generation}}
     files["config.json"] = {"eos_token_id": config, "vocab_size": PAD + 1}
-    found = HubTokenizer(write(tmp_path / "m", byte_level(), files, eos_token=own))
+    found = HubTokenizer(write(tmp_path / "m", byte_level(), files, eos_token=own)).within(PAD + 1)
     assert found.eos_ids == ends and found.eos_id == end
     ids = [5, MODEL, END, USER, PAD]
     kept = [i for i in ids if i not in ends]
@@ -162,7 +162,7 @@ def test_padding_is_never_an_end(tmp_path, pad, wanted):
     files = {"generation_config.json": {"eos_token_id": [END, MODEL]}}
     files["config.json"] = {"vocab_size": PAD + 1}
     folder = write(tmp_path / "m", byte_level(), files, eos_token="<|end|>", pad_token=pad)
-    found = HubTokenizer(folder)
+    found = HubTokenizer(folder).within(PAD + 1)
     assert found.pad_id == wanted
     check(found)
     # "!" is id 0: text, also where it stands in for a pad.

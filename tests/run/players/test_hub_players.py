@@ -243,7 +243,8 @@ def test_a_prompt_that_needs_an_id_without_a_row_is_refused(files, tmp_path):
     """The template's own turns have id 401, and no row."""
     student = folders.write(tmp_path / "student", vocab=401, seed=1)
     said = refused(asked(files["teacher"], student, files["prompts"]))
-    assert str(student) in said and "rows for 401 of the tokenizer's 403 ids; prompt 0 of" in said
+    assert str(student) in said and "rows for 401 of the tokenizer's 403 ids; " in said
+    assert "prompts.jsonl:" in said and ": has '<|turn|>', id 401" in said
     assert "has '<|turn|>', id 401: the model has rows for 0 to 400" in said
 
 
