@@ -287,10 +287,10 @@ def coverage(case: Case, groups: int, replicates: int, seed: int = 0) -> dict[st
 
 def _count(row: dict, figure: str, figures: dict, truth: float) -> None:
     interval: Interval | None = figures[figure]
-    if interval is None or interval.low == interval.high:
+    slack = 1e-9 * max(1.0, abs(truth))
+    if interval is None or interval.high - interval.low <= slack:
         return
     count = row.setdefault(figure, dict.fromkeys(COUNTS, 0))
-    slack = 1e-9 * max(1.0, abs(truth))
     above, below = interval.low > truth + slack, interval.high < truth - slack
     count["given"] += 1
     count["above"] += bool(above)

@@ -134,8 +134,8 @@ def fieller(above: Array, below: Array, square: float | None = None) -> Interval
     not bounded above, or not bounded at all. Then the ends are infinite, and the value is NaN where
     the estimate of `below` isn't even positive. Always stated, so that no sample is picked out.
 
-    `square`: where `above` is |delta|^2, the square of the estimated delta, noise and all: its
-    variance then grows with rho, in proportion.
+    `square`: where `above` is |delta|^2, the square of the estimated delta, noise and all: the
+    variance then grows with rho as the square does.
     """
     if below[0] <= 0:
         return Interval(math.nan, -math.inf, math.inf)
@@ -149,7 +149,7 @@ def fieller(above: Array, below: Array, square: float | None = None) -> Interval
     if quadratic > 0:
         low = value + _roots(quadratic, linear, constant)[0]
         if square is not None and square > 0:
-            linear -= float(scale * (a @ a) * below[0] / (2 * square))
+            linear -= constant * float(below[0]) / (2 * square)
         return Interval(value, low, value + _roots(quadratic, linear, constant)[1])
     if quadratic < 0 and linear**2 + quadratic * constant > 0 and linear < 0:
         high, low = (value + x for x in _roots(quadratic, linear, constant))
