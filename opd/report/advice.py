@@ -134,8 +134,8 @@ def _ranking(choice: Choice, compared: Pairs) -> str:
 
 def _room(ratio: Measured | None) -> str:
     """How large a difference an interval that covers 1 leaves room for."""
-    known = ratio is not None and ratio.known
-    return f" (within {within(ratio)})" if known else " (without an interval)"
+    stated = ratio is not None and ratio.low is not None
+    return f" (within {within(ratio)})" if stated else " (without an interval)"
 
 
 def _apart_from(choice: Choice) -> str:

@@ -81,11 +81,15 @@ def overlap(a: Measured, b: Measured) -> bool:
 
 
 def inverse(figure: Measured | None) -> Measured | None:
-    """1 / figure, its ends exchanged; None unless all that is known of it is positive."""
-    if figure is None or min(x for x in (figure.value, figure.low, 1.0) if x is not None) <= 0:
+    """1 / a ratio, its ends exchanged; None unless all that is known of it is positive."""
+    if figure is None or figure.value <= 0:
         return None
-    low, high = (None if end is None else 1 / end for end in (figure.high, figure.low))
-    return Measured(1 / figure.value, low, high)
+    if not figure.known:  # neither is the inverse
+        return Measured(1 / figure.value, figure.low, figure.high)
+    if -math.inf < figure.low <= 0:
+        return None
+    high = 1 / figure.low if figure.low > 0 else math.inf
+    return Measured(1 / figure.value, 1 / figure.high, high)
 
 
 def within(figure: Measured) -> str:

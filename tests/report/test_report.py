@@ -187,11 +187,10 @@ def test_the_report_says_how_the_learning_rate_was_set(tmp_path, said, rates, wo
 
 def test_the_report_says_from_how_many_groups_on_intervals_are_trusted(written, rough):
     assert (
-        "Intervals may be trusted from 128 prompt groups on; rows whose variance comes from few "
-        "groups need more, opd@gamma=0.9 the most: 170. There are 256."
+        "Intervals may be trusted from 128 prompt groups on; those of rows whose weights add up "
+        "or multiply over tokens from 512 on. There are 256."
     ) in Page(written[1]).text
-    assert "opd_baseline the most: 410. There are 256." in rough.text
-    assert "opd_baseline ‡vs opdtrusted from 410 groups on" in rough.text
+    assert "grpo ‡trusted from 512 groups on" in rough.text
     assert len(re.findall(r"trusted from \d+ groups on", rough.text)) == 1
     results = made_up.results()
     for entry in results["estimators"]:
