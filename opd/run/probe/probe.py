@@ -289,9 +289,11 @@ def _sums(method: Method) -> bool:
 
     A terminal reward is one number, and adds nothing up.
     """
+    ratios = importance.LOG_RATIOS
+    products = {kind for kind, ratio in ratios.items() if ratio.product and ratio.past}
     return any(
         (term.gamma > 0 and term.signal != "reward")
-        or not {term.importance, term.correction} <= {"none", "token", "geometric"}
+        or not products.isdisjoint({term.importance, term.correction})
         for term in method.terms
     )
 
