@@ -174,7 +174,7 @@ def columns(problem: exact.Problem, case: Case) -> Columns:
     if case.branches:
         partners["reinforce"] = Branches(7, 8, 9, 10)
     rows = {
-        name: RowSpec(k, partners.get(name), 0, sums=name == "opd@gamma=1")
+        name: RowSpec(k, partners.get(name), 0 if k else None, sums=name == "opd@gamma=1")
         for k, name in enumerate(names)
     }
     split = {

@@ -139,7 +139,7 @@ def ends_of_ratio(above, below, square=None):
 
 @pytest.mark.parametrize("name", ["relative_error", "cosine"])
 def test_a_ratio_of_expectations_is_a_fieller_set(name):
-    values = gradients(groups=60, mean=2.0)
+    values = gradients(groups=20, mean=4.0)
     n, size = len(values), 2
     figures = estimate(moments(values, size), [RowSpec(1, 0, 2)])[0]
     samples = [values, *(np.delete(values, g, axis=0) for g in range(n))]
