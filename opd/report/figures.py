@@ -440,6 +440,7 @@ def by_position(results: Results) -> Figure | None:
         for ax in (left, right):
             ax.set_xlabel("position in the completion")
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+            _cut_bands(ax)
             ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
             ax.legend(fontsize=8.5)
     return figure
@@ -465,6 +466,14 @@ def _band(
     high = [f.high if f and _drawable(f.high) else nan for f in values]
     ax.fill_between(np.asarray(x, float), low, high, color=colour, alpha=0.14, linewidth=0)
     return True
+
+
+def _cut_bands(ax: Axes) -> None:
+    """Ends the axis at three times the highest line: two prompts bound a mean hardly at all."""
+    lines = np.concatenate([line.get_ydata() for line in ax.get_lines()] or [[]]).astype(float)
+    highest = np.max(lines[np.isfinite(lines)], initial=0.0)
+    if 0 < 3 * highest < ax.get_ylim()[1]:
+        ax.set_ylim(top=3 * highest)
 
 
 # ---------------------------------------------------------------- learning curves
@@ -528,6 +537,7 @@ def _dress(ax: Axes, key: str, results: Results, drawn: bool) -> None:
         return
     if key == "kl":
         _log_if_wide(ax)
+        _cut_bands(ax)
         return
     ax.set_ylim(0, 1.02)
     teacher = _teacher(results)

@@ -121,8 +121,8 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
         "seconds": around(seconds, seconds * 0.04),
         "flops": 2.4e8 if graded else 1.6e8,
         "bytes": 3.1e8 * (1.3 if k else 1.0),
-        "trusted": not gamma,  # of 256 groups
-        "trusted_from": 512 if gamma else 128,
+        "trusted": True,
+        "trusted_from": 128,
         "effective_groups": 80.0,
         "heavy_tail": False,
     }
@@ -269,6 +269,7 @@ def rough() -> dict:
     by_name = {e["name"]: e for e in start}
     for index in range(4):
         by_name["opd_baseline"] |= {"heavy_tail": True, "effective_groups": 11.4}
+        by_name["opd@gamma=1"] |= {"trusted": False, "trusted_from": 512}
         start.append(by_name["grpo"] | {"name": f"grpo@expectation=sampled,gamma=0.{index + 1}"})
     by_name["reinforce"] |= {
         "snr": around(-0.0004, 0.002),
