@@ -141,8 +141,8 @@ CLAIM = Claim(
     measure,
     judge,
     wrong="Rows share their samples, so that pooling them would overstate the precision: the "
-    "interval is over independent batches. Four trees of one kind; the full study has ten, at six "
-    "sizes, 400 samples each, and agrees (experiments/coverage).",
+    "interval is over independent batches. Four trees of one kind; the full study has eleven "
+    "others, at six sizes, 400 samples each, and agrees (experiments/coverage).",
     advice="Probe with at least 128 prompt groups and heed `trusted`; with near-deterministic "
     "teachers read SNR and the paired ratios rather than a total.",
 )
