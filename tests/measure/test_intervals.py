@@ -165,6 +165,17 @@ def test_a_ratio_of_expectations_is_a_fieller_set(name):
     np.testing.assert_allclose([figures[name].low, figures[name].high], ends, rtol=1e-6)
 
 
+def test_a_ratio_of_snrs_is_a_fieller_set():
+    values = gradients(groups=20, mean=4.0)
+    samples = [values, *(np.delete(values, g, axis=0) for g in range(20))]
+    above, below = (
+        np.array([brute(sample, i, i, i, 1)["snr"] for sample in samples]) for i in (1, 2)
+    )
+    snr = intervals.ratio(moments(values), 1, 2)["snr"]
+    ends = ends_of_ratio(above, below, above[0] + 1 / 20)
+    np.testing.assert_allclose([snr.low, snr.high], ends, rtol=1e-6)
+
+
 def test_parts_add_up_and_a_deterministic_row_is_all_across():
     values = gradients()
     sampled, own = estimate(moments(values), [RowSpec(1, 0), RowSpec(0, 0)])

@@ -38,6 +38,7 @@ def test_degrees_of_freedom_fall_with_the_kurtosis():
     one = np.zeros(100)
     one[0] = 1.0
     assert jackknife.freedom(one) == 2  # 2 N / (N - 2)
+    assert jackknife.freedom(np.array([1.0, 1.0])) == jackknife.freedom(np.array([0.0, 1.0])) == 1
 
 
 def test_an_interval_has_the_quantile_of_its_level():
@@ -111,3 +112,40 @@ def test_fieller_sets_cover_however_weak_the_reference(below):
         found = jackknife.fieller(*map(replicates, values))
         missed += not found.low <= truth <= found.high
     assert missed <= scipy.stats.binom.ppf(1 - 1e-4, samples, 0.05)
+
+
+def correlated(value, factor, groups=40):
+    """Replicates of two means of ratio `value`; the second of mean 1, a standard error from 0.
+
+    The noise of the first less `value` times the second's is `factor` times the second's.
+    """
+    noise, apart = np.random.default_rng(5).normal(size=(2, groups))
+    noise = (noise - noise.mean()) / noise.std() * math.sqrt(groups)
+    below = 1 + noise
+    return replicates(value * below + factor * noise + 0.01 * (apart - apart.mean())), replicates(
+        below
+    )
+
+
+@pytest.mark.parametrize(
+    "value, factor, bounded",
+    [
+        (1.0, -2.0, True),  # what is left out lies below, and reaches beyond 0
+        (10.0, -2.0, False),  # below, but smaller ratios than it are allowed
+        (1.0, 4.0, False),  # above
+    ],
+)
+def test_what_a_set_leaves_out_bounds_it_only_where_nothing_smaller_can_be(value, factor, bounded):
+    found = jackknife.fieller(*correlated(value, factor))
+    assert found.value == pytest.approx(value) and found.high == math.inf
+    assert (-math.inf < found.low < value) if bounded else found.low == -math.inf
+
+
+def test_a_ratio_has_the_degrees_of_freedom_of_what_is_left_of_it():
+    values = np.random.default_rng(6).standard_t(2, size=30) + 9
+    found = jackknife.fieller(replicates(values), np.full(31, 2.0))
+    rest = replicates(values)[1:]
+    reach = jackknife.t_quantile(jackknife.freedom(rest)) * scipy.stats.sem(values) / 2
+    assert jackknife.freedom(rest) < 20
+    ends = values.mean() / 2 - reach, values.mean() / 2 + reach
+    np.testing.assert_allclose([found.low, found.high], ends, rtol=1e-9)
