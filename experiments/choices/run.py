@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.coverage.run import Case, moments, problem
+from experiments.coverage.run import JUDGED, Case, moments, problem
 from opd.measure import exact
 from opd.measure.intervals import (
     Comparison,
@@ -34,7 +34,7 @@ from opd.measure.intervals import (
 )
 
 Array = np.ndarray
-GROUPS = (32, 64, 128, 512)
+GROUPS = (64, 128, 512)
 REPEATS = 5  # of the clock, as probes have them by default
 # Standard deviation of a call's log time: of a machine of one's own, and of a busy one, whose calls
 # of one program took from 0.6 to 1.8 times their median.
@@ -42,19 +42,6 @@ QUIET, BUSY = 0.03, 0.3
 HICCUP = 0.05  # share of calls that something else slows down, by a factor between 1 and 2
 RESAMPLED, TOP = 4, 2  # k of opd_resampled and of opd_topk
 
-CASES = (
-    Case("plain"),
-    Case("plain, G = 1", group_size=1),
-    Case("another tree", seed=1),
-    Case("near the teacher", distance=0.2),
-    Case("far from the teacher", student=2.0, distance=4.0),
-    Case("two prompts", prompts=2),
-    Case("sketch of 32", width=32),
-    Case("heavy tails", student=3.0, distance=0.3, teacher=4.0),
-    Case("heavy tails, G = 1", student=3.0, distance=0.3, teacher=4.0, group_size=1),
-    Case("heaviest tails", student=4.0, distance=0.3, teacher=8.0),
-    Case("heaviest tails, G = 1", student=4.0, distance=0.3, teacher=8.0, group_size=1),
-)
 # The rows of the default configs that are unbiased for one goal, with seconds like a laptop's.
 GOALS = {
     "myopic reverse KL": {
@@ -274,7 +261,7 @@ def statements(
 ) -> dict[str, dict[str, int]]:
     """Counts by family of what one sample of a goal's rows, all its columns, leads to."""
     columns = range(len(totals))
-    enough = [comparable(sample, column) for column in columns]
+    enough = [comparable(sample)] * len(totals)
     snr = [figures["snr"] for figures in estimate(sample, [RowSpec(k) for k in columns])]
     found = {
         "per rollout": count(
@@ -378,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     options = parser.parse_args(argv)
     start = time.perf_counter()
-    jobs = [(c, n, options.replicates, options.seed) for c in CASES for n in GROUPS]
+    jobs = [(c, n, options.replicates, options.seed) for c in JUDGED for n in GROUPS]
     with concurrent.futures.ProcessPoolExecutor(options.processes) as pool:
         counts = dict(zip(((c, n) for c, n, _, _ in jobs), pool.map(study, *zip(*jobs))))
     cases = [
@@ -392,7 +379,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for n in GROUPS
             },
         }
-        for case in CASES
+        for case in JUDGED
     ]
     report = {
         "command": f"python -m experiments.choices.run --replicates={options.replicates}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from opd.measure.intervals import Interval, mean_interval
+from opd.measure.intervals import Interval, t_interval
 
 Array = np.ndarray
 
@@ -18,7 +18,7 @@ def slopes(x: Array, y: Array) -> Array:
 
 def exponent(x: Array, y: Array) -> Interval:
     """The exponent k of y ~ x^k: mean of `slopes` over trees, and its t interval (95 %)."""
-    return mean_interval(slopes(x, y))
+    return t_interval(slopes(x, y))
 
 
 def rate(x: Array, y: Array) -> Interval:

@@ -30,10 +30,14 @@ class Decomposition:
     cross: Interval | None  # twice their covariance; the three add up to total
     snr: Interval | None  # |mean|^2 / total, of one rollout
     mean_square: Interval  # |mean|^2, unbiased, so that it may come out negative
-    relative_error: Interval | None  # |mean - reference's| / |reference's|, signed by its square
+    # |mean - reference's| / |reference's|, signed by its square; an end is infinite where the
+    # reference can't be told from zero
+    relative_error: Interval | None
     cosine: Interval | None  # of the two means
     trusted: bool  # whether there are enough groups to trust the intervals
-    trusted_from: int  # from how many on, as far as this sample can tell
+    trusted_from: int  # from how many on, for a row of its kind; no matter of the sample
+    effective_groups: float  # how many groups make up total (or within)
+    heavy_tail: bool  # whether those are less than a tenth of the groups: a sign, no proof
 
 
 def decompose(
@@ -41,6 +45,7 @@ def decompose(
     partner: ArrayLike | None = None,
     reference: ArrayLike | None = None,
     group_size: int = 1,
+    sums: bool = True,
 ) -> Decomposition:
     """What a sample of an estimator's gradients says of it: variance and its parts, SNR and bias.
 
@@ -59,6 +64,8 @@ def decompose(
         reference: the same shape, an estimator on the same rollouts whose mean this one should
             have; or [M], that mean itself.
         group_size: G, rollouts behind each of [N, M].
+        sums: whether an estimator's weights add up grades over what comes after, or multiply ratios
+            over tokens: its tail is heavier, and its intervals are trusted from more groups on.
 
     Returns:
         Decomposition.
@@ -99,7 +106,9 @@ def decompose(
             other = _means(other)
         places[name] = len(columns)
         columns.append(other)
-    (figures,) = intervals.estimate(_moments(np.stack(columns, 1), size), [RowSpec(0, **places)])
+    (figures,) = intervals.estimate(
+        _moments(np.stack(columns, 1), size), [RowSpec(0, **places, sums=sums)]
+    )
     return Decomposition(**figures)
 
 

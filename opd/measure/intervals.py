@@ -12,10 +12,12 @@ C_g = <Y_gi, S_j>. The part of C_g that is not exact comes from the sketch; a co
 sum_g C_g equal T. All figures are functions of these two matrices, so that the delete-one-group
 jackknife costs O(N K^2 W).
 
-An interval is the hull of up to three: the jackknife's with Student's t quantile (Tukey 1958),
-Hall's, which corrects it for skewness (Hall 1992, J. R. Stat. Soc. B 54:221), and for squared
-norms one whose standard error grows with the square itself. Which to use was decided by measuring
-coverage: experiments/coverage. A bootstrap is not among them: SNR may lie outside of its own.
+How replicates become an interval: `jackknife`. Which to use was decided by measuring coverage:
+experiments/coverage. A bootstrap is not among them: SNR may lie outside of its own.
+
+Whether intervals are to be trusted is said from the number of groups and from what kind of row it
+is, never from the sample's own tail: with heavy tails that would pick the samples that missed it.
+What a sample does show of a tail is said as just that.
 
 Rows that are unbiased for one goal have one mean mu, so that their SNRs stand to each other as
 their totals do, inverted. `compare` takes that ratio on the same rollouts, for all pairs of a goal,
@@ -34,17 +36,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from opd.measure.jackknife import LEVEL, Interval, fieller, hull, t_quantile
+
 Array = np.ndarray
 
-LEVEL = 0.95  # the usual one; coverage was measured at it
-# An interval may be trusted from this many groups on, and from this many effective groups on:
-# (sum_g d_g)^2 / sum_g d_g^2 with d_g group g's share of the variance. Heavy tails lower the
-# latter. Both from experiments/coverage.
-MIN_GROUPS = 128
-MIN_EFFECTIVE_GROUPS = 48
-# Rows are compared from so many effective groups on: a ratio of totals on the same rollouts needs
-# fewer than a total. From experiments/choices.
-MIN_COMPARED_GROUPS = 16
+# From how many groups on the intervals of a row are trusted; the second of a row whose weights add
+# up or multiply over tokens, whose tail is heavier. From experiments/coverage.
+MIN_GROUPS, MIN_GROUPS_OF_SUMS = 128, 512
+# Rows are compared from so many groups on: a ratio of totals on the same rollouts needs fewer than
+# a total. From experiments/choices.
+MIN_COMPARED_GROUPS = 64
+# A sign of a heavy tail: less than this share of the groups make up a row's variance.
+FEW = 0.1
 # Gradients are float32: rows that are equal but for rounding must not be told apart.
 ROUNDING = 1e-4
 
@@ -91,52 +94,10 @@ class RowSpec:
     column: int
     partner: int | Branches | None = None  # E[h_t|s_t]; a deterministic row is its own
     reference: int | None = None  # whose expectation this one is compared with
+    sums: bool = True  # its weights add up or multiply over tokens, or who knows
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Interval:
-    """A measured figure at 95 %; low <= value <= high. Arrays where it was measured along an axis.
-
-    NaN stands for what can't be said.
-    """
-
-    value: float | Array
-    low: float | Array
-    high: float | Array
-
-
-Figures = dict[str, Interval | bool | int | None]
-
-
-# ---------------------------------------------------------------------------------- quantiles
-
-
-@functools.lru_cache(maxsize=4096)  # a number of groups or prompts each: more than a run has
-def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with P(|T| <= t) = level, T Student's with an integer number of degrees of freedom.
-
-    The finite series in theta = atan(t / sqrt(freedom)) (Abramowitz and Stegun 26.7.3-4), solved
-    by bisection. ValueError unless freedom >= 1 and 0 < level < 1.
-    """
-    if freedom < 1 or not 0 < level < 1:
-        raise ValueError(f"t_quantile({freedom}, {level}): must be >= 1 and within (0, 1)")
-    odd = freedom % 2
-    steps = np.arange(1, (freedom - 1) // 2 if odd else freedom // 2)
-    factors = 2 * steps / (2 * steps + 1) if odd else (2 * steps - 1) / (2 * steps)
-    terms = np.concatenate([[1.0], np.cumprod(factors)])
-    powers = 2 * np.arange(len(terms)) + odd
-
-    def inside(theta: float) -> float:
-        if freedom == 1:
-            return 2 * theta / math.pi
-        series = math.sin(theta) * float(terms @ math.cos(theta) ** powers)
-        return 2 / math.pi * (theta + series) if odd else series
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):  # halvings: beyond the 52 bits of a float
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < level else (low, middle)
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+Figures = dict[str, Interval | bool | int | float | None]
 
 
 # --------------------------------------------------------------------------------- replicates
@@ -212,61 +173,9 @@ def _difference(products: Array, i: int, j: int) -> Array:
 # ---------------------------------------------------------------------------------- intervals
 
 
-def _hull(
-    replicates: Array,
-    square: float | None = None,
-    mirrored: bool = False,
-    floor: float = -math.inf,
-    t: float | None = None,
-) -> Interval:
-    """The interval of a figure from its replicates [N + 1], at 95 % unless `t` says otherwise.
-
-    t       value -+ e,  e = t se,  se^2 = (N - 1)/N sum_g (replicate_g - their mean)^2
-    Hall    Hall's cubic transform of t, with the skewness of N value - (N - 1) replicate_g
-    square  for |delta|^2: its standard error grows like |delta|, so that value + e is too low.
-            With se proportional to |estimated delta|, of square `square` (noise and all), the
-            upper end is value + e + e^2 / (4 square). `mirrored`: for minus such a square.
-
-    `floor`: a number that the figure can't be below, 0 for a variance. `t`: the quantile, that of
-    N - 1 degrees of freedom at 95 % if None.
-    """
-    value, rest = float(replicates[0]), replicates[1:]
-    n = len(rest)
-    t = t_quantile(n - 1) if t is None else t
-    deviation = rest - rest.mean()
-    reach = t * math.sqrt((n - 1) / n * float(deviation @ deviation))
-    if reach == 0:
-        return Interval(value, value, value)
-    ends = [value - reach, value + reach, *_hall(value, rest, t)]
-    if square is not None and square > 0:
-        more = reach + reach**2 / (4 * square)
-        ends.append(value - more if mirrored else value + more)
-    return Interval(value, float(max(min(ends), min(floor, value))), float(max(ends)))
-
-
-def _hall(value: float, rest: Array, t: float) -> tuple[float, float]:
-    """Solves T = W + a W^2 / 3 + a^2 W^3 / 27 + a / (6 N) for W at T = -+ t / sqrt(N); a skewness.
-
-    W = (value - truth) / s, s the standard deviation of the pseudo-values.
-    """
-    n = len(rest)
-    pseudo = n * value - (n - 1) * rest
-    deviation = pseudo - pseudo.mean()
-    squares = deviation * deviation  # `**` is slow
-    s = math.sqrt(float(squares.sum()) / (n - 1))
-    if s == 0:  # a constant's replicates, whose mean rounding has moved
-        return value, value
-    skewness = float(squares @ deviation) / (n * s**3)
-    if abs(skewness) < 1e-6:  # at 0 it is 0 / 0, and so near to it no correction
-        return value, value  # the t interval already
-    ends = np.array([1, -1]) * t / math.sqrt(n)
-    w = 3 / skewness * (np.cbrt(1 + skewness * (ends - skewness / (6 * n))) - 1)
-    return float(value - s * w[0]), float(value - s * w[1])
-
-
 def _mean_square(sample: _Replicates, i: int) -> Interval:
     square = sample.product[0, i, i] + sample.covariance[0, i, i] / sample.groups
-    return _hull(sample.product[:, i, i], square)
+    return hull(sample.product[:, i, i], square)
 
 
 def _snr(sample: _Replicates, i: int) -> Interval | None:
@@ -274,28 +183,41 @@ def _snr(sample: _Replicates, i: int) -> Interval | None:
     if np.any(total <= 0):
         return None
     values = sample.product[:, i, i] / total
-    return _hull(values, values[0] + 1 / (sample.groups * sample.group_size))
+    return hull(values, values[0] + 1 / (sample.groups * sample.group_size))
 
 
-def _comparison(sample: _Replicates, i: int, r: int) -> tuple[Interval | None, Interval | None]:
-    """Relative error and cosine of the expectations of i and r; None where they say nothing."""
-    own, reference = sample.product[:, i, i], sample.product[:, r, r]
-    if _mean_square(sample, r).low <= 0 or np.any(reference <= 0):
-        return None, None
-    # Twice the square of what noise alone makes of a difference of directions, as `square` needs.
+def _relative_error(sample: _Replicates, i: int, r: int) -> Interval:
+    """Of the expectation of i to that of r, the signed root of a ratio of squares."""
+    error, reference = _difference(sample.product, i, r), sample.product[:, r, r]
     noise = _difference(sample.covariance, i, r)[0] / sample.groups
-    q = _difference(sample.product, i, r) / reference
-    squared = _hull(q, q[0] + noise / reference[0])
-    error = Interval(*(_signed_root(x) for x in dataclasses.astuple(squared)))
-    if _mean_square(sample, i).low <= 0 or np.any(own <= 0):
-        return error, None
-    norms = np.sqrt(own * reference)
-    cosine = sample.product[:, i, r] / norms
-    return error, _hull(cosine, 1 - cosine[0] + noise / (2 * norms[0]), mirrored=True)
+    squared = fieller(error, reference, error[0] + noise)
+    return Interval(*(math.copysign(math.sqrt(abs(x)), x) for x in dataclasses.astuple(squared)))
 
 
-def _signed_root(x: float) -> float:
-    return math.copysign(math.sqrt(abs(x)), x)
+def _cosine(sample: _Replicates, i: int, r: int) -> Interval:
+    """Of the expectations of i and r, less the jackknife's estimate of its bias.
+
+    1 - cosine = (norms - product) / norms is a ratio of figures that aren't negative. It lies
+    within [0, 2], which is all that is known where a squared norm is lost in noise.
+    """
+    squares = sample.product[:, i, i], sample.product[:, r, r]
+    if np.any(squares[0] <= 0) or np.any(squares[1] <= 0):
+        return Interval(math.nan, -1.0, 1.0)
+    product, norms = sample.product[:, i, r], np.sqrt(squares[0] * squares[1])
+    noise = _difference(sample.covariance, i, r)[0] / sample.groups
+    value = float(_less_bias(product / norms)[0])
+    norms = _less_bias(norms)
+    # Half the noise: of directions' difference 1 - cosine is half the square.
+    apart = fieller(norms - product, norms, norms[0] - product[0] + noise / 2)
+    if not math.isfinite(apart.high):
+        return Interval(math.nan, -1.0, min(1 - apart.low, 1.0))
+    return Interval(value, min(max(1 - apart.high, -1.0), value), max(1 - apart.low, value))
+
+
+def _less_bias(replicates: Array) -> Array:
+    """All of them moved by the jackknife's estimate of the bias (Quenouille 1956)."""
+    groups = len(replicates) - 1
+    return replicates + (groups - 1) * (replicates[0] - replicates[1:].mean())
 
 
 def _parts(sample: _Replicates, i: int, partner: int | Branches | None) -> dict[str, Array | None]:
@@ -331,18 +253,6 @@ def _effective(part: Array) -> float:
     return float(share.sum() ** 2 / (share @ share)) if np.any(share > 0) else float(groups)
 
 
-def _needed(parts: dict[str, Array | None], groups: int) -> int:
-    """From how many groups on a row's intervals may be trusted, as far as this sample can tell.
-
-    Its parts' effective groups decide, those of `total` and of `within`.
-    """
-    effective = float(groups)
-    for name in ("total", "within"):
-        if parts[name] is not None:
-            effective = min(effective, _effective(parts[name]))
-    return max(MIN_GROUPS, math.ceil(MIN_EFFECTIVE_GROUPS * groups / effective))
-
-
 def estimate(moments: Moments, rows: Sequence[RowSpec]) -> list[Figures]:
     """Variance, its parts, SNR and bias of each row, with 95 % intervals over prompt groups.
 
@@ -364,10 +274,14 @@ def estimate(moments: Moments, rows: Sequence[RowSpec]) -> list[Figures]:
 
     Returns:
         One dict for each row: the figures above as `Interval`, or None: the parts without a
-        partner, snr without variance, relative_error and cosine without a reference or where the
-        95 % interval of the reference's mean_square reaches 0, cosine also where the row's own
-        does. `trusted_from`: the number of groups from which on the intervals may be trusted,
-        max(MIN_GROUPS, N MIN_EFFECTIVE_GROUPS / effective groups); `trusted`: whether N is there.
+        partner, snr without variance, relative_error and cosine without a reference. Where the
+        reference is lost in noise these two are not bounded (`jackknife.fieller`).
+        `trusted_from`: the number of groups from which on the intervals may be trusted, MIN_GROUPS
+        or MIN_GROUPS_OF_SUMS; `trusted`: whether N is there. Neither depends on the sample.
+        `effective_groups`: how many groups make up `total` (or `within`, if those are fewer),
+        (sum_g d_g)^2 / sum_g d_g^2 with d_g group g's share; `heavy_tail`: whether that is less
+        than FEW of N, a sign of a heavy tail. Without one the tail may still be missing from the
+        sample.
 
     Raises:
         ValueError: shapes that do not go together, fewer than three groups, a column out of range.
@@ -388,21 +302,28 @@ def _row(sample: _Replicates, spec: RowSpec) -> Figures:
     floors = dict.fromkeys(parts, -math.inf) | {"total": 0.0}
     if not isinstance(partner, Branches):
         floors |= {"across": 0.0, "within": 0.0}
-    error, cosine = None, None
+    compared: Figures = {"cosine": None, "relative_error": None}
     if spec.reference is not None:
-        error, cosine = _comparison(sample, spec.column, spec.reference)
-    needed = _needed(parts, sample.groups)
+        pair = spec.column, spec.reference
+        compared = {
+            "cosine": _cosine(sample, *pair),
+            "relative_error": _relative_error(sample, *pair),
+        }
+    shares = [parts[name] for name in ("total", "within") if parts[name] is not None]
+    effective = min(map(_effective, shares))
+    needed = MIN_GROUPS_OF_SUMS if spec.sums else MIN_GROUPS
     return {
-        "cosine": cosine,
-        "relative_error": error,
+        **compared,
         **{
-            name: None if part is None else _hull(part, floor=floors[name])
+            name: None if part is None else hull(part, floor=floors[name])
             for name, part in parts.items()
         },
         "snr": _snr(sample, spec.column),
         "mean_square": _mean_square(sample, spec.column),
         "trusted": sample.groups >= needed,
         "trusted_from": needed,
+        "effective_groups": effective,
+        "heavy_tail": effective < FEW * sample.groups,
     }
 
 
@@ -410,8 +331,8 @@ def ratio(moments: Moments, i: int, j: int) -> dict[str, Interval | None]:
     """total_i / total_j and snr_i / snr_j, paired on the same rollouts: `total` and `snr`.
 
     The interval of the former is taken on the log scale, so that (i, j) and (j, i) agree on
-    whether 1 is inside. None where a total is 0; snr also where the interval of j's mean_square
-    reaches 0. ValueError as in `estimate`.
+    whether 1 is inside; the latter's may be unbounded (`jackknife.fieller`). None where a total
+    is 0. ValueError as in `estimate`.
     """
     sample = moments._replicates
     columns = sample.product.shape[1]
@@ -420,12 +341,11 @@ def ratio(moments: Moments, i: int, j: int) -> dict[str, Interval | None]:
     total_i, total_j = sample.covariance[:, i, i], sample.covariance[:, j, j]
     if np.any(total_i <= 0) or np.any(total_j <= 0):
         return {"total": None, "snr": None}
-    total = _exponential(_hull(np.log(total_i / total_j)))
-    if _mean_square(sample, j).low <= 0 or np.any(sample.product[:, j, j] <= 0):
-        return {"total": total, "snr": None}
     snr_i, snr_j = sample.product[:, i, i] / total_i, sample.product[:, j, j] / total_j
-    snr = snr_i / snr_j
-    return {"total": total, "snr": _hull(snr, snr[0] + 1 / (sample.groups * snr_j[0]))}
+    return {
+        "total": _exponential(hull(np.log(total_i / total_j))),
+        "snr": fieller(snr_i, snr_j, snr_i[0] + 1 / sample.groups),
+    }
 
 
 # ----------------------------------------------------------------------- rows of one goal, in pairs
@@ -456,11 +376,9 @@ def compare(
         log seconds_j / seconds_i  its mean over repeats, which are interleaved; Student's t
 
     Each interval is at 1 - (1 - level) / pairs, so that all of a kind hold at once at `level`
-    (Bonferroni). They are formed on the log scale: (i, j) and (j, i) agree. The jackknife's is the
-    hull of t and Hall with 2 N / (kurtosis - 1) degrees of freedom, at most N - 1, the kurtosis
-    that of the groups' influence: with heavy tails the standard error is itself uncertain
-    (Satterthwaite 1946, Biometrics Bull. 2:110). The ends of a sum lie as far out as the root of
-    the summed squares of its parts' (Zou and Donner 2008, Stat. Med. 27:1693).
+    (Bonferroni). They are formed on the log scale: (i, j) and (j, i) agree. The ends of a sum lie
+    as far out as the root of the summed squares of its parts' (Zou and Donner 2008, Stat. Med.
+    27:1693).
 
     Args:
         moments: of N >= 3 groups.
@@ -496,30 +414,15 @@ def compare(
     return comparisons
 
 
-def comparable(moments: Moments, column: int) -> bool:
-    """Whether enough groups make up a row's total for `compare`'s intervals to hold.
-
-    MIN_COMPARED_GROUPS effective ones, (sum_g d_g)^2 / sum_g d_g^2 with d_g group g's share.
-    ValueError as in `estimate`.
-    """
-    total = moments._replicates.covariance[:, column, column]
-    return _effective(total) >= MIN_COMPARED_GROUPS
+def comparable(moments: Moments) -> bool:
+    """Whether there are enough groups for `compare`'s intervals to hold, MIN_COMPARED_GROUPS."""
+    return moments.groups >= MIN_COMPARED_GROUPS
 
 
 def _log_ratio(above: Array, below: Array, level: float) -> Interval:
     """log above / below from their replicates [N + 1]; rounding is no difference."""
-    log = np.log(above / below)
-    hull = _hull(log, t=t_quantile(_freedom(log[1:]), level))
-    return Interval(hull.value, hull.low - ROUNDING, hull.high + ROUNDING)
-
-
-def _freedom(rest: Array) -> int:
-    """Degrees of freedom 2 N / (kurtosis - 1) of a jackknife variance, at most N - 1."""
-    n, squares = len(rest), (rest - rest.mean()) ** 2
-    excess = n * float(squares @ squares) - float(squares.sum()) ** 2  # (kurtosis - 1) sum^2
-    if excess <= 0:
-        return n - 1
-    return max(1, min(n - 1, int(2 * n * float(squares.sum()) ** 2 / excess)))
+    log = hull(np.log(above / below), level=level)
+    return Interval(log.value, log.low - ROUNDING, log.high + ROUNDING)
 
 
 def _log_clock(above: Sequence[float], below: Sequence[float], level: float) -> Interval:
@@ -539,24 +442,49 @@ def _sum(a: Interval, b: Interval) -> Interval:
 
 
 def _exponential(log: Interval) -> Interval:
-    return Interval(*(math.exp(end) for end in dataclasses.astuple(log)))
+    with np.errstate(over="ignore"):  # an end beyond all floats bounds nothing
+        return Interval(*(float(np.exp(end)) for end in dataclasses.astuple(log)))
 
 
 # ------------------------------------------------------------------------- means over prompts
 
 
-def mean_interval(values: Array, counts: Array | None = None) -> Interval:
-    """The mean of values [N, ...] over N independent groups or prompts, and its t interval.
+def mean_interval(values: Array, counts: Array | None = None, floor: float = -math.inf) -> Interval:
+    """The mean of values [N, ...] over N independent groups or prompts, skewed as they may be.
 
     With `counts` [N, ...], values are sums of so many items each, and the mean is over items:
-    sum_g values / sum_g counts, a ratio whose interval is the linearised one (Cochran 1977,
-    section 6). Groups with no items are left out. NaN where a mean or an end can't be had: no
-    items, or fewer than two groups.
+    sum_g values / sum_g counts. Groups with no items are left out. The interval is `hull`'s, put
+    together with that of the mean's logarithm where no value is negative: a few prompts of a KL
+    say little of how high its mean may be. NaN where a mean or an end can't be had: no items, or
+    fewer than two groups. `floor`: a number that the mean can't be below, 0 for a KL.
     """
-    values = np.asarray(values, np.float64)
-    counts = np.ones(values.shape) if counts is None else np.asarray(counts, np.float64)
-    if values.shape != counts.shape or values.ndim == 0:
-        raise ValueError(f"values, counts: shapes {values.shape}, {counts.shape} must be equal")
+    values, counts = _counted(values, counts)
+    flat = values.reshape(len(values), -1), counts.reshape(len(values), -1)
+    means = [_mean(*column, floor) for column in zip(flat[0].T, flat[1].T)]
+    ends = np.array([dataclasses.astuple(mean) for mean in means]).T
+    return Interval(*(end.reshape(values.shape[1:])[()] for end in ends))
+
+
+def _mean(values: Array, counts: Array, floor: float) -> Interval:
+    values, counts = values[counts > 0], counts[counts > 0]
+    if len(values) < 2:
+        mean = float(values[0] / counts[0]) if len(values) else math.nan
+        return Interval(mean, math.nan, math.nan)
+    total, items = values.sum(), counts.sum()
+    replicates = np.append(total / items, (total - values) / (items - counts))
+    linear = hull(replicates, floor=floor)
+    if np.any(values < 0) or np.any(replicates <= 0):
+        return linear
+    log = _exponential(hull(np.log(replicates)))
+    return Interval(linear.value, min(linear.low, log.low), max(linear.high, log.high))
+
+
+def t_interval(values: Array, counts: Array | None = None) -> Interval:
+    """The mean of values [N, ...] and its t interval, for values near to normal: seeds, chains.
+
+    `counts` as in `mean_interval`, the interval then the linearised one (Cochran 1977, section 6).
+    """
+    values, counts = _counted(values, counts)
     groups, items = (counts > 0).sum(0), counts.sum(0)
     known = np.where(counts > 0, values, 0.0)
     mean = np.where(items > 0, known.sum(0) / np.where(items > 0, items, 1), np.nan)
@@ -566,6 +494,14 @@ def mean_interval(values: Array, counts: Array | None = None) -> Interval:
     quantile = np.vectorize(t_quantile, otypes=[float])(used - 1)
     reach = np.where(groups > 1, quantile * se, np.nan)
     return Interval(mean, mean - reach, mean + reach)
+
+
+def _counted(values: Array, counts: Array | None) -> tuple[Array, Array]:
+    values = np.asarray(values, np.float64)
+    counts = np.ones(values.shape) if counts is None else np.asarray(counts, np.float64)
+    if values.shape != counts.shape or values.ndim == 0:
+        raise ValueError(f"values, counts: shapes {values.shape}, {counts.shape} must be equal")
+    return values, counts
 
 
 def proportion_interval(values: Array) -> Interval:

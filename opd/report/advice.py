@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from opd.measure.intervals import LEVEL, t_quantile
+from opd.measure.jackknife import LEVEL, t_quantile
 from opd.report import alike
 from opd.report.choices import PER_ROLLOUT, PER_SECOND, Choice, Pairs, choose, pairs
 from opd.report.goals import Entry, Goal, Results, by_goal, goal, probe
@@ -134,8 +134,8 @@ def _ranking(choice: Choice, compared: Pairs) -> str:
 
 def _room(ratio: Measured | None) -> str:
     """How large a difference an interval that covers 1 leaves room for."""
-    known = ratio is not None and ratio.known
-    return f" (within {within(ratio)})" if known else " (without an interval)"
+    stated = ratio is not None and ratio.low is not None
+    return f" (within {within(ratio)})" if stated else " (without an interval)"
 
 
 def _apart_from(choice: Choice) -> str:
@@ -143,7 +143,7 @@ def _apart_from(choice: Choice) -> str:
     sentences = []
     if choice.untrusted:
         who = _list(_shortened(choice.untrusted))
-        sentences.append(f"Not compared, as too few prompt groups make up the variance: {who}.")
+        sentences.append(f"Not compared, as there are too few prompt groups: {who}.")
     if choice.undefined:
         who = _list(_shortened(choice.undefined))
         reason = "no ratio to another row is defined"
@@ -226,9 +226,7 @@ def _exchange(topic: str, row: str, twin: str, start: str, compared: Pairs) -> A
     """By what factor one row for another changes the SNR, per rollout and per second."""
     names = (row, twin)
     if not compared.settles(*names):
-        text = (
-            f"{start}: too few prompt groups make up the variance to say what it does to the SNR."
-        )
+        text = f"{start}: too few prompt groups to say what it does to the SNR."
         return Advice(topic, "not trusted", text, names)
     ratio = compared.ratio(PER_ROLLOUT, *names)
     if ratio is None:
@@ -642,7 +640,7 @@ def warnings(results: Results) -> list[Advice]:
     """What to keep in mind before believing the rest."""
     lines = results.get("warnings") or []
     advice = [Advice("warning", "from the run", str(line)) for line in lines]
-    advice += _untrusted(results) + _truncated(results) + broken_claims(results)
+    advice += _untrusted(results) + _tails(results) + _truncated(results) + broken_claims(results)
     if results.get("training") and seeds(results) < 2:
         advice.append(Advice("warning", "one seed", ONE_SEED))
     return advice
@@ -661,6 +659,22 @@ def _untrusted(results: Results) -> list[Advice]:
                 f"{who} intervals {when} may be too narrow or too wide{few} for the 95 % to hold."
             )
             advice.append(Advice("warning", "untrusted", text, _names(doubted)))
+    return advice
+
+
+def _tails(results: Results) -> list[Advice]:
+    """Rows whose variance few of the groups make up; the absence of a sign promises nothing."""
+    advice = []
+    for name, when in (("start", "at the start"), ("late", "late")):
+        rows = [e for e in probe(results, name) if e.get("heavy_tail")]
+        if rows:
+            shown = [f"{e['name']} ({e['effective_groups']:.0f})" for e in rows[:NAMED]]
+            more = [f"{len(rows) - NAMED} more"] if len(rows) > NAMED else []
+            text = (
+                f"A sign of a heavy tail {when}, with how many prompt groups make up the row's "
+                f"variance: {_list(shown + more)}. Rare groups that the sample lacks may add to it."
+            )
+            advice.append(Advice("warning", "heavy tail", text, _names(rows)))
     return advice
 
 

@@ -19,7 +19,7 @@ PER_ROLLOUT, PER_SECOND = "snr_ratio", "snr_per_second_ratio"
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """The pairs of a goal at a probe; `untrusted` rows have a total that few groups make up."""
+    """The pairs of a goal at a probe; rows are `untrusted` where it has too few groups."""
 
     ratios: Mapping[tuple[str, str, str], Measured | None]  # figure, row, other row
     untrusted: frozenset[str] = frozenset()

@@ -186,7 +186,7 @@ def _interval(
         )
         return
     left, right = limits if limits else (-math.inf, math.inf)
-    if figure.known:
+    if figure.low is not None and figure.high is not None:
         ends = min(max(figure.low, left), right), max(min(figure.high, right), left)
         ax.plot(ends, (y, y), color=colour, linewidth=2.0, solid_capstyle="butt", alpha=0.75)
         for end, edge, arrow in ((figure.low, left, "<"), (figure.high, right, ">")):
@@ -204,13 +204,18 @@ def _reason(entry: Entry, fallback: str = "undefined here") -> str:
 # ---------------------------------------------------------------- signal to noise
 
 
+def _drawable(end: float | None) -> bool:
+    """Whether an end has a place on an axis."""
+    return end is not None and math.isfinite(end)
+
+
 def _log_limits(figures: Iterable[Measured | None]) -> tuple[float, float]:
     """Whole decades around the positive values and ends; an end near zero gets an arrow."""
     known = [f for f in figures if f is not None and f.value > 0]
     if not known:
         return 0.1, 10.0
     smallest = min(f.value for f in known)
-    ends = [e for f in known for e in (f.low, f.high) if e is not None and e > smallest / 30]
+    ends = [e for f in known for e in (f.low, f.high) if _drawable(e) and e > smallest / 30]
     marks = [f.value for f in known] + ends
     low, high = min(marks) / 1.3, max(marks) * 1.3
     if high / low < 10:  # at least one labelled decade
@@ -376,7 +381,8 @@ def bias(results: Results, where: str) -> Figure | None:
             ax.set_title(title)
             for (y, entry), value in zip(rows, values, strict=True):
                 hollow = bool(entry.get("biased"))
-                _interval(ax, y, value, paint[entry["name"]], hollow=hollow, limits=limits)
+                why = "not bounded" if entry.get(key) else "undefined"
+                _interval(ax, y, value, paint[entry["name"]], hollow=hollow, limits=limits, why=why)
         for y, entry in rows:
             axes[-1].annotate(
                 f"vs {entry['reference']}",
@@ -394,7 +400,7 @@ def bias(results: Results, where: str) -> Figure | None:
 
 def _bias_axis(ax: Axes, values: Sequence[Measured | None], line: float) -> tuple[float, float]:
     """Linear around the line; symmetric-log where one noisy row would flatten the others."""
-    ends = [e for f in values if f for e in (f.value, f.low, f.high) if e is not None]
+    ends = [e for f in values if f for e in (f.value, f.low, f.high) if _drawable(e)]
     if line == 1.0:
         limits = max(min([*ends, 0.0]) - 0.05, -1.1), min(max([*ends, 1.0]) + 0.05, 1.3)
     else:
@@ -434,6 +440,7 @@ def by_position(results: Results) -> Figure | None:
         for ax in (left, right):
             ax.set_xlabel("position in the completion")
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+            _cut_bands(ax)
             ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
             ax.legend(fontsize=8.5)
     return figure
@@ -455,10 +462,18 @@ def _band(
     nan = math.nan
     middle = [nan if f is None else f.value for f in values]
     ax.plot(x, middle, line, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
-    low = [f.low if f and f.known else nan for f in values]
-    high = [f.high if f and f.known else nan for f in values]
+    low = [f.low if f and _drawable(f.low) else nan for f in values]
+    high = [f.high if f and _drawable(f.high) else nan for f in values]
     ax.fill_between(np.asarray(x, float), low, high, color=colour, alpha=0.14, linewidth=0)
     return True
+
+
+def _cut_bands(ax: Axes) -> None:
+    """Ends the axis at three times the highest line: two prompts bound a mean hardly at all."""
+    lines = np.concatenate([line.get_ydata() for line in ax.get_lines()] or [[]]).astype(float)
+    highest = np.max(lines[np.isfinite(lines)], initial=0.0)
+    if 0 < 3 * highest < ax.get_ylim()[1]:
+        ax.set_ylim(top=3 * highest)
 
 
 # ---------------------------------------------------------------- learning curves
@@ -522,6 +537,7 @@ def _dress(ax: Axes, key: str, results: Results, drawn: bool) -> None:
         return
     if key == "kl":
         _log_if_wide(ax)
+        _cut_bands(ax)
         return
     ax.set_ylim(0, 1.02)
     teacher = _teacher(results)

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 DASH = "–"
+INFINITY = "∞"
+BARE = {DASH, INFINITY, f"-{INFINITY}"}  # without a power of ten
+NOT_BOUNDED = "not bounded"
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """value, low, high at 95 %; an end is None where no interval was formed."""
+    """value, low, high at 95 %; an end is infinite where the sample doesn't bound the figure.
+
+    None where no interval was formed.
+    """
 
     value: float
     low: float | None = None
@@ -24,8 +30,9 @@ class Measured:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval at all."""
-        return self.low is not None and self.high is not None
+        """Whether there is an interval that excludes anything."""
+        ends = self.low, self.high
+        return None not in ends and any(map(math.isfinite, ends))
 
     def covers(self, number: float) -> bool:
         """Whether the interval covers a number; without an interval nothing is excluded."""
@@ -44,13 +51,23 @@ def _finite(number: Any) -> float | None:
     return float(number)
 
 
+def _end(figure: Mapping[str, Any], name: str, unbounded: float) -> float | None:
+    if name not in figure:
+        return None
+    end = _finite(figure[name])
+    return unbounded if end is None else end
+
+
 def measured(figure: Any) -> Measured | None:
-    """Reads {value, low, high} or a plain number; None where the value is null or not finite."""
+    """Reads {value, low, high} or a plain number; None where the value is null or not finite.
+
+    An end that is null, as JSON has no infinity, bounds nothing.
+    """
     if isinstance(figure, Measured):
         return figure
     if isinstance(figure, Mapping):
         value = _finite(figure.get("value"))
-        low, high = _finite(figure.get("low")), _finite(figure.get("high"))
+        low, high = (_end(figure, *end) for end in (("low", -math.inf), ("high", math.inf)))
         return None if value is None else Measured(value, low, high)
     value = _finite(figure)
     return None if value is None else Measured(value)
@@ -64,16 +81,20 @@ def overlap(a: Measured, b: Measured) -> bool:
 
 
 def inverse(figure: Measured | None) -> Measured | None:
-    """1 / figure, its ends exchanged; None unless all that is known of it is positive."""
-    if figure is None or min(x for x in (figure.value, figure.low, 1.0) if x is not None) <= 0:
+    """1 / a ratio, its ends exchanged; None unless all that is known of it is positive."""
+    if figure is None or figure.value <= 0:
         return None
-    low, high = (None if end is None else 1 / end for end in (figure.high, figure.low))
-    return Measured(1 / figure.value, low, high)
+    if not figure.known:  # neither is the inverse
+        return Measured(1 / figure.value, figure.low, figure.high)
+    if -math.inf < figure.low <= 0:
+        return None
+    high = 1 / figure.low if figure.low > 0 else math.inf
+    return Measured(1 / figure.value, 1 / figure.high, high)
 
 
 def within(figure: Measured) -> str:
     """The size that a ratio's interval allows a difference in either direction: `1.3 times`."""
-    if not figure.known or figure.low <= 0:
+    if not figure.known or figure.low <= 0 or figure.high == math.inf:
         return "any size"
     return f"{at_most(max(figure.high, 1 / figure.low), 3)} times"
 
@@ -99,27 +120,43 @@ def _significant(number: float, digits: int) -> str:
 
 
 def written(figure: Any) -> tuple[str, str, str]:
-    """The strings of value, low, high; one power of ten for all three, as in 1.2e-5."""
+    """The strings of value, low, high; one power of ten for all three, as in 1.2e-5.
+
+    An end that isn't bounded is an infinity.
+    """
     figure = measured(figure)
     if figure is None:
         return DASH, DASH, DASH
     numbers = [figure.value, figure.low, figure.high]
-    largest = max(abs(number) for number in numbers if number is not None)
-    power = _exponent(largest)
+    power = _exponent(_largest(numbers))
     if -3 <= power < 5:
         return tuple(_digits(numbers))
     moved = [None if number is None else number / 10.0**power for number in numbers]
-    return tuple(text if text == DASH else f"{text}e{power}" for text in _digits(moved))
+    return tuple(text if text in BARE else f"{text}e{power}" for text in _digits(moved))
+
+
+def _largest(numbers: Iterable[float | None]) -> float:
+    return max(abs(x) for x in numbers if x is not None and math.isfinite(x))
+
+
+def _bare(number: float | None) -> str | None:
+    """What is written for an end without digits; None for one that has some."""
+    if number is None:
+        return DASH
+    return None if math.isfinite(number) else INFINITY if number > 0 else f"-{INFINITY}"
 
 
 def _digits(numbers: list[float | None]) -> list[str]:
     value, low, high = numbers
-    if low is None or high is None or high == low:
-        return [DASH if number is None else _significant(number, 3) for number in numbers]
+    ends = [end for end in (low, high) if _bare(end) is None]
+    if len(ends) < 2:
+        digits = 2 if ends else 3
+        return [_bare(number) or _significant(number, digits) for number in numbers]
+    if high == low:
+        return [_significant(number, 3) for number in numbers]
     if low > 0 and high / low > 5:  # a skewed interval: fixed digits would print its low end as 0
         return [_significant(number, 2) for number in numbers]
-    largest = max(abs(number) for number in numbers)
-    decimals = min(1 - _exponent((high - low) / 2), 2 - _exponent(largest))
+    decimals = min(1 - _exponent((high - low) / 2), 2 - _exponent(_largest(numbers)))
     return [_fixed(number, decimals) for number in numbers]
 
 
@@ -128,10 +165,16 @@ def prose(figure: Any, unit: str = "") -> str:
     value, low, high = written(figure)
     if value == DASH or DASH in (low, high):
         return f"{value}{unit}"
-    return f"{value}{unit} ({low} to {high})"
+    return f"{value}{unit} ({_range(low, high)})"
+
+
+def _range(low: str, high: str) -> str:
+    if high == INFINITY:
+        return NOT_BOUNDED if low == f"-{INFINITY}" else f"at least {low}"
+    return f"at most {high}" if low == f"-{INFINITY}" else f"{low} to {high}"
 
 
 def times(figure: Measured) -> str:
     """A ratio in words: `3.2 times (1.9 to 5.4)`."""
     value, low, high = written(figure)
-    return f"{value} times ({low} to {high})" if figure.known else f"{value} times"
+    return f"{value} times" if DASH in (low, high) else f"{value} times ({_range(low, high)})"

@@ -24,11 +24,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from opd.disk import read_jsonl, replace_file
+from opd.measure.intervals import MIN_COMPARED_GROUPS
 from opd.report import advice as rules
 from opd.report import figures as drawings
 from opd.report.choices import choose, over_best, pairs
 from opd.report.goals import Entry, Results, by_goal, probe
-from opd.report.measured import DASH, measured, prose, written
+from opd.report.measured import BARE, DASH, NOT_BOUNDED, measured, prose, written
 
 DPI = 150
 SAMPLES = 8  # records of samples.jsonl that the page shows
@@ -89,11 +90,12 @@ NOTES = (
         "Relative error",
         "|E g − E g_ref| / |E g_ref| to the reference row, from products of disjoint rollouts. 0 "
         "means the same expectation. Its square is what is estimated, and an estimate of a square "
-        "may fall below zero: it is shown as −√|·|.",
+        "may fall below zero: it is shown as −√|·|. Its interval is a Fieller set: where the "
+        "reference can't be told from zero it is open above, or not bounded.",
     ),
     (
         "Cosine",
-        "⟨E g, E g_ref⟩ / (|E g| |E g_ref|), likewise; an estimate may pass 1.",
+        "⟨E g, E g_ref⟩ / (|E g| |E g_ref|), likewise, less its bias; an estimate may pass 1.",
     ),
     (
         "Goal",
@@ -105,14 +107,21 @@ NOTES = (
     (
         "Intervals",
         "95 %, by a jackknife over prompt groups, the unit of independence; over evaluation "
-        "prompts for learning curves.",
+        "prompts for learning curves. Whether they are to be trusted (‡) is a matter of how many "
+        "groups there are and of the row's kind, never of the sample.",
+    ),
+    (
+        "Heavy tail",
+        "Less than a tenth of the prompt groups make up a row's variance. That is a sign; without "
+        "one the tail may still be there, in rare groups that the sample lacks.",
     ),
     (
         "No difference",
         "The interval of a paired ratio covers 1; “within 1.3 times” is the largest difference "
         "that it leaves room for. The ratios of all pairs of a goal hold together: their intervals "
-        "are corrected for the number of pairs, 95 % for all at once. Rows whose variance few "
-        "prompt groups make up are not compared. Arms of a training are paired over their seeds, "
+        "are corrected for the number of pairs, 95 % for all at once. With fewer than "
+        f"{MIN_COMPARED_GROUPS} prompt "
+        "groups no rows are compared. Arms of a training are paired over their seeds, "
         "corrected likewise.",
     ),
     (
@@ -141,6 +150,8 @@ def _cell(figure: Any, scale: float = 1.0) -> markupsafe.Markup:
     html = _typeset(value)
     if value == DASH or DASH in (low, high):
         return html
+    if {low, high} <= BARE:
+        return html + markupsafe.Markup(f"<small>{NOT_BOUNDED}</small>")
     power = value.partition("e")[2]
     ends = ", ".join(_typeset(end.partition("e")[0]) for end in (low, high))
     suffix = _typeset(f"e{power}") if power else ""
@@ -230,7 +241,7 @@ def _biased(items: Sequence[Mapping[str, Any]]) -> str:
 
 
 CELLS = ("snr", "snr_per_second", "relative_error", "cosine", "seconds", "flops", "bytes")
-CELLS += ("biased", "trusted", "trusted_from", "reference")
+CELLS += ("biased", "trusted", "trusted_from", "heavy_tail", "effective_groups", "reference")
 
 
 def _whole(row: Entry) -> dict[str, Any]:
@@ -274,8 +285,8 @@ def _trust(results: Results) -> str:
     least, row = min(needed.values()), max(needed, key=needed.get)
     text = f"Intervals may be trusted from {least} prompt groups on"
     if needed[row] > least:
-        text += "; rows whose variance comes from few groups need more, "
-        text += f"{row} the most: {needed[row]}"
+        text += "; those of rows whose weights add up or multiply over tokens "
+        text += f"from {needed[row]} on"
     groups = (results.get("rollouts") or {}).get("groups")
     return f"{text}. There are {groups}." if groups else f"{text}."
 
@@ -546,5 +557,5 @@ def _stacked(figure: Any) -> rich.text.Text:
     value, low, high = written(figure)
     text = rich.text.Text(value)
     if value != DASH and DASH not in (low, high):
-        text.append(f"\n{low}, {high}", style="dim")
+        text.append(f"\n{NOT_BOUNDED if {low, high} <= BARE else f'{low}, {high}'}", style="dim")
     return text

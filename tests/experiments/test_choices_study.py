@@ -32,8 +32,8 @@ def test_rows_have_the_totals_that_they_are_said_to_have():
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_leave_one_out_total_is_that_of_all_groups(size):
-    case = run.Case("small", prompts=2, student=2.0)
-    problem = run.problem(case, vocab=3, depth=2, width=3)
+    case = run.Case("small", prompts=2, student=2.0, vocab=3, depth=2)
+    problem = run.problem(case, width=3)
     score = exact.at_actions(problem.tree, problem.score)
     groups = exact.groups(problem, size, "leave_one_out")
     whole = exact.decompose_groups(problem, score, groups).total

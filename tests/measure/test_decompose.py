@@ -105,11 +105,18 @@ def test_intervals_are_those_of_the_moments(sample):
     moments = intervals.Moments(both @ both.swapaxes(1, 2), sums @ sums.T, both, G)
     (wanted,) = intervals.estimate(moments, [intervals.RowSpec(0, 1, 1)])
     found = decompose(own, partner, partner, group_size=G)
-    assert found.trusted_from == wanted["trusted_from"] and found.trusted == wanted["trusted"]
+    for name in ("trusted", "trusted_from", "effective_groups", "heavy_tail"):
+        assert getattr(found, name) == wanted[name]
     assert {field.name for field in dataclasses.fields(Decomposition)} == wanted.keys()
     for name in (*PARTS, "snr", "relative_error", "cosine"):
         a, b = dataclasses.astuple(getattr(found, name)), dataclasses.astuple(wanted[name])
         np.testing.assert_allclose(a, b, rtol=1e-9, err_msg=name)
+
+
+def test_who_knows_that_weights_add_nothing_up_is_trusted_earlier():
+    own = np.random.default_rng(0).normal(size=(128, 3))
+    assert decompose(own, sums=False).trusted and decompose(own, sums=False).trusted_from == 128
+    assert not decompose(own).trusted and decompose(own).trusted_from == 512
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,9 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
         "flops": 2.4e8 if graded else 1.6e8,
         "bytes": 3.1e8 * (1.3 if k else 1.0),
         "trusted": True,
-        "trusted_from": 170 if gamma else 128,
+        "trusted_from": 128,
+        "effective_groups": 80.0,
+        "heavy_tail": False,
     }
 
 
@@ -266,17 +268,22 @@ def rough() -> dict:
     start = [e for e in found["estimators"] if e["probe"] == "start"]
     by_name = {e["name"]: e for e in start}
     for index in range(4):
-        by_name["opd_baseline"] |= {"trusted": False, "trusted_from": 410}
+        by_name["opd_baseline"] |= {"heavy_tail": True, "effective_groups": 11.4}
+        by_name["opd@gamma=1"] |= {"trusted": False, "trusted_from": 512}
         start.append(by_name["grpo"] | {"name": f"grpo@expectation=sampled,gamma=0.{index + 1}"})
     by_name["reinforce"] |= {
         "snr": around(-0.0004, 0.002),
         "snr_per_second": around(-0.2, 0.9),
-        "relative_error": around(-2.0, 30.0),
+        "relative_error": {"value": 3.0, "low": 0.2, "high": None},
         "reference": "opd_sampled",
         "cosine": None,
         "snr_ratio": None,
     }
-    by_name["grpo"] |= {"snr": None, "snr_per_second": None, "cosine": around(0.2, 3.0)}
+    by_name["grpo"] |= {
+        "snr": None,
+        "snr_per_second": None,
+        "cosine": {"value": None, "low": -1, "high": 1},
+    }
     by_name["grpo"]["snr_ratio"] = None
     by_name["opd_sampled"]["snr_ratio"] = around(0.17, 0.2)
     by_name["opd_resampled@k=4"] |= {"snr": around(0.02, 0.05), "snr_per_second": around(6.0, 15.0)}

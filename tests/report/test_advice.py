@@ -121,7 +121,13 @@ def test_what_no_difference_leaves_room_for(results):
     assert "(within 2 times)" in for_goal(results, "Sequence reverse KL").text
     say(results, "opd@gamma=1", "opd_sampled@gamma=1", PER_SECOND, 1.2, None, None)
     item = for_goal(results, "Sequence reverse KL")
-    assert item.verdict == "no difference" and "(without an interval)" in item.text
+    assert item.verdict == "no difference" and "(within any size)" in item.text
+    say(results, "opd@gamma=1", "opd_sampled@gamma=1", PER_SECOND, 1.2, 0.9, None)
+    item = for_goal(results, "Sequence reverse KL")  # open above
+    assert item.verdict == "no difference" and "(within any size)" in item.text
+    say(results, "opd@gamma=1", "opd_sampled@gamma=1", PER_SECOND, 2.0, 1.5, None)
+    item = for_goal(results, "Sequence reverse KL")
+    assert item.verdict == "clear" and "by 2.0 times (at least 1.5)" in item.text
 
 
 def test_a_row_that_is_behind_an_equal_of_the_best_is_no_choice(results):
@@ -137,7 +143,7 @@ def test_rows_of_few_groups_are_not_compared(results):
     choice["untrusted"] = ["opd"]
     item = for_goal(results, "Myopic reverse KL")
     assert item.rows == ("opd_topk@k=8",)
-    assert "Not compared, as too few prompt groups make up the variance: opd." in item.text
+    assert "Not compared, as there are too few prompt groups: opd." in item.text
     choice["untrusted"] = list({name for pair in choice["pairs"] for name in pair["rows"]})
     item = for_goal(results, "Myopic reverse KL")
     assert (item.verdict, item.rows) == ("not trusted", ())
@@ -208,7 +214,7 @@ def test_what_enumeration_buys(results):
         ((1.25, 1.11, 1.43), "gain", "by 1.25 (1.11 to 1.43); per second"),
         ((0.8, 0.62, 0.9), "loss", "by 0.80 (0.62 to 0.90); per second"),
         ((1.25, 0.91, 2.0), "no difference", "2.00), no difference (within 2 times); per second"),
-        ((1.25, None, None), "no difference", "by 1.25, no difference (without an interval); per"),
+        ((1.25, None, None), "no difference", "by 1.25 (not bounded), no difference (within any"),
     ],
 )
 @pytest.mark.parametrize("spread", [0.01, 0.5])
@@ -477,6 +483,27 @@ def test_warnings_come_from_the_numbers(results):
         entry["trusted"] = False
     found = {item.verdict: item for item in advice.warnings(results)}
     assert found["untrusted"].text.startswith("All rows'")
+    assert "heavy tail" not in found
+    for entry in results["estimators"]:
+        entry |= {"heavy_tail": entry["name"] == "opd@gamma=1", "effective_groups": 5.2}
+    found = [item for item in advice.warnings(results) if item.verdict == "heavy tail"]
+    assert [item.rows for item in found] == 2 * [("opd@gamma=1",)]  # at the start and late
+    assert "opd@gamma=1 (5)." in found[0].text and "lacks may add to it" in found[0].text
+
+
+@pytest.mark.parametrize(
+    "ends, verdict",
+    [((0.2, None), "detected"), ((0.0, None), "not detected"), ((None, None), None)],
+)
+def test_a_bias_whose_interval_is_open(results, ends, verdict):
+    """A reference in noise bounds a relative error below, if at all."""
+    biased = [entry for entry in results["estimators"] if entry["biased"]]
+    for entry in biased:
+        entry["relative_error"] = {"value": 0.5, "low": ends[0], "high": ends[1]}
+    found = advice.biases(results)
+    assert {item.verdict for item in found} == {verdict or "not measured"}
+    if verdict:
+        assert f"0.50 (at least {ends[0]}" in found[0].text
 
 
 @pytest.mark.parametrize("make", [made_up.results, made_up.rough])

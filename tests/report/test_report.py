@@ -186,18 +186,33 @@ def test_the_report_says_how_the_learning_rate_was_set(tmp_path, said, rates, wo
 
 
 def test_the_report_says_from_how_many_groups_on_intervals_are_trusted(written, rough):
-    assert (
-        "Intervals may be trusted from 128 prompt groups on; rows whose variance comes from few "
-        "groups need more, opd@gamma=0.9 the most: 170. There are 256."
-    ) in Page(written[1]).text
-    assert "opd_baseline the most: 410. There are 256." in rough.text
-    assert "opd_baseline ‡vs opdtrusted from 410 groups on" in rough.text
+    few = "Intervals may be trusted from 128 prompt groups on"
+    assert f"{few}. There are 256." in Page(written[1]).text
+    more = "; those of rows whose weights add up or multiply over tokens from 512 on"
+    assert f"{few}{more}. There are 256." in rough.text
+    assert "opd@gamma=1 ‡vs opdtrusted from 512 groups on" in rough.text
     assert len(re.findall(r"trusted from \d+ groups on", rough.text)) == 1
-    results = made_up.results()
-    for entry in results["estimators"]:
-        entry["trusted_from"] = 128
-    assert report._trust(results).endswith("from 128 prompt groups on. There are 256.")
     assert report._trust({}) == ""
+
+
+def test_the_report_shows_the_sign_of_a_heavy_tail_and_open_intervals(written, rough):
+    assert rough.text.count("a sign of a heavy tail: 11 groups make it up") == 1
+    assert "a sign of a heavy tail: " not in Page(written[1]).text
+    assert "3.0[0.20, ∞]" in rough.text  # a relative error that nothing bounds above
+    whole = {"value": 2.0, "low": None, "high": None}
+    assert str(report._cell(whole)) == "2.00<small>not bounded</small>"
+    assert str(report._stacked(whole)) == "2.00\nnot bounded"
+    assert str(report._stacked({"value": 3.0, "low": 0.2, "high": None})) == "3.0\n0.20, ∞"
+
+
+def test_a_band_without_an_end_leaves_the_axis_to_the_lines():
+    results = made_up.results()
+    curves = results["by_position"]["start"]
+    top = max(figure["value"] for figure in curves["kl"])
+    curves["kl"][-1] = {"value": top, "low": 0.0, "high": 1e9}
+    curves["kl"][-2] = {"value": top, "low": 0.0, "high": None}
+    left = figures.by_position(results).axes[0]
+    assert top < left.get_ylim()[1] < 4 * top
 
 
 def test_stored_advice_is_shown_as_stored(tmp_path):

@@ -29,7 +29,7 @@ from opd import draws
 from opd.engine import sampling
 from opd.measure import exact
 from opd.measure.exact import Problem
-from opd.measure.intervals import Interval, mean_interval
+from opd.measure.intervals import Interval, t_interval
 
 Array = np.ndarray
 PLAIN, RATIO = "opd_sampled", "opd_sampled@importance=token"
@@ -79,7 +79,7 @@ def monte_carlo(problem: Problem, count: int) -> Interval:
     """sum_t <h_t, g_t> over E sum_t |g_t|^2 of drawn rollouts: 1 on average where unbiased."""
     g = exact.at_states(problem.tree, per_state(problem))
     along = (vectors(problem, PLAIN)[PLAIN] * g).sum((1, 2))
-    return mean_interval(along[drawn(problem, count)] / (problem.joint @ (g**2).sum((1, 2))))
+    return t_interval(along[drawn(problem, count)] / (problem.joint @ (g**2).sum((1, 2))))
 
 
 def measure(effort: Effort) -> Finding:

@@ -27,7 +27,7 @@ from experiments.claims.discount.shared import (
     costs,
     runs,
 )
-from opd.measure.intervals import mean_interval
+from opd.measure.intervals import t_interval
 
 EVERY = 20  # steps between two readings of the ratio
 # V 10 % higher is a harm worth a second look; trees differ by far more.
@@ -64,9 +64,9 @@ def measure(effort: Effort) -> Finding:
         ),
         "largest_off": spread("the same, a teacher out of reach", largest[1]),
         "worse": estimated(
-            "log(V of gamma = 0 / V of gamma = 1) at the end, in reach", mean_interval(worse[0])
+            "log(V of gamma = 0 / V of gamma = 1) at the end, in reach", t_interval(worse[0])
         ),
-        "worse_off": estimated("the same, out of reach", mean_interval(worse[1])),
+        "worse_off": estimated("the same, out of reach", t_interval(worse[1])),
     }
     where = (
         f"{'; '.join(map(str, TRAINED))}; {trees} trees each, {STEPS} steps of plain ascent at "

@@ -30,7 +30,7 @@ from experiments.claims.discount.shared import (
 )
 from experiments.claims.lab import lab, vectors
 from opd.measure import exact
-from opd.measure.intervals import Interval, mean_interval
+from opd.measure.intervals import Interval, t_interval
 
 SWEPT = TRAINED[1]
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -90,7 +90,7 @@ def measure(effort: Effort) -> Finding:
     _, endless_full = runs(ENDLESS, FULL, trees)
 
     def of(done, base, read) -> Interval:
-        return mean_interval(change(done, base, read))
+        return t_interval(change(done, base, read))
 
     full_in, full = swept[1.0]
     shorter = [of(swept[g][1], off, lengths) for g in GAMMAS]
@@ -115,7 +115,7 @@ def measure(effort: Effort) -> Finding:
         ),
         "easy": estimated("log V there", of(endless_full, endless, costs)),
         "reward": estimated(
-            "E R of a random reward, gamma = 1 less gamma = 0", mean_interval(np.array(rewards))
+            "E R of a random reward, gamma = 1 less gamma = 0", t_interval(np.array(rewards))
         ),
         "snr": spread("SNR at gamma = 1 / SNR at gamma = 0, at the start", noise(effort)),
     }

@@ -19,7 +19,7 @@ from experiments.claims.claim import (
 from experiments.claims.importance.shared import SHAPES, older, on_states, sequence_kl
 from experiments.claims.lab import Lab, lab, mean, relative, rollout, vectors
 from opd.measure import exact
-from opd.measure.intervals import mean_interval
+from opd.measure.intervals import t_interval
 
 DRIFTS = np.logspace(-2.5, 0, 6)  # of parameters: sqrt of the KL over two decades and a half
 ROWS = ("opd", "opd_sampled", "reinforce")
@@ -81,7 +81,7 @@ def measure(effort: Effort) -> Finding:
     for row in ROWS:
         slopes = np.array([fits.slopes(x, bias[row][None])[0] for x, bias in found])
         numbers[f"order {row}"] = estimated(
-            f"exponent of the bias of {row} in sqrt KL", mean_interval(slopes)
+            f"exponent of the bias of {row} in sqrt KL", t_interval(slopes)
         )
         numbers[f"size {row}"] = spread(
             f"relative bias of {row} at {SMALL:g} nats a sequence",

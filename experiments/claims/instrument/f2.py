@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from experiments.claims import rules
 from experiments.claims.claim import CAVEAT, Claim, Effort, Finding, Judgement, Numbers, estimated
-from experiments.coverage.run import CASES, coverage
-from opd.measure.intervals import mean_interval
+from experiments.coverage.run import MADE, coverage
+from opd.measure.intervals import t_interval
 
 FIGURES = ("total", "within", "cross", "snr", "cosine")
 LIGHT = ("plain", "far from the teacher")
@@ -21,7 +21,7 @@ HONEST = 0.93  # of intervals at 95 %: two in a hundred are let pass
 
 def batch(name: str, groups: int, seed: int) -> dict[str, dict]:
     """Counts of one batch of samples of a tree."""
-    (case,) = (case for case in CASES if case.name == name)
+    (case,) = (case for case in MADE if case.name == name)
     return coverage(case, groups, REPLICATES, seed)
 
 
@@ -84,13 +84,13 @@ def measure(effort: Effort) -> Finding:
     numbers = {
         "many": estimated(
             f"coverage, mean over rows and figures, {where_many}",
-            mean_interval(np.array([mean_share(counts) for counts in many])),
+            t_interval(np.array([mean_share(counts) for counts in many])),
         )
     }
     for figure in FIGURES:
         numbers[figure] = estimated(
             f"coverage of {figure}, mean over rows, {where_many}",
-            mean_interval(np.array([mean_share(counts, (figure,)) for counts in many])),
+            t_interval(np.array([mean_share(counts, (figure,)) for counts in many])),
         )
     for n in GROUPS:
         light = [mean_share(counts) for counts in gathered(LIGHT, n)]
@@ -98,16 +98,16 @@ def measure(effort: Effort) -> Finding:
         heavy = [share(counts, "total")["opd@gamma=1"] for counts in gathered(HEAVY, n)]
         numbers[f"light {n}"] = estimated(
             f"coverage, mean over rows and figures, N = {n}, no heavy tails",
-            mean_interval(np.array(light)),
+            t_interval(np.array(light)),
         )
         numbers[f"heavy {n}"] = estimated(
             f"coverage of the total of opd@gamma=1, N = {n}, heavy tails",
-            mean_interval(np.array(heavy)),
+            t_interval(np.array(heavy)),
         )
     covering, given = trusted([c for n in GROUPS for c in gathered(HEAVY, n)])
     numbers["trusted"] = estimated(
         "coverage of the intervals said to be trusted, all rows and N, heavy tails",
-        mean_interval(covering, given),
+        t_interval(covering, given),
     )
     where = (
         f"trees of experiments/coverage: {', '.join(LIGHT + HEAVY)}; V 4, depth 4, M 48; "
@@ -141,8 +141,8 @@ CLAIM = Claim(
     measure,
     judge,
     wrong="Rows share their samples, so that pooling them would overstate the precision: the "
-    "interval is over independent batches. Four trees of one kind; the full study has ten, at six "
-    "sizes, 400 samples each, and agrees (experiments/coverage).",
+    "interval is over independent batches. Four trees of one kind; the full study has eleven "
+    "others, at six sizes, 400 samples each, and agrees (experiments/coverage).",
     advice="Probe with at least 128 prompt groups and heed `trusted`; with near-deterministic "
     "teachers read SNR and the paired ratios rather than a total.",
 )

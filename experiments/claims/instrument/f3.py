@@ -25,7 +25,8 @@ from experiments.claims.claim import (
 from experiments.claims.lab import Shape, lab, vectors
 from experiments.coverage.run import moments
 from opd.measure.exact import Problem
-from opd.measure.intervals import Moments, RowSpec, estimate, mean_interval, ratio, t_quantile
+from opd.measure.intervals import Moments, RowSpec, estimate, ratio, t_interval
+from opd.measure.jackknife import t_quantile
 
 Array = np.ndarray
 
@@ -146,7 +147,7 @@ def measure(effort: Effort) -> Finding:
     )
     numbers["library"] = estimated(
         "log of the library's factor over the enumerated one, noise of opd and opd_sampled",
-        mean_interval(np.array(sampled) - wanted),
+        t_interval(np.array(sampled) - wanted),
     )
     where = "; ".join(map(str, SHAPES)) + ", the latter with four prompts; "
     where += f"{REPEATS} samples of {SAMPLE} rollouts a tree"

@@ -21,7 +21,7 @@ from experiments.claims.claim import (
 from experiments.claims.lab import Lab, Shape, lab
 from experiments.claims.learning.training import climb, kl_by_position
 from opd.measure import exact
-from opd.measure.intervals import Interval, mean_interval
+from opd.measure.intervals import Interval, t_interval
 
 Array = np.ndarray
 
@@ -74,7 +74,7 @@ def measure(effort: Effort) -> Finding:
     }
 
     def factor(what: str, name: str, upper: str, lower: str) -> Number:
-        logs = mean_interval(np.log(values[name][upper] / values[name][lower]))
+        logs = t_interval(np.log(values[name][upper] / values[name][lower]))
         reach = {"reach": "teacher in reach", "limited": "teacher out of reach"}[name]
         interval = Interval(*np.exp(dataclasses.astuple(logs)))
         return estimated(f"factor by which {what} the KL, geometric mean, {reach}", interval)

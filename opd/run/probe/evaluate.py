@@ -65,7 +65,8 @@ def evaluate(
     if teacher is not None:
         head = programs.head(world.mesh, *teacher, drawn)
         stats = programs.score(world.mesh, *policy, drawn, head, world.scoring)
-        judged["kl"] = intervals.mean_interval(np.asarray(jnp.sum(zero(stats.kl, drawn.mask), 1)))
+        kl = np.asarray(jnp.sum(zero(stats.kl, drawn.mask), 1))
+        judged["kl"] = intervals.mean_interval(kl, floor=0.0)
     tokens, mask = np.asarray(drawn.tokens), np.asarray(drawn.mask)
     shown = [
         {
@@ -87,7 +88,7 @@ def figures(drawn: Sequence[Rollout], best: Sequence[Rollout] | None) -> dict[st
     length = np.concatenate([np.asarray(jnp.sum(part.mask, 1)) for part in drawn])
     ended = np.concatenate([np.asarray(part.ended) for part in drawn])
     judged: dict[str, Any] = {
-        "length": intervals.mean_interval(length),
+        "length": intervals.mean_interval(length, floor=0.0),
         "truncated": intervals.proportion_interval(~ended),
     }
     if best is not None:

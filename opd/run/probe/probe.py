@@ -265,11 +265,7 @@ def _choice(
         "goal": dataclasses.asdict(goal),
         "level": intervals.LEVEL,
         "count": len(pairs),
-        "untrusted": [
-            row
-            for row, column in zip(names, columns, strict=True)
-            if not intervals.comparable(measured.moments, column)
-        ],
+        "untrusted": [] if intervals.comparable(measured.moments) else names,
         "pairs": [
             {
                 "rows": [names[pair.first], names[pair.second]],
@@ -287,6 +283,21 @@ def _spec(method: Method, names: list[str], parts: intervals.Branches | None) ->
         column=names.index(method.name),
         partner=parts if partner is None else names.index(partner.name),
         reference=None if reference.name == method.name else names.index(reference.name),
+        sums=_sums(method),
+    )
+
+
+def _sums(method: Method) -> bool:
+    """Whether weights add up a model's grades over what comes after, or multiply over tokens.
+
+    A terminal reward is one number, and adds nothing up.
+    """
+    ratios = importance.LOG_RATIOS
+    products = {kind for kind, ratio in ratios.items() if ratio.product and ratio.past}
+    return any(
+        (term.gamma > 0 and term.signal != "reward")
+        or not products.isdisjoint({term.importance, term.correction})
+        for term in method.terms
     )
 
 
@@ -317,6 +328,8 @@ def _entry(
         "snr_ratio": paired,
         "trusted": figures["trusted"],
         "trusted_from": figures["trusted_from"],
+        "effective_groups": figures["effective_groups"],
+        "heavy_tail": figures["heavy_tail"],
     }
 
 
@@ -376,7 +389,7 @@ def by_position(measured: Measured, world: World) -> dict[str, Any]:
     def curve(field: str) -> list[Interval]:
         values = [np.asarray(zero(getattr(s, field), r.mask)) for s, r in _pairs(measured)]
         sums = _grouped(values, world.group_size).sum(1)
-        interval = intervals.mean_interval(sums[:, :longest], counts[:, :longest])
+        interval = intervals.mean_interval(sums[:, :longest], counts[:, :longest], 0.0)
         return [Interval(*at) for at in zip(interval.value, interval.low, interval.high)]
 
     return {

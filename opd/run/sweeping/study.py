@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opd import disk
-from opd.measure.intervals import Interval, mean_interval
+from opd.measure.intervals import Interval, t_interval
 from opd.run import drawing
 from opd.run.players import players
 from opd.run.probe import evaluate
@@ -109,7 +109,7 @@ def last(arm: Arm, figure: str) -> dict[int, float]:
 
 def over_seeds(values: BySeed) -> Interval:
     """The mean over seeds and its t interval."""
-    return mean_interval(np.array(list(values.values()), float))
+    return t_interval(np.array(list(values.values()), float))
 
 
 def paired(values: BySeed, base: BySeed) -> Interval:
@@ -144,7 +144,7 @@ def curve(arm: Arm, figure: str) -> dict[str, Any]:
     if any([at["rollouts"] for at in one.evaluations] != rollouts for one in lines):
         raise ValueError("the seeds of an arm were evaluated at different numbers of rollouts")
     values = [[at[figure]["value"] for at in one.evaluations] for one in lines]
-    mean = mean_interval(np.array(values))
+    mean = t_interval(np.array(values))
     return {"rollouts": rollouts, "mean": mean.value, "low": mean.low, "high": mean.high}
 
 

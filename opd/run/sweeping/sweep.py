@@ -213,7 +213,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float, fl
     """A figure's mean over seeds and its ends; a single seed's own."""
     if len(rows) == 1:
         return rows[0][key], rows[0][f"{key}_low"], rows[0][f"{key}_high"]
-    mean = intervals.mean_interval([row[key] for row in rows])
+    mean = intervals.t_interval([row[key] for row in rows])
     return mean.value, mean.low, mean.high
 
 

@@ -65,11 +65,14 @@ def is_number(value):
 
 
 def is_figure(value):
-    """{value, low, high} with low <= value <= high, or null."""
+    """{value, low, high} with low <= value <= high, or null; nulls among them are not bounded."""
     if value is None:
         return True
-    return value.keys() == {"value", "low", "high"} and (
-        all(map(is_number, value.values())) and value["low"] <= value["value"] <= value["high"]
+    known = [value[key] for key in ("low", "value", "high") if value[key] is not None]
+    return (
+        value.keys() == {"value", "low", "high"}
+        and all(map(is_number, known))
+        and known == sorted(known)
     )
 
 

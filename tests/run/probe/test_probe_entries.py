@@ -31,7 +31,7 @@ NAMES = (
 )
 
 
-def measured(seed=0, groups=40, size=9):
+def measured(seed=0, groups=64, size=9):
     methods = tuple(map(table.parse, NAMES))
     rng = np.random.default_rng(seed)
     scale = np.linspace(1, 2, len(methods))[:, None]
@@ -100,17 +100,62 @@ def test_a_pair_has_the_totals_and_the_repeats_of_both(written):
         assert pair["snr_per_second_ratio"]["value"] == pytest.approx(ratio * np.exp(times.mean()))
 
 
-def test_rows_that_few_groups_make_up_are_named():
+def test_rows_of_fewer_than_64_groups_are_named_and_of_more_none_whatever_the_tail():
+    few = probe.choices(measured(groups=63), prices())
+    assert all(choice["untrusted"] == sum_of_rows(choice) for choice in few)
     found = measured()
-    gram, sketch = found.moments.gram.copy(), found.moments.sketch.copy()
-    at = NAMES.index("opd_sampled")
-    sketch[:2, at] *= 50
-    gram = sketch @ sketch.swapaxes(1, 2)
+    sketch = found.moments.sketch.copy()
+    sketch[:2, NAMES.index("opd_sampled")] *= 50
     sums = sketch.sum(0)
-    moments = Moments(gram, sums @ sums.T, sketch, 4)
+    moments = Moments(sketch @ sketch.swapaxes(1, 2), sums @ sums.T, sketch, 4)
     heavy = probe.Measured(moments, found.methods, (), (), found.plan)
-    first = probe.choices(heavy, prices())[0]
-    assert first["untrusted"] == ["opd_sampled"]
+    assert probe.choices(heavy, prices())[0]["untrusted"] == []
+    tails = {row["name"]: row["heavy_tail"] for row in probe.entries(heavy)}
+    assert tails == dict.fromkeys(tails, False) | {"opd_sampled": True}
+
+
+def sum_of_rows(choice):
+    return list(dict.fromkeys(name for pair in choice["pairs"] for name in pair["rows"]))
+
+
+@pytest.mark.parametrize(
+    "name, groups",
+    [
+        ("opd", 128),
+        ("opd_sampled", 128),
+        ("soft_label", 128),
+        ("reinforce", 128),  # a terminal reward adds nothing up
+        ("grpo", 128),
+        ("grpo@importance=token", 128),
+        ("gspo", 128),  # the geometric mean of ratios is no product
+        ("opd@gamma=1", 512),
+        ("opd_sampled@gamma=0.5", 512),
+        ("opd@importance=prefix", 512),
+        ("reinforce@importance=trajectory", 512),
+        ("rl_with_teacher", 128),  # the teacher's grades have no future
+        ("rl_with_teacher@gamma=1", 512),
+    ],
+)
+def test_rows_whose_weights_add_up_or_multiply_are_trusted_later(name, groups):
+    method = table.parse(name)
+    assert probe._sums(method) == (groups == 512)
+    row = probe.entries(alone(method))[0]
+    assert row["trusted_from"] == groups and row["trusted"] is False
+
+
+def alone(method):
+    """A probe of one row and what it is compared with, of 64 groups."""
+    others = (facts.partner(method), facts.reference(method))
+    methods = tuple({m.name: m for m in (method, *others) if m is not None}.values())
+    found = measured()
+    columns = slice(0, len(methods))
+    moments = Moments(
+        found.moments.gram[:, columns, columns],
+        found.moments.total_gram[columns, columns],
+        found.moments.sketch[:, columns],
+        4,
+    )
+    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0))
 
 
 def test_twins_are_rows_of_another_goal_that_differ_in_one_axis(written):
