@@ -1,11 +1,46 @@
-"""Dot products, norms and sketches of parameter trees with a leading estimator axis."""
+"""Parameter trees: what they are trained in; dot products, norms and sketches of stacks of them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from opd.types import Array, Params
+
+
+def wider(dtype: Any) -> Any:
+    """The dtype that something of this one is trained and added up in: float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def cast(tree: Params, dtype: Any) -> Params:
+    """The tree in another dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def masters(tree: Params) -> Params:
+    """The tree in float32 or wider: updates of 1e-5 vanish beside a bfloat16 of 1e-2.
+
+    Micikevicius et al. 2018 (arXiv:1710.03740), section 3.1.
+    """
+    return jax.tree.map(lambda leaf: leaf.astype(wider(leaf.dtype)), tree)
+
+
+def unchanged(before: Params, updates: Params, after: Params) -> tuple[Array, Array]:
+    """How many parameters an update that isn't 0 left bit for bit, and how many it was to move.
+
+    Two numbers in float32: a model has more parameters than an int32 counts.
+    """
+
+    def count(where: Array) -> Array:
+        rows = jnp.sum(jnp.atleast_1d(where), axis=-1, dtype=jnp.int32)
+        return jnp.sum(rows.astype(jnp.float32))
+
+    moves = jax.tree.map(lambda update: update != 0, updates)
+    stuck = jax.tree.map(lambda move, old, new: move & (old == new), moves, before, after)
+    return tuple(sum(map(count, jax.tree.leaves(each))) for each in (stuck, moves))
 
 
 def gram(left: Params, right: Params) -> Array:

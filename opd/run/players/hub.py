@@ -59,7 +59,7 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
 
     Args:
         path: the folder.
-        dtype: of parameters and computation; None: the checkpoint's.
+        dtype: of the computation and of parameters at rest; None: the checkpoint's.
         tokens: ids that exist, where the vocabulary is padded; None: all.
 
     Raises:

@@ -34,7 +34,7 @@ from opd.run.probe import evaluate
 from opd.run.rollouts import behavior, rewards, sampling
 from opd.run.settings.config import Config
 from opd.run.store import checkpoint, progress
-from opd.run.training import checks, policy, preference
+from opd.run.training import checks, footprint, policy, preference
 from opd.run.training.checks import Ready
 from opd.run.training.log import Log
 from opd.run.training.note import Note
@@ -127,6 +127,7 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
         done = _read(workdir / "done.json")
         if done is not None and (done["step"] >= config.updates or done["stopped"]):
             return done
+        checkpoint.refuse_narrow(workdir)
         (workdir / "done.json").unlink(missing_ok=True)
         begun = {"config": to_dict(config), "inputs": plan.inputs}
         disk.dump_json(begun, workdir / "config.json")
@@ -142,6 +143,8 @@ def _train(
     shown = pipeline.first_prompt(plan.ready.world.task)
     if shown is not None:
         print(f"first prompt: {shown}", file=sys.stderr)
+    taught = _has_teacher(config, plan.method)
+    print(footprint.said(config, plan.ready, plan.method, taught), file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
@@ -203,9 +206,7 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, student)
     teacher = None
-    asked = config.evaluate.teacher or config.probe.every
-    draws = behavior.draws_teacher(plan.method, config.dataset)
-    if asked or draws or costs.needs_teacher(plan.method):
+    if _has_teacher(config, plan.method):
         teacher = players.make(ready.teacher, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     grade = rewards.grader(ready.reward, world)
@@ -215,6 +216,15 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
         world, student, teacher, plan.method, config, config.optimizer.learning_rate, config.seed,
         judge, grade, plan.sampling, workdir,
     )  # fmt: skip
+
+
+def _has_teacher(config: Config, method: Method) -> bool:
+    """Whether a teacher grades, draws, or is compared with."""
+    if config.trains == "reward":
+        return False
+    asked = config.evaluate.teacher or config.probe.every > 0
+    draws = behavior.draws_teacher(method, config.dataset)
+    return asked or draws or costs.needs_teacher(method)
 
 
 def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -> Config:
