@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from opd.masked import zero
 from opd.types import Array, Params
 
 
@@ -29,18 +30,18 @@ def masters(tree: Params) -> Params:
 
 
 def unchanged(before: Params, updates: Params, after: Params) -> tuple[Array, Array]:
-    """How many parameters an update that isn't 0 left bit for bit, and how many it was to move.
+    """How much of an update the parameters left as they were: sum |u| there, and sum |u| of all.
 
-    Two numbers in float32: a model has more parameters than an int32 counts.
+    Not a count: under Adam the rows of rare tokens have updates that are no number beside theirs,
+    of a vocabulary as many as all other parameters together.
     """
 
-    def count(where: Array) -> Array:
-        rows = jnp.sum(jnp.atleast_1d(where), axis=-1, dtype=jnp.int32)
-        return jnp.sum(rows.astype(jnp.float32))
+    def size(update: Array) -> Array:
+        rows = jnp.sum(jnp.abs(jnp.atleast_1d(update)), axis=-1)  # one sum of all would be too long
+        return jnp.sum(rows.astype(wider(rows.dtype)))
 
-    moves = jax.tree.map(lambda update: update != 0, updates)
-    stuck = jax.tree.map(lambda move, old, new: move & (old == new), moves, before, after)
-    return tuple(sum(map(count, jax.tree.leaves(each))) for each in (stuck, moves))
+    lost = jax.tree.map(lambda u, old, new: zero(u, old == new), updates, before, after)
+    return tuple(sum(map(size, jax.tree.leaves(each))) for each in (lost, updates))
 
 
 def gram(left: Params, right: Params) -> Array:

@@ -222,7 +222,7 @@ METRICS: dict[str, Metric] = {
     ),
     "unchanged": Metric(
         lambda b: b.unchanged,
-        "share of parameters", "of those to be moved, whose movement was rounded away",
+        "share of an update", "of sum |u|, where a parameter is as it was: rounded away",
     ),
 }  # fmt: skip
 

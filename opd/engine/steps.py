@@ -327,10 +327,10 @@ def climb(
     loss, part = jax.tree.map(jnp.negative, ascent), model.trained(state.params)
     updates, inner = optimizer.update(loss, state.optimizer, part)
     moved = optax.apply_updates(part, updates)
-    stuck, asked = trees.unchanged(part, updates, moved)
+    lost, asked = trees.unchanged(part, updates, moved)
     params = model.with_trained(state.params, moved)
     after = dataclasses.replace(state, params=params, optimizer=inner, step=state.step + 1)
-    return after, Mean(stuck, jnp.maximum(asked, 1.0))  # 0 where nothing was to be moved
+    return after, Mean(lost, jnp.where(asked > 0, asked, 1))  # 0 where nothing was to be moved
 
 
 def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:

@@ -86,11 +86,7 @@ def said(config: Config, ready: Ready, method: Method, taught: bool) -> str:
 
 
 def line(held: Mapping[str, int], devices: int) -> str:
-    """What `parts` counted, in one line.
-
-    >>> line({"student": 2**31, "Adam's moments": 2**32}, 8)
-    "memory on each of 8 devices: 6 GiB and activations (student 2, Adam's moments 4)"
-    """
+    """What `parts` counted, in one line; all numbers in the total's unit."""
     total = sum(held.values())
     power = min(int(math.log2(max(total, 1)) // 10), len(UNITS) - 1)
     shown = ", ".join(f"{name} {size / 1024**power:.3g}" for name, size in held.items())
