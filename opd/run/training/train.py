@@ -82,6 +82,7 @@ def check(config: Config, workdir: Path) -> Plan:
     begun = _begun(workdir)
     if begun is not None:
         checks.same(config, begun["config"], workdir, FREE)
+        checkpoint.refuse_narrow(workdir)
     method = config.method.parsed
     facts.trainable(method)
     probed = config.probe.methods if config.probe.every else ()
@@ -127,7 +128,6 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
         done = _read(workdir / "done.json")
         if done is not None and (done["step"] >= config.updates or done["stopped"]):
             return done
-        checkpoint.refuse_narrow(workdir)
         (workdir / "done.json").unlink(missing_ok=True)
         begun = {"config": to_dict(config), "inputs": plan.inputs}
         disk.dump_json(begun, workdir / "config.json")

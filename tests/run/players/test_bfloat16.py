@@ -14,7 +14,7 @@ import pytest
 
 import opd
 from experiments import export
-from opd import trees
+from opd import disk, trees
 from opd.engine import optimizer, programs, sharding
 from opd.engine.optimizer import OptimizerConfig
 from opd.model.decoder import Decoder
@@ -80,7 +80,7 @@ def test_three_updates_at_1e_5_move_nearly_every_weight(run, files):
     assert dtypes(before) == {"bfloat16"} and dtypes(after) == {"float32"}
     moved = jax.tree.map(lambda a, b: np.mean(np.asarray(a) != np.asarray(b)), before, after)
     assert min(jax.tree.leaves(moved["layers"])) > 0.99 and moved["final_norm"]["scale"] == 1
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and max(line["unchanged"] for line in lines) < 0.01
 
 
@@ -109,8 +109,9 @@ def test_a_student_goes_on_from_the_masters_and_a_teacher_takes_their_rounding(
     run, files, tmp_path
 ):
     config = asked(files)
+    data = dataclasses.replace(config.data, tokenizer=str(files["student"]))
     config = dataclasses.replace(
-        config, **dict.fromkeys(("student", "teacher"), PlayerConfig(from_=str(run[0])))
+        config, data=data, **dict.fromkeys(("student", "teacher"), PlayerConfig(from_=str(run[0])))
     )
     ready = checks.ready(config, ())
     trained_to = masters(run[0], ready.world.mesh)
@@ -143,8 +144,10 @@ def test_a_run_that_was_trained_in_bfloat16_is_not_gone_on_with(files, tmp_path)
     with pytest.raises(ValueError) as error:
         checkpoint.refuse_narrow(tmp_path / "old")
     assert "was trained in bfloat16" in str(error.value) and "\n" not in str(error.value)
+    begun = {"config": configs.to_dict(asked(files)), "inputs": {}}
+    disk.dump_json(begun, tmp_path / "old" / "config.json")
     with pytest.raises(ValueError, match="was trained in bfloat16"):
-        train.train(asked(files), tmp_path / "old")
+        train.check(asked(files), tmp_path / "old")
     checkpoint.refuse_narrow(tmp_path / "nothing")
 
 
