@@ -5,6 +5,8 @@ import dataclasses
 import io
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -13,7 +15,6 @@ import numpy as np
 import pytest
 
 import opd
-from experiments import export
 from opd import disk, trees
 from opd.engine import optimizer, programs, sharding
 from opd.engine.optimizer import OptimizerConfig
@@ -210,9 +211,16 @@ def test_a_merge_says_what_it_loses_and_what_does_not(adapted, tmp_path, capsys)
     jax.tree.map(np.testing.assert_array_equal, found.params, adapted.merged.params)
 
 
-def test_a_dtype_beside_an_adapter_is_refused(adapted, files, tmp_path):
+@pytest.mark.slow
+def test_a_dtype_beside_an_adapter_is_refused(files, tmp_path):
     student = PlayerConfig(path=str(files["student"]), lora=LoraConfig(rank=2))
     saved(files, tmp_path / "run", student, "float32")
-    given = ["export", f"--workdir={tmp_path}/run", f"--path={tmp_path}/new", "--adapter"]
-    with pytest.raises(ValueError, match="--dtype: means nothing with --adapter"):
-        export.prepare([*given, "--dtype=float32"])
+    given = f"--workdir={tmp_path}/run --path={tmp_path}/new --adapter --dtype=float32"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.export", *given.split()],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2 and not (tmp_path / "new").exists()
+    assert done.stderr.startswith("error: --dtype: means nothing with --adapter")
