@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import opd
 from opd import disk, trees
@@ -103,6 +104,17 @@ def test_an_export_is_the_masters_rounded_or_whole(run, files, tmp_path):
         assert json.loads((made / "config.json").read_text())["dtype"] == wanted
         rounded = trees.cast(trained_to, wanted)
         jax.tree.map(np.testing.assert_array_equal, found.params, rounded)
+
+
+def test_parameters_wider_than_their_config_are_rounded_to_it(files, tmp_path):
+    policy = opd.load_model(files["student"])
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) * (1 + 2**-12), policy.params)
+    opd.save_model(dataclasses.replace(policy, params=wide), tmp_path / "made")
+    stored = safetensors.numpy.load_file(tmp_path / "made" / "model.safetensors")
+    assert dtypes(stored) == {"bfloat16"}
+    found = opd.load_model(tmp_path / "made")
+    assert found.config == policy.config
+    jax.tree.map(np.testing.assert_array_equal, found.params, trees.cast(wide, jnp.bfloat16))
 
 
 @pytest.mark.slow
