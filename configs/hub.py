@@ -4,7 +4,8 @@
         --config.teacher.path=FOLDER --config.student.path=FOLDER --config.data.prompts=FILE.jsonl
 
 Tokenizer and chat template are the student's folder's. The rate is for all parameters; an adapter
-(`student.lora.rank`) takes ten times as much. `compare` takes the same flags.
+(`student.lora.rank`) takes ten times as much. What is trained is float32, whatever the folders
+store; `student.dtype` says what is computed in, and exported. `compare` takes the same flags.
 """
 
 from opd.run.settings.config import Config, config_dict

@@ -1,6 +1,9 @@
 """Write a trained student as a Hugging Face folder, for transformers, vLLM and the rest.
 
 python -m experiments.export --workdir=RUN [--step=N|best] --path=DIR [--adapter]
+    [--dtype=float32]
+
+Parameters are written in the dtype of the folder that the student came from, or in --dtype.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ _PATH = flags.DEFINE_string("path", None, "the folder to write, which is new or 
 
 _ADAPTER = flags.DEFINE_bool("adapter", False, "the adapter alone, in PEFT's form")
 
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ("bfloat16", "float32"), "of what is written; the student's folder's"
+)
+
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     """Parses and checks; hands back what is to be run.
@@ -35,6 +42,8 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     workdir = trained.find(given).workdir
     if _ADAPTER.value and folder.described(workdir / "models" / "student").lora is None:
         raise ValueError(f"--adapter: the student of {workdir} has none")
+    if _ADAPTER.value and _DTYPE.value:
+        raise ValueError("--dtype: means nothing with --adapter, which is written as trained")
     path = Path(_PATH.value)
     hub_export.refuse_taken(path)
     return lambda: job(given, path)
@@ -43,7 +52,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
 def job(given: str, path: Path) -> None:
     """The export, and where it is."""
     save = models.save_adapter if _ADAPTER.value else models.save_model
-    save(models.from_run(given), path)
+    save(models.from_run(given, dtype=_DTYPE.value), path)
     print(path)
 
 

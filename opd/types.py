@@ -194,7 +194,7 @@ class Model(Protocol):
         """Hidden states [B, S, D] of tokens [B, S]; `mask` is false on padding."""
 
     def unembedding(self, params: Params) -> Array:
-        """The matrix [V, D] that turns hidden states into logits."""
+        """The matrix [V, D] that turns hidden states into logits, in the computation's dtype."""
 
     def empty_cache(self, batch: int, length: int) -> Any:
         """A cache for `extend` over sequences of at most `length` tokens."""

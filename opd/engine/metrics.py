@@ -37,6 +37,7 @@ class Batch:
     weights: Weights | None = None  # the method's
     gradient: Params | None = None
     critic_gradient: Params | None = None
+    unchanged: Mean | None = None  # of the optimizer's step
 
     def per_token(self, values: Array) -> Mean:
         """Mean of values [B, T] over the graded tokens."""
@@ -218,6 +219,10 @@ METRICS: dict[str, Metric] = {
     "critic_gradient_norm": Metric(
         lambda b: _norm(b.critic_gradient),
         "loss per parameter", "the same of the critic's",
+    ),
+    "unchanged": Metric(
+        lambda b: b.unchanged,
+        "share of an update", "of sum |u|, where a parameter is as it was: rounded away",
     ),
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from opd import trees
 from opd.fields import setting
 from opd.model.scalar import Scalar
 from opd.types import Array, Model, Params
@@ -54,6 +55,7 @@ class Averaged(NamedTuple):
 def make(config: OptimizerConfig, rate: float) -> optax.GradientTransformation:
     """AdamW after clipping; a gradient that isn't finite is skipped and counted.
 
+    Its state is float32 or wider whatever the parameters are: 0.999 nu rounds to nu in bfloat16.
     One object for one config: it is static, and another would compile everything again.
     """
     down = (
@@ -73,20 +75,33 @@ def make(config: OptimizerConfig, rate: float) -> optax.GradientTransformation:
         optax.adamw(schedule, weight_decay=config.weight_decay),
     )
     guarded = optax.apply_if_finite(inner, _NEVER)
-    return optax.chain(guarded, average(config.ema)) if config.ema else guarded
+    return _wide(optax.chain(guarded, average(config.ema)) if config.ema else guarded)
+
+
+def _wide(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same on parameters and gradients in float32 or wider."""
+
+    def init(params: Params) -> optax.OptState:
+        return inner.init(trees.masters(params))
+
+    def update(updates: Params, state: optax.OptState, params: Params | None = None):
+        return inner.update(trees.masters(updates), state, trees.masters(params))
+
+    return optax.GradientTransformation(init, update)
 
 
 def average(decay: float) -> optax.GradientTransformation:
     """Keeps decay * average + (1 - decay) * parameters beside the updates, which it lets pass.
 
-    Stands last in a chain. The average starts as the parameters and needs no correction.
+    Stands last in a chain. The average starts as the parameters and needs no correction. It is
+    float32 or wider: (1 - decay) of a movement rounds away in bfloat16.
     """
 
     def init(params: Params) -> Averaged:
-        return Averaged(jax.tree.map(lambda leaf: leaf.copy(), params))
+        return Averaged(jax.tree.map(jnp.copy, trees.masters(params)))
 
     def update(updates: Params, state: Averaged, params: Params | None = None):
-        moved = optax.apply_updates(params, updates)
+        moved = optax.apply_updates(trees.masters(params), updates)
         return updates, Averaged(optax.incremental_update(moved, state.average, 1 - decay))
 
     return optax.GradientTransformation(init, update)

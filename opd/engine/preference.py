@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from opd import trees
-from opd.engine.steps import State
+from opd.engine.steps import State, climb
 from opd.model.scalar import Scalar
 from opd.types import Array, Mean, Metrics, Params, Rollout, Sum, pytree
 
@@ -102,10 +102,11 @@ def preference_step(
     shapes = jax.eval_shape(one, pairs)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     (gradient, totals), _ = jax.lax.scan(add, nothing, jax.tree.map(cut, pairs))
-    updates, inner = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    ascent = jax.tree.map(jnp.negative, gradient)
+    after, unchanged = climb(model, optimizer, state, ascent)
     number = jnp.asarray(count, totals["loss"].dtype)
     metrics: Metrics = {name: Mean(total, number) for name, total in totals.items()}
     metrics["gradient_norm"] = Mean(trees.norm(gradient), jnp.ones(()))
+    metrics["unchanged"] = unchanged
     metrics["tokens"] = Sum(jnp.sum(pairs.mask))
-    return State(params, inner, state.step + 1), metrics
+    return after, metrics

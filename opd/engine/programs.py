@@ -189,15 +189,16 @@ def start(
     params: Params,
     critic: Critic | None = None,
 ) -> State:
-    """The state of a run's first step; the parameters are copied, since updates donate theirs.
+    """The state of a run's first step: what is trained in float32 or wider, and its optimizer's.
 
-    A critic starts from the student's body and says 0.
+    The parameters are copied, since updates donate theirs. A critic starts from the student's body
+    and says 0.
     """
 
     def fresh(
         model: Model | Scalar, params: Params, optimizer: optax.GradientTransformation
     ) -> State:
-        params = jax.tree.map(jnp.copy, params)
+        params = steps.mastered(model, jax.tree.map(jnp.copy, params))
         return State(params, optimizer.init(model.trained(params)), jnp.zeros((), jnp.int32))
 
     state = fresh(model, params, optimizer)
@@ -352,7 +353,7 @@ def no_moments(mesh: Mesh, model: Model, params: Params, count: int) -> Params:
     """Running sums of nothing, leaves [K, ...] in float32 or wider."""
 
     def zeros(leaf: Array) -> Array:
-        return jnp.zeros((count, *leaf.shape), jnp.promote_types(leaf.dtype, jnp.float32))
+        return jnp.zeros((count, *leaf.shape), trees.wider(leaf.dtype))
 
     return jax.tree.map(zeros, model.trained(params))
 

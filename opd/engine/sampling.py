@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from opd import draws
+from opd import draws, trees
 from opd.engine import vocab
 from opd.types import Array, Model, Params, pytree
 
@@ -104,6 +104,11 @@ def generate(
     if partner is not None:
         policies.append((partner.model, partner.params))
     matrices = [model.unembedding(params) for model, params in policies]
+    # A model computes in its matrix's dtype. Rounded once, or it would be at every token.
+    policies = [
+        (model, trees.cast(params, matrix.dtype))
+        for (model, params), matrix in zip(policies, matrices, strict=True)
+    ]
 
     # All but the last prompt token: that one enters first in the loop, whose body then is "extend,
     # draw", so the draw is compiled once and no step runs a model for a token nobody needs.

@@ -26,6 +26,7 @@ from opd.model.scalar import Scalar
 from opd.types import (
     Array,
     Coefficients,
+    Mean,
     Metrics,
     Model,
     Params,
@@ -63,6 +64,11 @@ class Critic:
 
     model: Scalar
     optimizer: optax.GradientTransformation
+
+
+def mastered(model: Model | Scalar, params: Params) -> Params:
+    """The parameters with what is trained in float32 or wider, whatever a folder stores."""
+    return model.with_trained(params, trees.masters(model.trained(params)))
 
 
 def head(model: Model, params: Params, rollout: Rollout) -> Head:
@@ -105,13 +111,14 @@ def pull_back(
         coefs: as `estimator.cotangents` takes them.
 
     Returns:
-        Gradients of the part that is trained, leaves [K, ...], and the statistics [B, T].
+        Gradients of the part that is trained, leaves [K, ...] in float32 or wider, and the
+        statistics [B, T].
     """
 
     def forward(part: Params) -> Head:
         return head(model, model.with_trained(params, part), rollout)
 
-    student, vjp = jax.vjp(forward, model.trained(params))
+    student, vjp = jax.vjp(forward, trees.masters(model.trained(params)))
     cotangent, stats = estimator.cotangents(
         student, teacher, rollout, methods, uniforms, how, coefs
     )
@@ -157,7 +164,8 @@ def accumulate(
     stats = jax.tree.map(join, scored)
     coefs = estimator.coefficients_of(methods, rollout, stats)
     nothing = jax.tree.map(
-        lambda leaf: jnp.zeros((len(methods), *leaf.shape), leaf.dtype), model.trained(params)
+        lambda leaf: jnp.zeros((len(methods), *leaf.shape), trees.wider(leaf.dtype)),
+        model.trained(params),
     )
     whole = jax.tree.map(cut, (rollout, hidden, uniforms, coefs))
     return jax.lax.scan(add, nothing, whole)[0], stats
@@ -299,26 +307,30 @@ def update_step(
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
     ascent = jax.tree.map(lambda leaf: leaf[0], stacked)
     known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
-    params, inner = _step(model, optimizer, state, ascent)
-    critic_state, critic_ascent = state.critic, None
+    after, unchanged = climb(model, optimizer, state, ascent)
+    critic_ascent = None
     if critic is not None:
         cotangent = coefficients(method, known, stats, rollout.group).value
         (critic_ascent,) = learn(cotangent.astype(value.dtype))
-        moved = _step(critic.model, critic.optimizer, critic_state, critic_ascent)
-        critic_state = State(*moved, critic_state.step + 1)
+        moved, _ = climb(critic.model, critic.optimizer, state.critic, critic_ascent)
+        after = dataclasses.replace(after, critic=moved)
     batch = metrics.Batch(
-        rollout, stats, facts.weighs(method), method, known, ascent, critic_ascent
+        rollout, stats, facts.weighs(method), method, known, ascent, critic_ascent, unchanged
     )
-    return State(params, inner, state.step + 1, critic_state), metrics.metrics_of(batch)
+    return after, metrics.metrics_of(batch)
 
 
-def _step(
+def climb(
     model: Model | Scalar, optimizer: optax.GradientTransformation, state: State, ascent: Params
-) -> tuple[Params, Any]:
-    """One step up a gradient: parameters and the optimizer's state after it."""
+) -> tuple[State, Mean]:
+    """The state after one step up a gradient, and `trees.unchanged` of that step as a share."""
     loss, part = jax.tree.map(jnp.negative, ascent), model.trained(state.params)
     updates, inner = optimizer.update(loss, state.optimizer, part)
-    return model.with_trained(state.params, optax.apply_updates(part, updates)), inner
+    moved = optax.apply_updates(part, updates)
+    lost, asked = trees.unchanged(part, updates, moved)
+    params = model.with_trained(state.params, moved)
+    after = dataclasses.replace(state, params=params, optimizer=inner, step=state.step + 1)
+    return after, Mean(lost, jnp.where(asked > 0, asked, 1))  # 0 where nothing was to be moved
 
 
 def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from opd.model import lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
+from opd.trees import wider
 from opd.types import Array, Params, pytree
 
 DTYPES = ("bfloat16", "float32", "float64")
@@ -62,6 +63,7 @@ class DecoderConfig:
     tied: bool = True  # the unembedding is the embedding
     tokens: int | None = None  # ids that exist; the rows of V above are padding. None: all
     dtype: str = "float32"  # of the computation
+    # Of parameters that nobody trains, and of an export; what is trained is float32 or wider.
     param_dtype: str = "float32"
     max_length: int = 2048  # prompt and completion together; a run gives its own
 
@@ -131,14 +133,16 @@ class Cache:
 def rms_norm(x: Array, scale: Array, eps: float, offset: float = 0.0) -> Array:
     """x / sqrt(mean x^2 + eps) * (offset + scale), last axis (Zhang & Sennrich 2019, eq. 4).
 
-    Gemma's norms have an offset of 1 and multiply before they round.
+    Gemma's norms have an offset of 1 and multiply before they round. The scale is rounded to x's
+    dtype, as an export has it; products are float32 or wider, so that its gradient adds up in that.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
+    scale = scale.reshape((1,) * (x.ndim - 1) + (-1,)).astype(x.dtype).astype(wide.dtype)
+    normed = wide * inverse
     if offset:
-        return (wide * inverse * (offset + scale.astype(wide.dtype))).astype(x.dtype)
-    return (wide * inverse).astype(x.dtype) * scale.astype(x.dtype)
+        return (normed * (offset + scale)).astype(x.dtype)
+    return (normed.astype(x.dtype).astype(wide.dtype) * scale).astype(x.dtype)
 
 
 def capped(x: Array, cap: float | None) -> Array:
@@ -212,14 +216,21 @@ class Block(nn.Module):
 
     config: DecoderConfig
 
-    def matrix(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...], inputs: int):
+    def matrix(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        axes: tuple[str, ...],
+        inputs: int,
+        dtype: Any = None,
+    ) -> Array:
         """A weight whose first `inputs` axes are summed over, N(0, 1 / fan-in) truncated."""
         c = self.config
         fan_in = math.prod(shape[:inputs])
         # The two projections that write into the residual stream share its variance (GPT-2).
         variance = 1.0 / (2 * c.layers) if name in ("o", "down") else 1.0
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
-        return self.param(name, init, shape, jnp.dtype(c.param_dtype)).astype(c.dtype)
+        return self.param(name, init, shape, jnp.dtype(dtype or c.param_dtype)).astype(c.dtype)
 
     def project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
         """x [B, S, inputs...] times a matrix [inputs..., outputs...], and its adapter's share."""
@@ -228,12 +239,13 @@ class Block(nn.Module):
         if c.lora is None or name not in c.lora.targets:
             return found
         rank = c.lora.rank
+        dtype = wider(c.param_dtype)  # an adapter is trained
         first = self.matrix(
-            A.format(name), (*shape[:inputs], rank), (*axes[:inputs], "rank"), inputs
+            A.format(name), (*shape[:inputs], rank), (*axes[:inputs], "rank"), inputs, dtype
         )
         init = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *axes[inputs:]))
         place = (rank, *shape[inputs:])
-        second = self.param(B.format(name), init, place, jnp.dtype(c.param_dtype)).astype(c.dtype)
+        second = self.param(B.format(name), init, place, dtype).astype(c.dtype)
         low = jnp.tensordot(x, first, inputs)
         return found + jnp.tensordot(low, second, 1) * jnp.asarray(c.lora.scale, x.dtype)
 
@@ -338,7 +350,9 @@ class Network(nn.Module):
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, name="layers")
-        x = embedding.astype(c.dtype)[tokens]
+        # Rounded after the look-up: the gradient of a token that comes 8,000 times would stop at
+        # 256 of them in bfloat16.
+        x = embedding[tokens].astype(c.dtype)
         if c.embed_scale != 1:
             x = x * jnp.asarray(c.embed_scale, x.dtype)
         keys, values = (None, None) if cache is None else (cache.key, cache.value)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from opd.trees import wider
 from opd.types import Array, Params
 
 # A layer's matrices, and how many of their axes are summed over.
@@ -83,18 +84,27 @@ def fresh(shapes: Any, lora: Lora, key: Array) -> Any:
     return {"layers": found}
 
 
-def merged(params: Params, lora: Lora) -> Params:
-    """The parameters of the plain decoder that computes the same: W + (alpha / r) A B."""
+def without(params: Params, lora: Lora) -> Params:
+    """The parameters of the plain decoder that was adapted."""
     layers = {k: v for k, v in params["layers"].items() if k not in lora.names()}
+    return {**params, "layers": layers}
+
+
+def merged(params: Params, lora: Lora) -> Params:
+    """The parameters of the plain decoder that computes the same: W + (alpha / r) A B.
+
+    The sum is float32 or wider, and rounded to W's dtype once.
+    """
+    layers = without(params, lora)["layers"]
     for name in lora.targets:
         first, second = (params["layers"][form.format(name)] for form in (A, B))
-        wide = jnp.promote_types(first.dtype, jnp.float32)
+        weight = layers[name]
+        wide = jnp.promote_types(wider(first.dtype), weight.dtype)
         added = jnp.einsum(
             "lir,lro->lio",
             first.reshape(first.shape[0], -1, lora.rank).astype(wide),
             second.reshape(second.shape[0], lora.rank, -1).astype(wide),
         )
-        weight = layers[name]
         whole = weight.astype(wide) + lora.scale * added.reshape(weight.shape)
         layers[name] = whole.astype(weight.dtype)
     return {**params, "layers": layers}

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from opd.model.decoder import Decoder
+from opd.trees import wider
 from opd.types import Array, Params
 
 
@@ -27,7 +28,7 @@ class Scalar:
 
     def upon(self, body: Params) -> Params:
         """The parameters of a body that is there, and a head of zeros."""
-        dtype = jnp.dtype(self.body.config.param_dtype)
+        dtype = wider(self.body.config.param_dtype)  # two numbers a width: nothing to save
         head = {"scale": jnp.zeros((self.body.width,), dtype), "offset": jnp.zeros((), dtype)}
         return {"body": _without_unembedding(body), "head": head}
 

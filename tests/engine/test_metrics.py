@@ -35,7 +35,7 @@ def batch(here, name, **changes):
     stats = programs.statistics(student, here.head, rollout.tokens, scene.HOW, method.rules)
     return Batch(
         rollout, stats, facts.weighs(method), method, weights(method, rollout), here.params,
-        {"w": jnp.array([3.0, 4.0])},
+        {"w": jnp.array([3.0, 4.0])}, Mean(jnp.ones(()), jnp.full((), 4.0)),
     )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def test_every_entry_is_there_for_some_batch_and_of_its_type(here):
     assert found.keys() == (METRICS.keys() - {"loss"}) | {"loss_reward", "loss_value"}
     assert all(isinstance(metric, Mean | Sum | Max) for metric in found.values())
     assert float(found["critic_gradient_norm"].value()) == 5.0
+    assert float(found["unchanged"].value()) == 0.25
 
 
 def test_a_batch_without_something_lacks_its_metrics(here):
@@ -51,7 +52,7 @@ def test_a_batch_without_something_lacks_its_metrics(here):
     stats = dataclasses.replace(here.stats, kl=None, entropy_teacher=None)
     found = metrics_of(Batch(alone, stats)).keys()
     gone = {"reward", "kl", "kl_by_position", "entropy_teacher"}
-    gone |= {"loss", "clip_fraction", "gradient_norm", "critic_gradient_norm"}
+    gone |= {"loss", "clip_fraction", "gradient_norm", "critic_gradient_norm", "unchanged"}
     assert found == METRICS.keys() - gone
 
 

@@ -104,3 +104,27 @@ def test_sketch_spreads_a_column(width):
     tree = {"a": jnp.asarray(matrix)}
     found = sketched_products(tree, tree, width, 40) / (matrix.astype(np.float64) ** 2).sum()
     assert np.std(found - 1) < 1.6 * (2 / width) ** 0.5
+
+
+def test_what_is_trained_is_float32_or_wider():
+    tree = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2, jnp.float16), "c": jnp.ones(2)}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(trees.masters(tree))} == {"float32"}
+    assert trees.wider("float64") == "float64"
+    assert trees.masters(tree)["c"] is tree["c"]
+
+
+def test_unchanged_is_the_movement_that_rounds_away():
+    """1 + 1e-9 is 1 in float32: 2e-9 of an update of 3e-3 + 2e-9 is lost."""
+    before = {"a": jnp.ones((2, 3)), "b": jnp.ones(())}
+    updates = {"a": jnp.array([[0.0, 1e-3, 1e-9], [0.0, 1e-3, -1e-3]]), "b": jnp.asarray(-1e-9)}
+    after = jax.tree.map(jnp.add, before, updates)
+    lost, asked = trees.unchanged(before, updates, after)
+    np.testing.assert_allclose([lost, asked], [2e-9, 3e-3], rtol=1e-5)
+
+
+def test_unchanged_adds_up_more_than_float32_does_one_by_one():
+    """A sum of ones in float32 stops growing at 2^24."""
+    ones = jnp.ones((2**11, 2**14), jnp.bfloat16)
+    small = {"a": jnp.full(ones.shape, 2.0**-12)}
+    lost, asked = jax.jit(trees.unchanged)({"a": ones}, small, {"a": ones})
+    assert float(lost) == float(asked) == 2**13

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from opd import disk, fields
+from opd import disk, fields, trees
 from opd.data import pipeline, verifiers
 from opd.data.pipeline import DataConfig
 from opd.engine import programs, sharding
@@ -70,7 +70,7 @@ def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
                 if accuracy >= config.stop_at:
                     break
             advance(beside=beside)
-    return state.params
+    return trees.cast(state.params, model.config.param_dtype)
 
 
 def seed_of(name: str, seed: int) -> int:

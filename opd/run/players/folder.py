@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from opd import disk
 from opd.data.pipeline import Task
-from opd.engine import sharding
+from opd.engine import sharding, steps
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.scalar import Scalar
 from opd.types import Params
@@ -149,9 +149,14 @@ def load(model: Decoder, folder: Path, mesh: Mesh) -> Params:
         return checkpointer.restore(folder.resolve() / "params", abstract(model, mesh))
 
 
-def abstract(model: Decoder | Scalar, mesh: Mesh) -> Params:
-    """Shapes, types and shardings of a model's parameters."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+def abstract(model: Decoder | Scalar, mesh: Mesh, trained: bool = False) -> Params:
+    """Shapes, types and shardings of a model's parameters; as training has them, or at rest."""
+
+    def made(key: jax.Array) -> Params:
+        params = model.init(key)
+        return steps.mastered(model, params) if trained else params
+
+    shapes = jax.eval_shape(made, jax.random.key(0))
     shardings = sharding.param_shardings(model, mesh)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),

@@ -63,7 +63,7 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
 
     Args:
         path: the folder.
-        dtype: of parameters and computation; None: the checkpoint's.
+        dtype: of the computation and of parameters at rest; None: the checkpoint's.
         tokens: ids that the tokenizer has; rows of the vocabulary above are padding, and ids above
             the rows are never read or drawn. None: as many as there are rows.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
@@ -54,7 +55,8 @@ def save(
 ) -> None:
     """Writes config.json and safetensors, in shards of at most so many bytes.
 
-    The folder is written beside its place and gets its name when it is whole.
+    Parameters are rounded to the config's `param_dtype`, which training's are wider than. The
+    folder is written beside its place and gets its name when it is whole.
 
     Args:
         path: the folder, new or empty.
@@ -124,22 +126,25 @@ def _tensors(
     family: Family, config: DecoderConfig, params: Params
 ) -> Iterator[tuple[str, Callable[[], np.ndarray], int]]:
     """Every tensor of the checkpoint: its name, how to get it, its bytes."""
+    dtype = jnp.dtype(config.param_dtype)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
-        place = family.tensors[path]
+        place, size = family.tensors[path], leaf.size * dtype.itemsize
         if path[0] != "layers":
 
             def whole(leaf=leaf, place=place) -> np.ndarray:
-                return np.ascontiguousarray(place.theirs(np.asarray(leaf)))
+                ours = np.asarray(leaf).astype(dtype, copy=False)
+                return np.ascontiguousarray(place.theirs(ours))
 
-            yield place.name, whole, leaf.nbytes
+            yield place.name, whole, size
             continue
         for layer in range(config.layers):
 
             def one(leaf=leaf, place=place, layer=layer) -> np.ndarray:
-                return np.ascontiguousarray(place.theirs(np.asarray(leaf[layer])))
+                ours = np.asarray(leaf[layer]).astype(dtype, copy=False)
+                return np.ascontiguousarray(place.theirs(ours))
 
-            yield place.name.format(layer=layer), one, leaf.nbytes // config.layers
+            yield place.name.format(layer=layer), one, size // config.layers
 
 
 def _write(folder: Path, tensors: list, shard_bytes: int) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from opd import draws, fields
+from opd import draws, fields, trees
 from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.chat import PLAIN, ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
@@ -27,6 +28,7 @@ from opd.engine import programs, sharding, steps, vocab
 from opd.engine.steps import Sampling
 from opd.model import lora
 from opd.model.decoder import Decoder, DecoderConfig
+from opd.model.lora import Lora
 from opd.run.players import folder, hub, hub_export, trained
 from opd.run.players.players import PlayerConfig, tokenized
 from opd.types import Array, Params
@@ -57,12 +59,19 @@ class Policy:
 
     @property
     def merged(self) -> Policy:
-        """The same without an adapter: what it adds is in the matrices."""
+        """The same without an adapter: what it adds is in the matrices, rounded to their dtype."""
+        return self._plain(lora.merged)
+
+    @property
+    def base(self) -> Policy:
+        """What an adapter was put upon."""
+        return self._plain(lora.without)
+
+    def _plain(self, made: Callable[[Params, Lora], Params]) -> Policy:
         if self.config.lora is None:
             return self
         plain = dataclasses.replace(self.config, lora=None)
-        whole = lora.merged(self.params, self.config.lora)
-        return dataclasses.replace(self, config=plain, params=whole)
+        return dataclasses.replace(self, config=plain, params=made(self.params, self.config.lora))
 
 
 def load_model(
@@ -197,7 +206,8 @@ def _mesh(params: Params) -> Mesh:
 def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
     """Writes a folder that transformers and vLLM load as it is, tokenizer included.
 
-    An adapter goes into the matrices.
+    Parameters are rounded to the config's `param_dtype`. An adapter goes into the matrices; what
+    their rounding does to it is said on standard error.
 
     Args:
         policy: a model with its parameters.
@@ -218,7 +228,10 @@ def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
     True
     """
     tokenizer, base = policy.tokenizer, policy.json
-    policy = policy.merged
+    hub_export.refuse_taken(Path(path))
+    if policy.config.lora is not None:
+        print(merge_note(policy), file=sys.stderr)
+        policy = policy.merged
     if base is None:
         base = hub_export.family_of(policy.config).config_json(policy.config)
         if tokenizer is not None:
@@ -233,6 +246,47 @@ def save_model(policy: Policy, path: str | os.PathLike[str]) -> None:
     hub_export.save(Path(path), policy.config, policy.params, base, beside)
 
 
+# Tokens that a merge is judged on: rows, and tokens a row.
+MERGE_TOKENS = 4, 32
+
+
+def merge_error(policy: Policy) -> tuple[float, float]:
+    """How far logits of the merged model are from the adapter's, and how far that had moved them.
+
+    Both are max |difference| over 128 tokens drawn evenly from the vocabulary, computed in float32
+    or wider: what the rounding of the matrices does, and nothing else.
+    """
+    rows, length = MERGE_TOKENS
+    shape = rows, min(length, policy.config.max_length)
+    tokens = np.random.default_rng(0).integers(policy.model.tokens, size=shape)
+
+    def computed(policy: Policy) -> Array:
+        wide = str(trees.wider(policy.config.dtype))
+        return logits(
+            dataclasses.replace(policy, config=dataclasses.replace(policy.config, dtype=wide)),
+            tokens,
+        )
+
+    adapted = computed(policy)
+    off, moved = (
+        jnp.max(jnp.abs(computed(plain) - adapted)) for plain in (policy.merged, policy.base)
+    )
+    return float(off), float(moved)
+
+
+def merge_note(policy: Policy) -> str:
+    """What a merge loses, and what loses less, in one line."""
+    off, moved = merge_error(policy)
+    dtype = policy.config.param_dtype
+    said = (
+        f"merged into {dtype}: logits are up to {off:.2g} from the adapter's, which had moved them "
+        f"by up to {moved:.2g}"
+    )
+    if dtype == "bfloat16":
+        said += "; --adapter exports it without loss, --dtype=float32 merges it without rounding"
+    return said
+
+
 def save_adapter(policy: Policy, path: str | os.PathLike[str]) -> None:
     """Writes a student's adapter alone, as PEFT loads it on top of the model it was trained on.
 
@@ -244,15 +298,23 @@ def save_adapter(policy: Policy, path: str | os.PathLike[str]) -> None:
     hub_export.save_adapter(Path(path), policy.config, policy.params, policy.json or {})
 
 
-def from_run(name: str, mesh: Mesh | None = None) -> Policy:
+def from_run(name: str, mesh: Mesh | None = None, dtype: str | None = None) -> Policy:
     """The student that a training left: WORKDIR, WORKDIR@STEP or WORKDIR@best.
 
+    Args:
+        name: of the run.
+        mesh: where the parameters go; None: all devices.
+        dtype: of parameters and computation; None: the student's own, which training's are rounded
+            to. An adapter stays as it was trained.
+
     Raises:
-        ValueError: no such workdir or checkpoint.
+        ValueError: no such workdir or checkpoint, or another dtype.
     """
     source = trained.find(name)
     student = source.workdir / "models" / "student"
     config = folder.described(student)
+    if dtype is not None:
+        config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     params = source.params(Decoder(config), sharding.make_mesh() if mesh is None else mesh)
     theirs = student / hub.KEPT
     if theirs.is_dir():

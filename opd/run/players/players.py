@@ -88,7 +88,9 @@ class PlayerConfig:
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     path: str | None = None  # a `models/NAME` folder of another run, or a Hugging Face one
-    dtype: str | None = None  # of a Hugging Face folder's parameters; None: as they are stored
+    # What a Hugging Face folder is computed and exported in, None: as it is stored. What is trained
+    # is float32 whatever this says.
+    dtype: str | None = None
     lora: LoraConfig = LoraConfig()  # of a student that has a path
     from_: str | None = None  # key `from`: WORKDIR, WORKDIR@STEP, WORKDIR@best
 
@@ -285,7 +287,8 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
         beside = plan.trained.workdir / "models" / "student" / hub.KEPT
         if beside.is_dir():
             hub.keep(beside, here)
-        return Player(plan.model, plan.trained.params(plan.model, world.mesh))
+        as_trained = plan.name == "student"  # it goes on from there; a teacher takes what it needs
+        return Player(plan.model, plan.trained.params(plan.model, world.mesh, as_trained))
     if plan.config.path is not None:
         folder.describe(here, plan.model, {"path": plan.config.path}, world.task)
         if plan.hub is not None:

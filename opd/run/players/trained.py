@@ -30,9 +30,10 @@ class Trained(NamedTuple):
         """The step, and the digest of what is in it."""
         return {"step": self.step, "sha256": checkpoint.contents(self.checkpoints / str(self.step))}
 
-    def params(self, model: Decoder | Scalar, mesh: Mesh) -> Params:
-        """The model's parameters as they were at that step, on the mesh."""
-        return checkpoint.params(self.checkpoints, folder.abstract(model, mesh), self.step)
+    def params(self, model: Decoder | Scalar, mesh: Mesh, trained: bool = False) -> Params:
+        """The model's parameters of that step, on the mesh: as they were trained, or at rest."""
+        wanted = folder.abstract(model, mesh, trained)
+        return checkpoint.params(self.checkpoints, wanted, self.step)
 
 
 def find(name: str, what: str = "policy") -> Trained:

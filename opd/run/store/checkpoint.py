@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -207,6 +208,34 @@ def params(folder: Path, abstract_params: Params, step: int) -> Params:
 def contents(folder: Path) -> str:
     """SHA-256 over the names, sizes and check sums of a folder's files."""
     return hashlib.sha256(json.dumps(_files(folder)).encode()).hexdigest()
+
+
+def refuse_narrow(workdir: Path) -> None:
+    """Refuses to go on from an optimizer narrower than float32, as bfloat16 folders once had.
+
+    Raises:
+        ValueError: names the dtype, and how to start from its parameters.
+    """
+    for step in steps(workdir / "checkpoints")[-1:]:
+        narrow = _narrow(workdir / "checkpoints" / str(step) / "tree")
+        if narrow:
+            raise ValueError(
+                f"--workdir={workdir} was trained in {', '.join(narrow)}, and what is trained is "
+                "float32 today: give another workdir, and a config.student.from that names this "
+                "one to start from its parameters"
+            )
+
+
+def _narrow(tree: Path) -> list[str]:
+    """The dtypes below float32 that a step's optimizer has."""
+    with ocp.Checkpointer(handler := ocp.PyTreeCheckpointHandler()):
+        try:
+            leaves = jax.tree_util.tree_leaves_with_path(handler.metadata(tree.resolve()).tree)
+        except Exception:  # orbax raises what it likes of a damaged step, which restoring names
+            return []
+    kept = {leaf.dtype for path, leaf in leaves if "['optimizer']" in jax.tree_util.keystr(path)}
+    floats = (np.dtype(dtype) for dtype in kept if jnp.issubdtype(dtype, jnp.floating))
+    return sorted(dtype.name for dtype in floats if dtype.itemsize < 4)
 
 
 def _sums(folder: Path, step: int) -> Path:

@@ -34,7 +34,7 @@ from opd.run.probe import evaluate
 from opd.run.rollouts import behavior, rewards, sampling
 from opd.run.settings.config import Config
 from opd.run.store import checkpoint, progress
-from opd.run.training import checks, policy, preference
+from opd.run.training import checks, footprint, policy, preference
 from opd.run.training.checks import Ready
 from opd.run.training.log import Log
 from opd.run.training.note import Note
@@ -84,6 +84,7 @@ def check(config: Config, workdir: Path) -> Plan:
     config = checks.dated(config, None if begun is None else begun["config"], workdir)
     if begun is not None:
         checks.same(config, begun["config"], workdir, FREE)
+        checkpoint.refuse_narrow(workdir)
     method = config.method.parsed
     facts.trainable(method)
     probed = config.probe.methods if config.probe.every else ()
@@ -147,6 +148,8 @@ def _train(
         print(f"first prompt: {shown}", file=sys.stderr)
     for remark in pipeline.remarks(plan.ready.world.task):
         print(remark, file=sys.stderr)
+    taught = _has_teacher(config, plan.method)
+    print(footprint.said(config, plan.ready, plan.method, taught), file=sys.stderr)
     learner = prepare(config, workdir, plan)
     state, memory, note = learner.start(), {}, Note()
     with (
@@ -208,9 +211,7 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, student)
     teacher = None
-    asked = config.evaluate.teacher or config.probe.every
-    draws = behavior.draws_teacher(plan.method, config.dataset)
-    if asked or draws or costs.needs_teacher(plan.method):
+    if _has_teacher(config, plan.method):
         teacher = players.make(ready.teacher, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     grade = rewards.grader(ready.reward, world)
@@ -220,6 +221,15 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
         world, student, teacher, plan.method, config, config.optimizer.learning_rate, config.seed,
         judge, grade, plan.sampling, workdir,
     )  # fmt: skip
+
+
+def _has_teacher(config: Config, method: Method) -> bool:
+    """Whether a teacher grades, draws, or is compared with."""
+    if config.trains == "reward":
+        return False
+    asked = config.evaluate.teacher or config.probe.every > 0
+    draws = behavior.draws_teacher(method, config.dataset)
+    return asked or draws or costs.needs_teacher(method)
 
 
 def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -> Config:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import safetensors.numpy
 import tokenizers as hf
@@ -124,6 +125,15 @@ def write(folder: Path, swapped: bool = False, **model) -> Path:
     """A whole folder: the model, and the tokenizer that all of them share."""
     write_model(folder, **model)
     write_tokenizer(folder, swapped)
+    return folder
+
+
+def narrowed(folder: Path) -> Path:
+    """The folder with its tensors in bfloat16."""
+    file = folder / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    narrow = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
+    safetensors.numpy.save_file(narrow, file, metadata={"format": "pt"})
     return folder
 
 
