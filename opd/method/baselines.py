@@ -81,7 +81,7 @@ def no_normaliser(advantage: Array, mask: Array, group: Array) -> Array:
 
 
 def group_std(advantage: Array, mask: Array, group: Array) -> Array:
-    """A / (sigma + EPSILON), sigma^2 the group's mean of a rollout's mean of A_t^2, over its tokens.
+    """A / (sigma + EPSILON), sigma^2 the group's mean over rollouts of the mean over t of A_t^2.
 
     A return that is one number for a rollout, less the group's mean: sigma is the population
     standard deviation of the group's returns (GRPO, section 4.1.2). Where returns differ from token

@@ -89,7 +89,7 @@ def test_leave_one_out_does_not_hold_the_own_return():
 
 
 ADVANTAGE = np.random.default_rng(1).normal(1, 2, size=(B, T)).astype(np.float32)
-SQUARE = np.array([np.mean(ADVANTAGE[b, :n].astype(np.float64) ** 2) for b, n in enumerate(LENGTHS)])
+SQUARE = np.array([np.mean(np.float64(ADVANTAGE[b, :n]) ** 2) for b, n in enumerate(LENGTHS)])
 SPREAD = np.sqrt([group_of(SQUARE, b).mean() for b in range(B)])
 GRADED = ADVANTAGE[MASK].astype(np.float64)
 NORMALISED = {

@@ -149,7 +149,7 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
         else "one for all arms",
         "models": models,
         "stages": stage.seconds,
-        "warnings": cautions(models),
+        "warnings": cautions(models) + [line for arm in trained for line in arm.warnings],
     }  # fmt: skip
     results = disk.strict(results)
     results["advice"] = advice.advise(results)

@@ -39,6 +39,7 @@ from opd.run.training.checks import Ready
 from opd.run.training.log import Log
 from opd.run.training.note import Note
 from opd.run.training.policy import Learner
+from opd.run.training.signs import Circumstances
 
 # Keys that a workdir's second start may change.
 FREE = (
@@ -143,6 +144,10 @@ def _train(
     if shown is not None:
         print(f"first prompt: {shown}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
+    trained = plan.method if config.trains == "policy" else None
+    run = Circumstances.of(
+        config.optimizer, trained, config.prompts, plan.ready.world.sampling.length
+    )
     state, memory, note = learner.start(), {}, Note()
     with (
         checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as checkpoints,
@@ -176,7 +181,11 @@ def _train(
                 state, memory, values = learner.advance(state, memory, note.update)
                 note = note.updated(time.perf_counter() - began)
                 row, total = map(int, optimizer.skipped(state.optimizer))
-                log.update(note, memory, values | {"skipped": total})
+                values |= {"skipped": total}
+                note, names, warnings = note.looked(values, run)
+                log.update(note, memory, values | {"warnings": names})
+                for warning in warnings:
+                    print(f"warning: {warning}", file=sys.stderr)
                 _finite(row, values, note, config)
                 bar(beside=f"reward {values['reward']:.2f}" if "reward" in values else None)
     if not over:
@@ -190,6 +199,7 @@ def _train(
         "eval": note.evaluation,
         "stopped": "no better evaluation" if note.update < config.updates else None,
         "biased": biased,
+        "warnings": list(note.warnings),
     }
     disk.dump_json(done, workdir / "done.json")
     return done
