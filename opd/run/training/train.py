@@ -29,7 +29,7 @@ from opd.fields import to_dict
 from opd.method import facts
 from opd.method.table import Method
 from opd.run import drawing
-from opd.run.players import players
+from opd.run.players import match, players
 from opd.run.probe import evaluate
 from opd.run.rollouts import behavior, rewards, sampling
 from opd.run.settings.config import Config
@@ -65,6 +65,7 @@ class Plan:
     method: Method
     sampling: Sampling  # how the rollouts are drawn
     inputs: Mapping[str, Any]  # what results depend on beside the config
+    differences: tuple[str, ...] = ()  # of teacher and student, where the teacher has a part
 
     @property
     def biased(self) -> str | None:
@@ -112,7 +113,10 @@ def check(config: Config, workdir: Path) -> Plan:
     inputs = ready.inputs
     if begun is not None:
         checks.same_inputs(inputs, begun["inputs"], workdir)
-    return Plan(ready, method, drawn, inputs)
+    differences: tuple[str, ...] = ()
+    if _teaches(config, method):
+        differences = match.differences(ready.teacher, ready.student, world.task, inputs)
+    return Plan(ready, method, drawn, inputs, differences)
 
 
 def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, Any] | None:
@@ -143,6 +147,8 @@ def _train(
     shown = pipeline.first_prompt(plan.ready.world.task)
     if shown is not None:
         print(f"first prompt: {shown}", file=sys.stderr)
+    for difference in plan.differences:
+        print(f"warning: {difference}", file=sys.stderr)
     learner = prepare(config, workdir, plan)
     trained = plan.method if config.trains == "policy" else None
     run = Circumstances.of(
@@ -199,7 +205,7 @@ def _train(
         "eval": note.evaluation,
         "stopped": "no better evaluation" if note.update < config.updates else None,
         "biased": biased,
-        "warnings": list(note.warnings),
+        "warnings": [*plan.differences, *note.warnings],
     }
     disk.dump_json(done, workdir / "done.json")
     return done
@@ -213,9 +219,7 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, student)
     teacher = None
-    asked = config.evaluate.teacher or config.probe.every
-    draws = behavior.draws_teacher(plan.method, config.dataset)
-    if asked or draws or costs.needs_teacher(plan.method):
+    if _teaches(config, plan.method):
         teacher = players.make(ready.teacher, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     grade = rewards.grader(ready.reward, world)
@@ -225,6 +229,14 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
         world, student, teacher, plan.method, config, config.optimizer.learning_rate, config.seed,
         judge, grade, plan.sampling, workdir,
     )  # fmt: skip
+
+
+def _teaches(config: Config, method: Method) -> bool:
+    """Whether a training has a teacher: to draw, to grade or to be measured against."""
+    measured = config.evaluate.teacher or config.probe.every > 0
+    draws = behavior.draws_teacher(method, config.dataset)
+    taught = measured or draws or costs.needs_teacher(method)
+    return config.trains == "policy" and taught
 
 
 def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -> Config:
