@@ -115,7 +115,8 @@ def _all_redrawn(line: Line, run: Circumstances) -> bool | None:
 
 
 def _all_cut(line: Line, run: Circumstances) -> bool | None:
-    return line.get("truncated") == 1 if _fresh(line) else None
+    cut = line.get("truncated") == 1 and run.cap > 1  # one token alone has no room for an end
+    return cut if _fresh(line) else None
 
 
 def _all_empty(line: Line, run: Circumstances) -> bool | None:
@@ -137,7 +138,7 @@ def _clipped(line: Line, run: Circumstances) -> bool:
 
 
 def _unchanged(line: Line, run: Circumstances) -> bool:
-    return line.get("unchanged", 0.0) > 0.5  # most of what an update asked for was rounded away
+    return line.get("unchanged", 0.0) > 0.5  # most of what was asked for
 
 
 def _still(line: Line, run: Circumstances) -> bool:
@@ -248,9 +249,9 @@ SIGNS: dict[str, Sign] = {
     ),
     "unchanged": Sign(
         _unchanged, 3,
-        "{unchanged:.0%} of the trained parameters stay as they are, because the update is smaller "
-        "than their dtype can add: give config.student.dtype=float32, or a larger "
-        "config.optimizer.learning_rate",
+        "{unchanged:.0%} of the update is rounded away, because it is smaller than what the "
+        "parameters' dtype can add: raise config.optimizer.learning_rate, or train in a wider "
+        "dtype (config.student.dtype=float32)",
     ),
     "still": Sign(
         _still, 1,

@@ -114,7 +114,7 @@ def check(config: Config, workdir: Path) -> Plan:
     if begun is not None:
         checks.same_inputs(inputs, begun["inputs"], workdir)
     differences: tuple[str, ...] = ()
-    if _teaches(config, method):
+    if _has_teacher(config, method):
         differences = match.differences(ready.teacher, ready.student, world.task, inputs)
     return Plan(ready, method, drawn, inputs, differences)
 
@@ -219,7 +219,7 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, student)
     teacher = None
-    if _teaches(config, plan.method):
+    if _has_teacher(config, plan.method):
         teacher = players.make(ready.teacher, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     grade = rewards.grader(ready.reward, world)
@@ -231,12 +231,13 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     )  # fmt: skip
 
 
-def _teaches(config: Config, method: Method) -> bool:
-    """Whether a training has a teacher: to draw, to grade or to be measured against."""
-    measured = config.evaluate.teacher or config.probe.every > 0
+def _has_teacher(config: Config, method: Method) -> bool:
+    """Whether a teacher grades, draws, or is compared with."""
+    if config.trains == "reward":
+        return False
+    asked = config.evaluate.teacher or config.probe.every > 0
     draws = behavior.draws_teacher(method, config.dataset)
-    taught = measured or draws or costs.needs_teacher(method)
-    return config.trains == "policy" and taught
+    return asked or draws or costs.needs_teacher(method)
 
 
 def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -> Config:

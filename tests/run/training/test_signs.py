@@ -36,7 +36,7 @@ SHOWS = {
     "all_cut": ({"truncated": 1.0}, {"truncated": 63 / 64}),
     "all_empty": ({"length_max": 1.0, "truncated": 0.0}, {"length_max": 1.0, "truncated": 0.5}),
     "skipped": ({"gradient_norm": math.nan}, {"gradient_norm": 999.0}),
-    "same_policy": ({"kl": 1e-5}, {"kl": 2e-4}),
+    "same_policy": ({"kl": 9e-5}, {"kl": 2e-4}),
     "learned": (ONLY_SFT | {"loss_one": 1e-5}, ONLY_SFT),
     "told_apart": (PAIRS | {"loss": 1e-5}, PAIRS),
     "no_entropy": ({"entropy_student": 5e-4}, {"entropy_student": 2e-3}),
@@ -137,11 +137,16 @@ def test_circumstances_are_the_config_s_and_the_row_s():
     assert begin([HEALTHY | {"update": 26}], run=run)[0][0][0] == ["still"]
 
 
+def test_completions_of_one_token_are_all_cut_and_none_the_worse():
+    assert not begin([line({"truncated": 1.0})] * 5, run=dataclasses.replace(RUN, cap=1))[1]
+
+
 def test_a_sequence_weight_counts_rollouts():
     few = HEALTHY | {"ess_of": "trajectory", "ess_rule": 1 / 64}
     assert begin([few] * 3)[0][-1][0] == ["ess_floor"]
     assert begin([few | {"ess_rule": 3 / 64}] * 3)[0][-1][0] == []
     assert begin([few | {"ess_of": "token", "ess_rule": 1 / 64}] * 3)[0][-1][0] == []
+    assert begin([few | {"tokens": 40.0, "ess_rule": 1 / 4}] * 3)[0][-1][0] == []  # of four
 
 
 KINDS = (HEALTHY, *(line(shown) for shown, _ in SHOWS.values()))
