@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from opd.data import hub_tokenizer
+from opd.data.chat import ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import Example, Task
-from opd.run.players import hub
+from opd.run.players import hub, players
 from opd.run.players.players import PlayerPlan
 
 # Prompts that are looked at. Templates differ by the kind of a conversation, and kinds are few.
@@ -49,16 +50,17 @@ def differences(
             "teaches nothing until the student has moved away"
         )
     for player in (teacher, student):
-        own = _own(player)
-        if own is not None and isinstance(task.tokenizer, HubTokenizer):
+        folder = _folder(player)
+        if folder is not None and isinstance(task.tokenizer, HubTokenizer):
+            own = players.own_tokenizer(folder, task)
             found += _ends(player, own, task.tokenizer)
             found += _texts(player, own, task.tokenizer, task.split("train")[:PROMPTS])
         found += _trained_with(player, task)
     return tuple(found + list(_rows(teacher, student, task)))
 
 
-def _own(player: PlayerPlan) -> Path | None:
-    """The folder of a player's own tokenizer and chat template, where it came with some."""
+def _folder(player: PlayerPlan) -> Path | None:
+    """Where a player's own tokenizer and chat template are, if it came with some."""
     if player.hub is not None:
         return player.hub.path
     if player.trained is not None:
@@ -73,10 +75,10 @@ def _own(player: PlayerPlan) -> Path | None:
 # --- ends ------------------------------------------------------------------------------------
 
 
-def _ends(player: PlayerPlan, folder: Path, run: HubTokenizer) -> Iterator[str]:
+def _ends(player: PlayerPlan, own: HubTokenizer, run: HubTokenizer) -> Iterator[str]:
     """Other ids that end a completion: what is graded there, and by whom it isn't meant."""
-    ours, theirs = run.eos_ids, hub_tokenizer.load(folder).eos_ids
-    theirs = tuple(token for token in theirs if token < run.vocab)
+    ours = run.eos_ids
+    theirs = tuple(token for token in own.eos_ids if token < run.vocab)
     if set(ours) == set(theirs):
         return
     name, table = player.name, run.table()
@@ -88,10 +90,10 @@ def _ends(player: PlayerPlan, folder: Path, run: HubTokenizer) -> Iterator[str]:
     added = [token for token in ours if token not in theirs]
     follows = [f"{named(missing)} ends nothing here, so that {MISSING[name]}"] if missing else []
     follows += [f"{named(added)} ends a completion here, and {ADDED[name]}"] if added else []
-    hint = f"data.tokenizer={folder} takes the teacher's, and " if name == "teacher" else ""
+    hint = f"data.tokenizer={own.folder} takes the teacher's, and " if name == "teacher" else ""
     yield (
         f"ends: completions end at {named(ours)} ({run.folder}), and the {name}'s own "
-        f"ends are {named(theirs)} ({folder}): {'; '.join(follows)}; {hint}eos_token_id in "
+        f"ends are {named(theirs)} ({own.folder}): {'; '.join(follows)}; {hint}eos_token_id in "
         f"{run.folder}/generation_config.json may name several"
     )
 
@@ -100,29 +102,35 @@ def _ends(player: PlayerPlan, folder: Path, run: HubTokenizer) -> Iterator[str]:
 
 
 def _texts(
-    player: PlayerPlan, folder: Path, run: HubTokenizer, examples: Sequence[Example]
+    player: PlayerPlan, own: HubTokenizer, run: HubTokenizer, examples: Sequence[Example]
 ) -> Iterator[str]:
     """Prompts that are written otherwise with a player's own files, or texts split otherwise."""
     texts = [text for each in examples for text in (each.prompt, each.solution) if text is not None]
-    plain = hub_tokenizer.load(folder)
-    parted = (_parted(run.encode, plain.encode, text) for text in texts)
+    parted = (_parted(run.encode, own.encode, text) for text in texts)
     split = next(filter(None, parted), None)
     if split is not None:
         ours, theirs = split
         yield (
             f"tokenizer: a text has the ids {_cut(ours)} here, and {_cut(theirs)} by the "
-            f"{player.name}'s own tokenizer.json ({folder}): {FORM[player.name]}"
+            f"{player.name}'s own tokenizer.json ({own.folder}): {FORM[player.name]}"
         )
         return
-    try:
-        own = hub_tokenizer.load(folder, run.chat)
-    except ValueError as error:  # a system message or arguments, and no template for them
-        refused = f"the {player.name}'s own files refuse data.chat ({error})"
-        yield _form(player, folder, run, refused)
+    if own.chat != run.chat:  # a system message or arguments, and no template for them
+        why = _refusal(own.folder, run.chat)
+        yield _form(player, own, run, f"the {player.name}'s own files refuse data.chat ({why})")
         return
     other = next(filter(None, (_prompt(player, own, run, each) for each in examples)), None)
     if other is not None:
-        yield _form(player, folder, run, other)
+        yield _form(player, own, run, other)
+
+
+def _refusal(folder: Path, chat: ChatConfig) -> str:
+    """Why a folder doesn't take a chat."""
+    try:
+        hub_tokenizer.load(folder, chat)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _prompt(
@@ -143,11 +151,11 @@ def _prompt(
     return f"a prompt has the ids {_cut(ours)} here, and {_cut(theirs)} by the {player.name}'s own"
 
 
-def _form(player: PlayerPlan, folder: Path, run: HubTokenizer, what: str) -> str:
+def _form(player: PlayerPlan, own: HubTokenizer, run: HubTokenizer, what: str) -> str:
     """A line on the form of prompts: who has a template, what differs, what follows."""
-    has = ["none" if _bare(where) else "one" for where in (run.folder, folder)]
-    hint = "" if player.name == "student" else f"; data.tokenizer={folder} takes the teacher's"
-    whose = f"{run.folder} has {has[0]}, {folder} {has[1]}"
+    has = ["none" if _bare(each.folder) else "one" for each in (run, own)]
+    hint = "" if player.name == "student" else f"; data.tokenizer={own.folder} takes the teacher's"
+    whose = f"{run.folder} has {has[0]}, {own.folder} {has[1]}"
     return f"chat template ({whose}): {what}: {FORM[player.name]}{hint}"
 
 
