@@ -130,6 +130,11 @@ def _reward(batch: Batch) -> Mean | None:
     return None if reward is None else batch.per_rollout(jnp.sum(reward))
 
 
+def _reward_range(batch: Batch) -> Mean | None:
+    reward = batch.rollout.reward
+    return None if reward is None else whole(jnp.max(reward) - jnp.min(reward))
+
+
 def _clip_fraction(batch: Batch) -> Mean | None:
     if batch.method is None:
         return None
@@ -162,6 +167,10 @@ METRICS: dict[str, Metric] = {
     "reward": Metric(
         _reward,
         "reward", "terminal reward of a rollout, on average",
+    ),
+    "reward_range": Metric(
+        _reward_range,
+        "reward", "the best rollout's less the worst's",
     ),
     "entropy_student": Metric(
         lambda b: b.per_token(b.stats.entropy_student),

@@ -39,11 +39,14 @@ def baseline(returns: Array, mask: Array, group: Array, kind: str) -> Array:
     return zero(jnp.broadcast_to(total[:, None], mask.shape), mask)
 
 
-def normalise(advantage: Array, returns: Array, mask: Array, group: Array, kind: str) -> Array:
-    """The advantage [B, T] on the scale that one of NORMALISERS gives it."""
-    chex.assert_rank((advantage, returns, mask, group), (2, 2, 2, 1))
-    chex.assert_equal_shape((advantage, returns, mask))
-    return zero(NORMALISERS[kind].value(advantage, returns[:, 0], mask, group), mask)
+def normalise(advantage: Array, mask: Array, group: Array, kind: str) -> Array:
+    """The advantage [B, T] on the scale that one of NORMALISERS gives it.
+
+    What divides is the spread of the advantage itself, so that none is left without a bound.
+    """
+    chex.assert_rank((advantage, mask, group), (2, 2, 1))
+    chex.assert_equal_shape((advantage, mask))
+    return zero(NORMALISERS[kind].value(advantage, mask, group), mask)
 
 
 def _group_sum(values: Array, group: Array) -> Array:
@@ -72,19 +75,26 @@ def leave_one_out(total: Array, group: Array) -> Array:
     return (_group_sum(total, group) - total) / jnp.maximum(others, 1)
 
 
-def no_normaliser(advantage: Array, total: Array, mask: Array, group: Array) -> Array:
+def no_normaliser(advantage: Array, mask: Array, group: Array) -> Array:
     """The advantage as it is."""
     return advantage
 
 
-def group_std(advantage: Array, total: Array, mask: Array, group: Array) -> Array:
-    """Divided by the group's population standard deviation + EPSILON (GRPO, section 4.1.2)."""
-    deviation = total - group_mean(total, group)
-    spread = jnp.sqrt(group_mean(deviation**2, group))
-    return advantage / (spread + EPSILON)[:, None]
+def group_std(advantage: Array, mask: Array, group: Array) -> Array:
+    """A / (sigma + EPSILON), sigma^2 the group's mean over rollouts of the mean over t of A_t^2.
+
+    A return that is one number for a rollout, less the group's mean: sigma is the population
+    standard deviation of the group's returns (GRPO, section 4.1.2). Where returns differ from token
+    to token it is the spread about the baseline of all that is divided, and |A_t / sigma| is
+    sqrt(G T) at most.
+    """
+    square = zero(advantage, mask) ** 2
+    first = square[:, :1]  # the others relative to it: of equal numbers the mean is exactly theirs
+    of_rollout = first[:, 0] + masked.mean(square - first, mask, axis=1)
+    return advantage / (jnp.sqrt(group_mean(of_rollout, group)) + EPSILON)[:, None]
 
 
-def whiten(advantage: Array, total: Array, mask: Array, group: Array) -> Array:
+def whiten(advantage: Array, mask: Array, group: Array) -> Array:
     """Mean 0 and standard deviation 1 over the graded tokens of the global batch."""
     centred = advantage - masked.mean(advantage, mask)
     return centred / (jnp.sqrt(masked.mean(centred**2, mask)) + EPSILON)
@@ -105,12 +115,12 @@ class Baseline:
 
 @dataclasses.dataclass(frozen=True)
 class Normaliser:
-    """What puts an advantage on a scale, f(advantage [B, T], total [B], mask, group) -> [B, T].
+    """What puts an advantage on a scale, f(advantage [B, T], mask, group) -> [B, T].
 
     `of` as in Baseline; `rollouts` says that it is a statistic of whole rollouts.
     """
 
-    value: Callable[[Array, Array, Array, Array], Array]
+    value: Callable[[Array, Array, Array], Array]
     of: str | None = None
     rollouts: bool = False
 

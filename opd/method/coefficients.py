@@ -270,4 +270,4 @@ def _credit(
         if term.returns == "mean":
             total = returns.mean(reward, mask, term.gamma)
         advantage = total - baselines.baseline(total, mask, group, term.baseline)
-    return baselines.normalise(advantage, total, mask, group, term.normaliser), target
+    return baselines.normalise(advantage, mask, group, term.normaliser), target

@@ -51,7 +51,7 @@ def test_a_batch_without_something_lacks_its_metrics(here):
     alone = dataclasses.replace(here.rollout, reward=None)
     stats = dataclasses.replace(here.stats, kl=None, entropy_teacher=None)
     found = metrics_of(Batch(alone, stats)).keys()
-    gone = {"reward", "kl", "kl_by_position", "entropy_teacher"}
+    gone = {"reward", "reward_range", "kl", "kl_by_position", "entropy_teacher"}
     gone |= {"loss", "clip_fraction", "gradient_norm", "critic_gradient_norm", "unchanged"}
     assert found == METRICS.keys() - gone
 

@@ -1,8 +1,12 @@
 """Baselines and normalisers against NumPy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from opd.method import baselines
 
@@ -32,15 +36,15 @@ WANTED = {
 
 # Compiled, since leak checking compiles every eager operation anew.
 BASELINE = jax.jit(baselines.baseline, static_argnums=3)
-NORMALISE = jax.jit(baselines.normalise, static_argnums=4)
+NORMALISE = jax.jit(baselines.normalise, static_argnums=3)
 
 
 def subtracted(kind, values=RETURNS, mask=MASK):
     return np.asarray(BASELINE(values, mask, GROUP, kind))
 
 
-def divided(kind, advantage, values=RETURNS):
-    return np.asarray(NORMALISE(advantage, values, MASK, GROUP, kind))
+def divided(kind, advantage, mask=MASK, group=GROUP):
+    return np.asarray(NORMALISE(advantage, mask, group, kind))
 
 
 def test_every_kind_is_here():
@@ -85,7 +89,8 @@ def test_leave_one_out_does_not_hold_the_own_return():
 
 
 ADVANTAGE = np.random.default_rng(1).normal(1, 2, size=(B, T)).astype(np.float32)
-SPREAD = np.array([group_of(TOTAL, b).std() for b in range(B)])
+SQUARE = np.array([np.mean(np.float64(ADVANTAGE[b, :n]) ** 2) for b, n in enumerate(LENGTHS)])
+SPREAD = np.sqrt([group_of(SQUARE, b).mean() for b in range(B)])
 GRADED = ADVANTAGE[MASK].astype(np.float64)
 NORMALISED = {
     "none": ADVANTAGE,
@@ -102,8 +107,40 @@ def test_normalisers_are_their_definitions(kind, junk):
     np.testing.assert_allclose(divided(kind, advantage), wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_one_return_a_rollout_is_divided_by_the_group_s_standard_deviation():
+    """GRPO's: bit for bit what the returns alone make of it, whatever the lengths."""
+    rows = np.broadcast_to(RETURNS[:, :1], (B, T))
+    advantage = rows - subtracted("group", rows)
+
+    @jax.jit
+    def published(total):
+        mean = baselines.group_mean(total, GROUP)
+        spread = jnp.sqrt(baselines.group_mean((total - mean) ** 2, GROUP))
+        return (total - mean) / (spread + baselines.EPSILON)
+
+    wanted = np.asarray(published(RETURNS[:, 0]))[:, None]
+    np.testing.assert_array_equal(divided("group_std", advantage), np.where(MASK, wanted, 0))
+    spread = np.array([group_of(TOTAL, b).std() for b in range(B)])
+    plain = (TOTAL - WANTED["group"]) / (spread + 1e-4)
+    np.testing.assert_allclose(wanted[:, 0], plain, rtol=1e-5, atol=1e-7)
+
+
 def test_a_group_of_equal_rewards_teaches_nothing():
     """Centred by its mean and divided by EPSILON: exactly zero, not NaN."""
     same = np.tile(np.float32([[1], [1], [0.5], [0.5], [0.5], [7]]), (1, T))
     advantage = same - subtracted("group", same)
-    np.testing.assert_array_equal(divided("group_std", advantage, same), 0)
+    np.testing.assert_array_equal(divided("group_std", advantage), 0)
+
+
+NUMBERS = st.floats(-1e6, 1e6, width=32)
+
+
+@given(
+    arrays(np.float32, (B, T), elements=NUMBERS),
+    arrays(np.int64, B, elements=st.integers(1, T)),
+    st.sampled_from([name for name in NORMALISED if name != "none"]),
+)
+def test_what_is_divided_by_a_spread_stays_within_bounds(advantage, lengths, kind):
+    """Root mean square 1 over n numbers: none of them is more than sqrt(n), whatever they are."""
+    found = divided(kind, advantage, np.arange(T) < lengths[:, None])
+    assert np.all(np.abs(found) <= np.sqrt(B * T) * (1 + 1e-4))

@@ -1,5 +1,6 @@
 """From a method, a rollout and its statistics to the law's [B, T] weights."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -10,7 +11,7 @@ import pytest
 from opd.engine import programs
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, local, table
-from opd.method.axes import Origin, Term
+from opd.method.axes import AXES, Origin, Term
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.types import Rollout, TokenStats
@@ -135,6 +136,46 @@ WANTED = {
     "k1_loss": np.full((B, T), -1.0),
 }
 PUBLISHED = [name for name in NAMES if name not in WANTED]  # their oracle: tests/contract
+
+
+def divided():
+    """Every method whose advantage a group's spread divides: signals, returns and baselines."""
+    credits = [
+        f"gamma=1,returns={returns},baseline={baseline},normaliser=group_std"
+        for returns in AXES["returns"].choices
+        for baseline in AXES["baseline"].choices
+    ]
+    ratio = "importance=token,ratio_rule=truncate,high=1"  # V-trace's; it makes nothing larger
+    for row in ("opd_sampled", "kl_advantage", "reinforce", "rl_with_reference@penalty=k1"):
+        start = row if "@" in row else row + "@"
+        of = "reference." if "reference" in row else ""
+        for credit in credits:
+            keys = f"{credit},{ratio}" if "vtrace" in credit else credit
+            name = start + "," * ("@" in row) + ",".join(of + key for key in keys.split(","))
+            with contextlib.suppress(ValueError):  # means nothing
+                yield table.parse(name)
+
+
+def equal_totals(values):
+    """Values [B, T] whose sum over a rollout is 1 to rounding, whatever it is at each token."""
+    last = np.arange(T) == LENGTHS[:, None] - 1
+    rest = np.where(MASK & ~last, values, 0)
+    return np.where(last, 1 - rest.sum(1, keepdims=True), rest).astype(np.float32)
+
+
+def test_equal_totals_are_not_divided_by_nothing():
+    """No coefficient passes what a number can be of a root mean square of 1, nor is any NaN."""
+    methods = tuple(divided())
+    assert len(methods) >= 20
+    grade, dense = equal_totals(GRADE), equal_totals(RNG.normal(size=(B, T)))
+    stats = TokenStats(STUDENT, STUDENT, STUDENT + grade, STUDENT, dense)
+    drawn = dataclasses.replace(
+        rollout(), reward=np.ones(B, np.float32), logp_reference=STUDENT + dense
+    )
+    for method, found in zip(methods, program(methods)(drawn, stats), strict=True):
+        size = np.abs(np.asarray(found.onehot)) * B
+        terms = sum(abs(term.coef) * np.sqrt(B * T) for term in method.terms)
+        assert np.all(size <= terms * 1.001), (method.name, size.max())
 
 
 @pytest.mark.parametrize("name", WANTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from opd import disk
+from opd.engine import optimizer
 from opd.method.table import Method
 from opd.run.drawing import Player, World
 from opd.run.probe.evaluate import Judge
@@ -18,6 +20,8 @@ from opd.run.rollouts import rewards
 from opd.run.settings.config import Config
 from opd.run.store import progress
 from opd.run.training import policy
+from opd.run.training.note import Note
+from opd.run.training.signs import Circumstances
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,12 +35,13 @@ class Log:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arm:
-    """A trained arm: its curve, and the parameters that the late probe wants."""
+    """A trained arm: its curve, the parameters that the late probe wants, what was warned of."""
 
     curve: dict[str, Any]
     last: Player
     late: Player  # at the first evaluation with KL <= 10 % of the start's, or the last
     late_rollouts: int
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -64,6 +69,7 @@ def train(
     )  # compiles: the state it leaves is dropped
     state, memory = learner.start(), {}
     curve = _Curve(method.name, rate, seed)
+    named = f"{method.name} (seed {seed}, rate {rate:g})"
 
     def evaluate(done: int) -> None:
         figures, samples = judge(Player(student.model, state.params), log.shown)
@@ -73,7 +79,8 @@ def train(
                 {"arm": method.name, "seed": seed, "learning_rate": rate, "update": done} | sample
             )
 
-    late, clock = None, 0.0
+    run = Circumstances.of(config.optimizer, method, config.prompts, world.sampling.length)
+    late, clock, note = None, 0.0, Note()
     evaluate(0)
     with progress.progress(f"{method.name} seed {seed}", config.updates) as bar:
         for number in range(config.updates):
@@ -82,9 +89,13 @@ def train(
             jax.block_until_ready(state)
             clock += time.perf_counter() - began
             done = number + 1
+            values |= {"skipped": int(optimizer.skipped(state.optimizer)[1])}
+            note, names, warnings = note.updated(clock).looked(values, run)
+            for warning in warnings:
+                print(f"warning: {named}, {warning}", file=sys.stderr)
             log.metrics.write(
                 {"arm": method.name, "seed": seed, "learning_rate": rate, "update": done,
-                 "rollouts": memory["generated"], "seconds": clock} | values
+                 "rollouts": memory["generated"], "seconds": clock, "warnings": names} | values
             )  # fmt: skip
             if done % config.evaluate.every == 0 or done == config.updates:
                 evaluate(done)
@@ -93,7 +104,8 @@ def train(
             bar(beside=f"reward {values['reward']:.2f}" if "reward" in values else None)
     params, rollouts = late or (state.params, memory["generated"])
     last = Player(student.model, state.params)
-    return Arm(curve.record, last, Player(student.model, params), rollouts)
+    said = tuple(f"{named}, {warning}" for warning in note.warnings)
+    return Arm(curve.record, last, Player(student.model, params), rollouts, said)
 
 
 class _Curve:

@@ -29,7 +29,7 @@ from opd.report import page as report
 from opd.run import drawing
 from opd.run.comparing import arms
 from opd.run.drawing import Player, World
-from opd.run.players import players
+from opd.run.players import match, players
 from opd.run.probe import evaluate, price, probe
 from opd.run.settings.config import Config, RewardConfig, SamplingConfig
 from opd.run.store import progress
@@ -54,6 +54,7 @@ class Plan:
     config: Config  # of the day that belongs to the run
     ready: Ready
     inputs: Mapping[str, Any]  # what results depend on beside the config
+    differences: tuple[str, ...]  # of teacher and student
 
 
 def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, Any]:
@@ -77,6 +78,8 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
         print(f"first prompt: {shown}", file=sys.stderr)
     for remark in pipeline.remarks(world.task):
         print(remark, file=sys.stderr)
+    for difference in plan.differences:
+        print(f"warning: {difference}", file=sys.stderr)
 
     stage = progress.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
@@ -153,7 +156,11 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
         else "one for all arms",
         "models": models,
         "stages": stage.seconds,
-        "warnings": cautions(models),
+        "warnings": [
+            *plan.differences,
+            *cautions(models),
+            *(warning for arm in trained for warning in arm.warnings),
+        ],
     }  # fmt: skip
     results = disk.strict(results)
     results["advice"] = advice.advise(results)
@@ -195,7 +202,8 @@ def check(config: Config, workdir: Path) -> Plan:
     inputs = ready.inputs
     if done is not None:
         checks.same_inputs(inputs, done.get("inputs", {}), workdir)
-    return Plan(config, ready, inputs)
+    differences = match.differences(ready.teacher, ready.student, ready.world.task, inputs)
+    return Plan(config, ready, inputs, differences)
 
 
 def finished(workdir: Path) -> dict[str, Any] | None:

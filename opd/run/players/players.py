@@ -204,7 +204,7 @@ def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
     """
     if not hub_tokenizer.has_tokenizer(path):
         raise ValueError(f"{path}: has no {hub_tokenizer.FILE}: its ids can't be told")
-    table = _tokenizer(path, task).table()
+    table = own_tokenizer(path, task).table()
     theirs = hub.look(path, dtype, tokens=len(table))
     rows = theirs.config.vocab  # an id without a row is never read or written
     try:
@@ -263,12 +263,21 @@ def within(task: Task, tokens: int) -> Task:
     return task
 
 
-def _tokenizer(path: Path, task: Task) -> HubTokenizer:
-    """A folder's tokenizer: the data's own where that is the folder's, read already."""
+def own_tokenizer(path: Path, task: Task) -> HubTokenizer:
+    """A folder's tokenizer, with the data's chat where it takes that: read once, all the same.
+
+    Raises:
+        ValueError: what `hub_tokenizer.load` refuses.
+    """
     ours = task.tokenizer
-    return (
-        ours if isinstance(ours, HubTokenizer) and ours.folder == path else hub_tokenizer.load(path)
-    )
+    if not isinstance(ours, HubTokenizer):
+        return hub_tokenizer.load(path)
+    if ours.folder == path:
+        return ours
+    try:
+        return hub_tokenizer.load(path, ours.chat)
+    except ValueError:  # it has no use for the chat, or is broken
+        return hub_tokenizer.load(path)
 
 
 # --- made ------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from opd.fields import to_dict
 from opd.method import facts
 from opd.method.table import Method
 from opd.run import drawing
-from opd.run.players import players
+from opd.run.players import match, players
 from opd.run.probe import evaluate
 from opd.run.rollouts import behavior, rewards, sampling
 from opd.run.settings.config import Config
@@ -39,6 +39,7 @@ from opd.run.training.checks import Ready
 from opd.run.training.log import Log
 from opd.run.training.note import Note
 from opd.run.training.policy import Learner
+from opd.run.training.signs import Circumstances
 
 # Keys that a workdir's second start may change.
 FREE = (
@@ -65,6 +66,7 @@ class Plan:
     method: Method
     sampling: Sampling  # how the rollouts are drawn
     inputs: Mapping[str, Any]  # what results depend on beside the config
+    differences: tuple[str, ...] = ()  # of teacher and student, where the teacher has a part
 
     @property
     def biased(self) -> str | None:
@@ -114,7 +116,10 @@ def check(config: Config, workdir: Path) -> Plan:
     inputs = ready.inputs
     if begun is not None:
         checks.same_inputs(inputs, begun["inputs"], workdir)
-    return Plan(config, ready, method, drawn, inputs)
+    differences: tuple[str, ...] = ()
+    if _has_teacher(config, method):
+        differences = match.differences(ready.teacher, ready.student, world.task, inputs)
+    return Plan(config, ready, method, drawn, inputs, differences)
 
 
 def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, Any] | None:
@@ -148,9 +153,15 @@ def _train(
         print(f"first prompt: {shown}", file=sys.stderr)
     for remark in pipeline.remarks(plan.ready.world.task):
         print(remark, file=sys.stderr)
+    for difference in plan.differences:
+        print(f"warning: {difference}", file=sys.stderr)
     taught = _has_teacher(config, plan.method)
     print(footprint.said(config, plan.ready, plan.method, taught), file=sys.stderr)
     learner = prepare(config, workdir, plan)
+    trained = plan.method if config.trains == "policy" else None
+    run = Circumstances.of(
+        config.optimizer, trained, config.prompts, plan.ready.world.sampling.length
+    )
     state, memory, note = learner.start(), {}, Note()
     with (
         checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as checkpoints,
@@ -184,7 +195,11 @@ def _train(
                 state, memory, values = learner.advance(state, memory, note.update)
                 note = note.updated(time.perf_counter() - began)
                 row, total = map(int, optimizer.skipped(state.optimizer))
-                log.update(note, memory, values | {"skipped": total})
+                values |= {"skipped": total}
+                note, names, warnings = note.looked(values, run)
+                log.update(note, memory, values | {"warnings": names})
+                for warning in warnings:
+                    print(f"warning: {warning}", file=sys.stderr)
                 _finite(row, values, note, config)
                 bar(beside=f"reward {values['reward']:.2f}" if "reward" in values else None)
     if not over:
@@ -198,6 +213,7 @@ def _train(
         "eval": note.evaluation,
         "stopped": "no better evaluation" if note.update < config.updates else None,
         "biased": biased,
+        "warnings": [*plan.differences, *note.warnings],
     }
     disk.dump_json(done, workdir / "done.json")
     return done

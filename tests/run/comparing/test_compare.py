@@ -211,6 +211,7 @@ def test_arms_start_from_identical_rollouts(run):
     for key in ("tokens", "length", "reward", "entropy_student", "truncated"):
         assert first["opd"][key] == pytest.approx(first["grpo"][key], rel=1e-5), key
     assert all(line["log_ratio_max"] < 1e-3 for line in lines)
+    assert all(line["skipped"] == 0 and isinstance(line["warnings"], list) for line in lines)
     samples = disk.read_jsonl(run.workdir / "samples.jsonl")
     shown = [[s for s in samples if (s["arm"], s["update"]) == (arm, 0)] for arm in first]
     texts = [[(s["prompt"], s["completion"], s["reward"]) for s in arm] for arm in shown]

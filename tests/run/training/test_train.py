@@ -68,6 +68,7 @@ def test_a_finished_run_says_what_it_did_and_stays_as_it_is(whole):
     line = disk.read_jsonl(whole / "metrics.jsonl")[-1]
     assert line["tokens_per_second"] > 0 and line["flops_per_second"] > 0
     assert line["skipped"] == 0 and done["biased"] is None
+    assert done["warnings"] == [] == [name for each in lines(whole) for name in each["warnings"]]
     assert len(line["kl_by_position"]) > 1 and 0 < line["ess_token"] <= 1.0001
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
     assert train.train(debug(updates=6), whole) == done
@@ -318,6 +319,27 @@ def test_a_reward_that_is_no_number_names_the_prompt(players, tmp_path, monkeypa
     with pytest.raises(RewardError, match="judged:badly.*prompt '.*returned 'no'"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "done.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_nothing_says_so_once_and_after_a_restart_as_without(
+    players, tmp_path, monkeypatch, capfd
+):
+    (tmp_path / "strict.py").write_text("def never(prompt, completion, answer):\n    return 0.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    dead = {"method__name": "grpo", "reward__function": "strict:never", "models": str(players)}
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    done = train.train(debug(updates=6, **dead), whole)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
+    assert said == [f"warning: {warning}" for warning in done["warnings"]] and len(said) == 1
+    assert said[0].startswith("warning: update 3: every completion earns 0, ")
+    names = [line["warnings"] for line in lines(whole)]
+    assert names == [[]] * 2 + [["equal_rewards", "equal_groups", "no_gradient"]] * 4
+    for updates, warned in ((4, 1), (6, 0)):
+        done = train.train(debug(updates=updates, **dead), workdir)
+        assert capfd.readouterr().err.count("warning: ") == warned
+    same(workdir, whole)
+    assert done["warnings"] == json.loads((whole / "done.json").read_text())["warnings"]
 
 
 @pytest.mark.slow
