@@ -69,7 +69,7 @@ def freedom(rest: Array) -> int:
     excess = n * float(squares @ squares) - float(squares.sum()) ** 2  # (kurtosis - 1) sum^2
     if excess <= 0:
         return n - 1
-    return max(1, min(n - 1, int(2 * n * float(squares.sum()) ** 2 / excess)))
+    return min(n - 1, int(2 * n * float(squares.sum()) ** 2 / excess))  # 2 or more
 
 
 def hull(

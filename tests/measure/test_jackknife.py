@@ -133,6 +133,7 @@ def correlated(value, factor, groups=40):
         (1.0, -2.0, True),  # what is left out lies below, and reaches beyond 0
         (10.0, -2.0, False),  # below, but smaller ratios than it are allowed
         (1.0, 4.0, False),  # above
+        (-10.0, 4.0, False),  # above an estimate that can't be true
     ],
 )
 def test_what_a_set_leaves_out_bounds_it_only_where_nothing_smaller_can_be(value, factor, bounded):
