@@ -21,7 +21,8 @@ from opd.data.spelled import Speller, anywhere, pattern
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'user' and m.content.startswith('<call>') %}<|user|>called {% endif %}"
-    "<|user|>{{ m.role }}\n{{ m.content | trim }}{{ m.tool_calls | tojson if m.tool_calls }} <|end|> "
+    "<|user|>{{ m.role }}\n{{ m.content | trim }}{{ m.tool_calls | tojson if m.tool_calls }}"
+    " <|end|> "
     "{% endfor %}{{ tools | tojson if tools }}{{ extra }}<call>{% generation %}{% endgeneration %}"
 )
 
