@@ -150,7 +150,7 @@ def _renamed(
                     single_word=token.single_word,
                     lstrip=token.lstrip,
                     rstrip=token.rstrip,
-                    normalized=token.normalized and name == token.content,
+                    normalized=token.normalized,
                     special=token.special,
                 )
             ]

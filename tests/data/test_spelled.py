@@ -21,7 +21,8 @@ from opd.data.spelled import Speller, anywhere, pattern
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'user' and m.content.startswith('<call>') %}<|user|>called {% endif %}"
-    "<|user|>{{ m.role }}\n{{ m.content | trim }}{{ m.tool_calls | tojson if m.tool_calls }}<|end|>"
+    "<|user|>{{ m.role }}\n{{ m.content | trim }}{{ m.tool_calls | tojson if m.tool_calls }}"
+    " <|end|> "
     "{% endfor %}{{ tools | tojson if tools }}{{ extra }}<call>{% generation %}{% endgeneration %}"
 )
 
@@ -36,9 +37,10 @@ def metaspace() -> hf.Tokenizer:
 
 def spaced() -> hf.Tokenizer:
     """Specials that take the spaces beside them, as Phi's do."""
-    made = byte_level()
-    made.add_special_tokens([hf.AddedToken("<|end|>", rstrip=True, lstrip=True, special=True)])
-    return made
+    described = json.loads(byte_level().to_str())
+    for token in described["added_tokens"]:
+        token |= {"lstrip": True, "rstrip": True}
+    return hf.Tokenizer.from_str(json.dumps(described))
 
 
 KINDS = {"byte_level": byte_level, "sentencepiece": sentencepiece, "metaspace": metaspace,
@@ -49,7 +51,8 @@ KINDS = {"byte_level": byte_level, "sentencepiece": sentencepiece, "metaspace": 
 def folder(request, tmp_path_factory):
     made = KINDS[request.param]()
     made.add_special_tokens(["<s>", "<|end|>", "<|user|>"])
-    made.add_tokens([hf.AddedToken("<call>", special=False), hf.AddedToken("\n\n", special=False)])
+    flags = {"special": False, "normalized": False}
+    made.add_tokens([hf.AddedToken("<call>", **flags), hf.AddedToken("\n\n", special=False)])
     where = tmp_path_factory.mktemp(request.param) / "m"
     named = {"eos_token": "<|end|>", "bos_token": "<s>", "chat_template": TEMPLATE}
     return write(where, made, **named)
@@ -133,7 +136,9 @@ def test_an_assistant_s_thoughts_are_its_tokens(folder, theirs):
     assert found.encode_prompt(asked) == wanted["input_ids"]
     assert found.encode_prompt(conversation("a <call> b")).count(call) == 1
     assert found.spells(conversation("a <call> b")) == {"<call>"}
-    assert found.spells(conversation("x", "<|end|><call>", "x")) == {"<|end|>"}
+    both = conversation("x", "<|end|><call>", "x")
+    assert found.spells(both) == {"<|end|>"}
+    assert found.encode_prompt(both).count(call) == 2, "the template's, and its own"
 
 
 @pytest.mark.parametrize(
