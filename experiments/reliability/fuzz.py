@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.reliability import page
-from opd.data import hub_tokenizer, pipeline
-from opd.data.chat import PLAIN, ChatConfig, Template
+from opd.data import conversation, hub_tokenizer, pipeline
+from opd.data.chat import PLAIN, Template
 from opd.data.config import DataConfig
 from opd.run.players import hub
 from opd.run.settings import config as configs
@@ -167,8 +167,11 @@ def command_line(scene: Scene, rng: random.Random) -> None:
 
 LINES = (
     {"prompt": "what is 1 + 1?", "answer": "2"},
-    {"prompt": "say hi"},
     {"messages": [{"role": "user", "content": "hi"}], "answer": 3},
+    {"prompt": [{"role": "user", "content": "hi"}], "system": "be short", "answer": 0.5},
+)
+# What the valid folder's template has no place for.
+REFUSED = (
     {
         "messages": [
             {"role": "system", "content": "be short"},
@@ -185,7 +188,7 @@ def prompt_lines(scene: Scene, rng: random.Random) -> None:
     path = scene.place / "prompts.jsonl"
     lines = [json.dumps(rng.choice(LINES)) for _ in range(12)]
     at = rng.randrange(len(lines))
-    lines[at] = json.dumps(damaged(rng.choice(LINES), rng))
+    lines[at] = json.dumps(damaged(rng.choice(LINES + REFUSED), rng))
     content = "\n".join(lines).encode()
     path.write_bytes(flipped(content, rng) if rng.random() < 0.3 else content)
     config = DataConfig(
@@ -243,7 +246,7 @@ def chat_templates(scene: Scene, rng: random.Random) -> None:
     """Programs in the template's language, some of which want out, or never end."""
     source = "".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 9)))
     template = Template(source, {"bos_token": "<|turn|>"}, "chat_template")
-    text = template.render([{"role": "user", "content": "hi"}], ChatConfig().given())
+    text = template.render(conversation.of_text("hi"))
     if "<class" in text or "built-in" in text or "root:" in text:
         raise AssertionError(f"{source!r} shows {text[:200]!r}")
 

@@ -105,6 +105,7 @@ def test_metrics_of_a_rollout_are_of_its_graded_tokens(here):
         "entropy_student": np.asarray(here.stats.entropy_student)[mask].mean(),
         "entropy_teacher": np.asarray(here.stats.entropy_teacher)[mask].mean(),
         "reward": np.mean(here.rollout.reward),
+        "reward_range": np.ptp(here.rollout.reward),
     }
     assert found.pop("log_ratio_max") < 1e-4  # sampled and scored by the same policy
     assert abs(found.pop("drift")) < 1e-3

@@ -35,7 +35,6 @@ DRAWN = local.Rule("reverse_kl", expectation="resampled", k=2)
 REFUSED = {
     "terminal, a reward of every token": lambda: returns.terminal(TABLE, MASK),
     "terminal, of fewer rollouts": lambda: returns.terminal(ROW[:1], MASK),
-    "broadcast": lambda: returns.broadcast(TABLE, MASK),
     "discounted": lambda: returns.discounted(ROW, MASK, 1.0),
     "discounted, a column": lambda: returns.discounted(ROW[:, None], MASK, 1.0),
     "future": lambda: returns.future(ROW, MASK, 1.0),

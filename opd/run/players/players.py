@@ -130,15 +130,18 @@ class PlayerPlan:
         return None
 
 
-def refuse_no_folder(*players: PlayerConfig) -> None:
+def refuse_no_folder(**players: PlayerConfig) -> None:
     """Refuses a path that is neither a player's folder nor a Hugging Face one.
 
     Raises:
-        ValueError: says what it is instead, and what is allowed.
+        ValueError: names the key, says what it is instead, and what is allowed.
     """
-    for player in players:
+    for name, player in players.items():
         if player.path is not None and not (Path(player.path) / "player.json").exists():
-            hub.refuse_no_checkpoint(Path(player.path))
+            try:
+                hub.refuse_no_checkpoint(Path(player.path))
+            except ValueError as error:
+                raise ValueError(f"config.{name}.path: {error}") from None
 
 
 def look(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:

@@ -99,7 +99,10 @@ def check(asked: Asked) -> Plan:
         raise ValueError(
             f"--temperature={asked.temperature}: allowed is more than 0; the arg max is scored too"
         )
-    hub.refuse_no_checkpoint(asked.path)
+    try:
+        hub.refuse_no_checkpoint(asked.path)
+    except ValueError as error:
+        raise ValueError(f"--path: {error}") from None
     config, split = data(asked)
     task = pipeline.load(config)
     if split not in task.splits:

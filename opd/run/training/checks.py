@@ -175,7 +175,7 @@ def ready(
     Raises:
         ValueError: what is wrong with data, split, models, meshes or methods.
     """
-    players.refuse_no_folder(config.teacher, config.student)
+    players.refuse_no_folder(teacher=config.teacher, student=config.student)
     task = pipeline.load(config.tokenized)
     if workdir is not None:
         task = pipeline.recognised(task, workdir)

@@ -80,12 +80,12 @@ CASES = {
     "no template there": (lambda t, s: template(t, None), {}, ["student has one, ", "r none)"]),
     "a system message of its own": (lambda t, s: template(t, SYSTEM), {}, ["You are a helper."]),
     "thinking": (
-        lambda t, s: template(t, THINKING), {"arguments": '{"enable_thinking": false}'},
-        ["by the teacher's own template", "<think></think>"],
+        lambda t, s: template(s, THINKING), {"arguments": '{"enable_thinking": false}'},
+        ["the teacher's own files refuse data.chat (", "'enable_thinking', which", "never reads"],
     ),
     "no system message allowed": (
         lambda t, s: template(t, REFUSING + folders.TEMPLATE), {"system": "Be brief."},
-        ["the teacher's own template refuses a prompt (", "no system"],
+        ["the teacher's own files refuse data.chat (data.chat.system: ", "no system"],
     ),
     "a system message, and no template": (
         lambda t, s: template(t, None), {"system": "Be brief."},
@@ -230,7 +230,7 @@ def test_it_is_said_before_the_first_step(plain, tmp_path, monkeypatch, capfd):
     for run in (train.train, compare.compare):
         with pytest.raises(Stop):
             run(config, tmp_path / run.__name__)
-        assert capfd.readouterr().err.splitlines()[-1] == f"warning: {line}"
+        assert f"warning: {line}" in capfd.readouterr().err.splitlines()
 
 
 def test_texts_are_shown_around_where_they_part():

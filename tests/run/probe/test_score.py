@@ -95,7 +95,7 @@ def test_a_task_is_what_the_pipeline_has(folder, tmp_path):
         ({"split": "test"}, "has none, all its lines are scored"),
         ({"task": "arithmetic", "split": "dev"}, "--split=dev: allowed are train, validation"),
         ({"task": "tfds:a:test", "split": "test"}, "allowed is tfds:NAME"),
-        ({"path": Path("/nonexistent")}, "--path=/nonexistent: has no config.json"),
+        ({"path": Path("/nonexistent")}, "--path: /nonexistent: no such folder"),
         ({"temperature": 0.0}, "--temperature=0.0: allowed is more than 0"),
         ({"prompts": 1}, "has 1 prompt to score, an interval needs 2 or more"),
         ({"length": 500}, "the model reads 128 tokens"),
@@ -131,7 +131,7 @@ MISTAKES = {
     "neither": ([], "--workdir is missing"),
     "a path's": (["--workdir=b", "--length=3"], "--length: means nothing with --workdir"),
     "a workdir's": (["--path=a", "--task=x", "--step=3"], "--step: means nothing with --path"),
-    "nowhere": (["--path=a", "--task=arithmetic"], "--path=a: has no config.json"),
+    "nowhere": (["--path=a", "--task=arithmetic"], "--path: a: no such folder"),
     "arguments": (["--path=a", "--task=x", "--arguments=["], "data.chat.arguments = '['"),
 }
 

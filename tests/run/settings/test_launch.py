@@ -196,7 +196,10 @@ MISTAKES = {
         + ["--config.teacher.path={player}", "--config.student.path={player}"],
         "needs a reward: a verifier for the task, and this run has none",
     ),
-    "no player there": ([DEBUG, "--config.teacher.path={nowhere}"], "no player there"),
+    "no player there": (
+        [DEBUG, "--config.teacher.path={nowhere}"],
+        "nowhere.jsonl: no such folder",
+    ),
     "half a player.json": ([DEBUG, "--config.teacher.path={half}"], "no player there"),
     "a player cut off": ([DEBUG, "--config.teacher.path={cut}"], "params/d is missing or cut off"),
     "a player of other types": (
