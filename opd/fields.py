@@ -49,6 +49,12 @@ class Allowed:
         return f"allowed is above {self.above} and {'up to ' * (self.below is None)}{most}"
 
 
+def shown(value: Any) -> str:
+    """A value in an error: as Python writes it, cut where nobody would read on."""
+    text, longest = repr(value), 200
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def setting(
     default: Any,
     *,
@@ -88,7 +94,7 @@ def _bounded(path: str, value: Any, allowed: Allowed) -> None:
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
         raise ValueError(f"{path} = {value}: allowed is a finite number")
     if not all(item is None or allowed.has(item) for item in items):
-        raise ValueError(f"{path} = {value!r}: {allowed}")
+        raise ValueError(f"{path} = {shown(value)}: {allowed}")
 
 
 def key(field: str) -> str:
@@ -115,7 +121,7 @@ def build(values: Mapping[str, Any], kind: type, path: str) -> Any:
     names = {key(field.name): field.name for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     if not isinstance(values, Mapping):
-        raise ValueError(f"{path} = {values!r}: allowed is a mapping of {', '.join(names)}")
+        raise ValueError(f"{path} = {shown(values)}: allowed is a mapping of {', '.join(names)}")
     built = {}
     for name, value in values.items():
         if name not in names:
@@ -173,7 +179,7 @@ def cast(path: str, value: Any, hint: Any) -> Any:
         elif isinstance(option, type) and type(value) is option:
             return value
     names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise ValueError(f"{path} = {value!r}: allowed is {names.replace('NoneType', 'None')}")
+    raise ValueError(f"{path} = {shown(value)}: allowed is {names.replace('NoneType', 'None')}")
 
 
 def unknown(values: Mapping[str, Any], kind: type, path: str) -> dict[str, Any]:

@@ -93,3 +93,8 @@ def test_keys_that_are_gone_are_found_wherever_they_stood():
         "config.depth": {"a": 1},
     }
     assert fields.unknown(fields.to_dict(Whole()), Whole, "config") == {}
+
+
+def test_a_long_value_is_cut_in_an_error():
+    assert fields.shown("x" * 9) == "'xxxxxxxxx'"
+    assert fields.shown("x" * 10**6) == "'" + "x" * 199 + "..."
