@@ -12,7 +12,7 @@ from opd.engine import programs
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, local, table
 from opd.method.axes import AXES, Origin, Term
-from opd.method.coefficients import coefficients, weights
+from opd.method.coefficients import bounded, coefficients, losses, weights
 from opd.method.table import Method
 from opd.types import Rollout, TokenStats
 
@@ -334,3 +334,60 @@ def test_a_sampled_teacher_and_an_entropy_bonus_are_the_hand_formula():
     wanted = grade * (own - prob) - 0.3 * prob * (logp + entropy)
     wanted = np.where(MASK[..., None], wanted, 0) / B
     np.testing.assert_allclose(made.hidden[0], wanted, atol=1e-6)
+
+
+ENTROPY, DESCENDED = RNG.exponential(size=(2, B, T)).astype(np.float32)
+SEEN = TokenStats(
+    logp_student=STUDENT, entropy_student=ENTROPY, logp_teacher=TEACHER, entropy_teacher=TEACHER,
+    kl=KL, divergences=(DESCENDED,),
+)  # fmt: skip
+
+
+def test_losses_are_by_signal_and_the_terms_of_one_signal_add_up():
+    terms = (
+        SAMPLED,
+        dataclasses.replace(SAMPLED, coef=2.0),
+        BONUS,
+        Term(signal="reward", gamma=1.0, coef=-1.0),
+        Term(divergence="forward_kl", expectation="enumerated", coef=0.5, reduction="constant"),
+    )
+    method = Method("made up", "opd_sampled", Origin(), terms)
+    drawn = rollout()
+    found = losses(method, weights(method, drawn), SEEN, GROUP)
+    wanted = {
+        "teacher": -3 * GRADE[MASK].sum() / B + 0.5 * DESCENDED[MASK].sum() / (B * T),
+        "entropy": -0.3 * ENTROPY[MASK].sum() / B,
+        "reward": np.broadcast_to(REWARD[:, None], (B, T))[MASK].sum() / B,
+    }
+    assert found.keys() == wanted.keys()
+    for signal, value in wanted.items():
+        np.testing.assert_allclose(found[signal], value, rtol=1e-5)
+
+
+def test_a_demonstration_s_loss_and_a_critic_s_are_their_papers():
+    sft, ppo = map(table.parse, ("sft", "ppo@importance=none"))
+    found = losses(sft, weights(sft, rollout()), SEEN, GROUP)
+    np.testing.assert_allclose(found["one"], -STUDENT[MASK].sum() / B, rtol=1e-5)
+    known = weights(ppo, rollout())
+    told = dataclasses.replace(SEEN, divergences=(), value=MOVED)
+    found = losses(ppo, known, told, GROUP)
+    (term,) = known.terms
+    error = np.where(MASK, np.asarray(term.target) - MOVED, 0.0)
+    np.testing.assert_allclose(
+        found["value"], np.sum(np.asarray(term.critic) * error**2) / 2, rtol=1e-5
+    )
+
+
+def test_bounds_of_two_terms_are_told_together():
+    """One term's ratio is past its bound at some tokens, the other's at others."""
+    low, high = (
+        dataclasses.replace(SAMPLED, importance="token", ratio_rule="mask", low=a, high=b)
+        for a, b in ((0.8, 100.0), (0.0, 1.3))
+    )
+    method = Method("made up", "opd_sampled", Origin(), (low, SAMPLED, high))
+    found = bounded(method, weights(method, rollout()), SEEN, GROUP)
+    ratio = np.exp(STUDENT - PROXIMAL)
+    wanted = MASK & ((ratio < 0.8) | (ratio > 1.3))
+    assert 0 < wanted.sum() < MASK.sum()
+    np.testing.assert_array_equal(np.asarray(found) & MASK, wanted)
+    assert bounded(table.parse("opd"), weights(table.parse("opd"), rollout()), SEEN, GROUP) is None

@@ -387,8 +387,36 @@ def test_enumerated_rows_claim_the_datas_states_and_are_right(name):
         ("opd_sampled@importance=token,ratio_rule=mask", None, "bounded ratio"),
         ("opd@importance=prefix,ratio_rule=mask", None, None),
         ("opd_sampled@reference.coef=0.1", None, "no enumerated partner"),
+        # Of several terms one is enough, whichever it is.
+        ("rl_with_teacher", "group", "terminal reward"),
+        ("rl_with_reference", "group", "terminal reward"),
+        (
+            "opd_sampled@reference.coef=0.1,reference.penalty=k1,reference.gamma=0.5",
+            None, "the future",
+        ),
+        (
+            "opd_sampled@reference.coef=0.1,reference.penalty=k1,reference.gamma=1,"
+            "reference.baseline=group",
+            "group", "the future",
+        ),
+        (
+            "opd_sampled@normaliser=whiten,reference.coef=0.1,reference.penalty=k1,"
+            "reference.gamma=1,reference.baseline=group",
+            "batch", "the future",
+        ),
+        ("opd_sampled@reference.coef=0.1,reference.reduction=constant", None, "length"),
+        ("opd_sampled@reference.coef=0.1,reference.cut=mask", None, "length"),
+        ("opd_sampled@reference.coef=0.1,reference.importance=trajectory", None, "whole rollout's"),
+        (
+            "opd_sampled@reference.coef=0.1,reference.importance=token,reference.ratio_rule=mask",
+            None, "bounded ratio",
+        ),
+        ("opd@reference.coef=0.1", None, "no enumerated partner"),
+        ("opd@entropy.coef=0.1", None, None),
+        ("opd_sampled@entropy.coef=0.1", None, None),
+        ("opd_resampled@entropy.coef=0.1", None, None),
     ],
-)
+)  # fmt: skip
 def test_why_a_row_has_no_partner(name, coupled, words):
     method = table.parse(name)
     assert facts.coupled(method) == coupled
