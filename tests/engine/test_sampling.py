@@ -172,6 +172,22 @@ def test_bad_arguments_are_refused_before_anything_compiles(decoder, argument, m
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"top_k": 1}, {"top_k": 13}, {"top_p": 1.0}, {"top_p": 1e-6}, {"temperature": 0.0},
+        {"pad_id": 12}, {"eos_ids": (12, 2)}, {"uniforms": jnp.zeros((8, 12))},
+    ],
+)  # fmt: skip
+def test_arguments_at_their_bounds_are_allowed(decoder, argument):
+    model, _, prompt, prompt_mask = decoder
+    usual = {
+        "prompt": prompt, "prompt_mask": prompt_mask, "uniforms": jnp.zeros((8, 3)),
+        "eos_ids": (EOS,), "pad_id": 0, "temperature": 1.0, "top_k": None, "top_p": None,
+    }  # fmt: skip
+    sampling._check(model, **usual | argument)
+
+
 def test_noise_does_not_depend_on_the_batch_split(decoder, plain, completion):
     _, params, prompt, prompt_mask = decoder
     for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [6, 1, 7, 0]):

@@ -190,3 +190,15 @@ def test_effective_sample_size_has_no_scale(shift):
     log_weight = np.array([0.0, 0.5, -1.0, 0.25])  # their sums with the shift are exact
     assert ess(log_weight + shift) == pytest.approx(ess(log_weight), rel=2e-6)
     assert ess(np.full(1000, shift)) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", importance.LOG_RATIOS)
+def test_which_weights_an_effective_sample_size_counts(kind):
+    """A rollout of one token counts once whatever the kind, one without tokens not at all."""
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]], bool)
+    found = np.asarray(importance.counted(mask, kind))
+    if importance.LOG_RATIOS[kind].ahead:
+        np.testing.assert_array_equal(found.sum(1), [1, 1, 0, 1])
+        assert (found & ~mask).sum() == 0
+    else:
+        np.testing.assert_array_equal(found, mask)
