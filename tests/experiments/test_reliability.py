@@ -2,7 +2,6 @@
 
 import json
 import random
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -48,31 +47,30 @@ def test_what_two_runs_differ_in_is_named(tmp_path):
     assert kills.differences(one, tmp_path / "same") == ["the last checkpoint"]
 
 
-def limited(size):
-    """No file of this process may become larger: what a full disk is to it."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
+# No file of the command may become larger than argv[1]: what a full disk is to it.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv[1]),))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_a_run_with_a_line_and_with_room_it_goes_on(tmp_path):
     """After two updates no file may pass 16 KiB, which a checkpoint's does."""
     folder = tmp_path / "run"
-    asked = [*disks.command("train", tmp_path, folder), "--config.updates=6"]
+    keys = ["--config.updates=6", "--config.evaluate.every=2"]
+    asked = [*disks.command("train", tmp_path, folder), *keys]
     kills.finish([*asked, "--config.updates=2"])
-    refused = subprocess.run(
-        asked, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited(16 << 10)
-    )
+    limited = [sys.executable, "-c", LIMITED, str(16 << 10), *asked]
+    refused = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 3, refused.stderr[-2000:]
     last = refused.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "give the same command again" in last
     assert (folder / "checkpoints" / "2").is_dir()
     kills.finish(asked)
     whole = tmp_path / "whole"
-    kills.finish([*disks.command("train", tmp_path, whole), "--config.updates=6"])
+    kills.finish([*disks.command("train", tmp_path, whole), *keys])
     assert kills.differences(folder, whole) == []
 
 
