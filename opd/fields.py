@@ -175,7 +175,10 @@ def cast(path: str, value: Any, hint: Any) -> Any:
             if isinstance(value, (list, tuple)):
                 return tuple(cast(path, part, item) for part in value)
         elif option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                raise ValueError(f"{path} = {shown(value)}: allowed is a float") from None
         elif isinstance(option, type) and type(value) is option:
             return value
     names = " or ".join(getattr(option, "__name__", str(option)) for option in options)

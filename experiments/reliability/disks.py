@@ -3,8 +3,9 @@
 python -m experiments.reliability.disks [--seed=0]     (as root: it mounts a tmpfs of its own)
 
 The debug config trains on a small disk until that refuses: in the preparation of data, in a
-checkpoint, in a line of metrics. It must leave with code 3 and say what to do. With room again the
-same command must end as a run that nobody disturbed, bit for bit. A comparison's report likewise.
+checkpoint, in a line of metrics. It must leave with code 3 and say what to do, or with 2 where it
+finds the disk read-only at the start. With room again the same command must end as a run that
+nobody disturbed, bit for bit. A comparison's report likewise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,27 +72,15 @@ def full(job: str, kib: int, folder: Path, whole: Path) -> dict[str, Any]:
         return refused | _after(job, asked, folder, whole, disk / "run")
 
 
-def read_only(job: str, folder: Path, whole: Path, seconds: float) -> dict[str, Any]:
-    """On a disk that becomes read-only some time after the first line of metrics."""
+def read_only(job: str, folder: Path, whole: Path, rng: random.Random) -> dict[str, Any]:
+    """Killed amid the training, and started again on a disk that has become read-only."""
     disk = folder / "disk"
     asked = command(job, folder, disk / "run")
     with mounted(disk, ROOMY):
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-        process = subprocess.Popen(
-            asked,
-            cwd=ROOT,
-            env=environment,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        while process.poll() is None and not kills._update(disk / "run"):
-            time.sleep(0.01)
-        time.sleep(seconds)
-        # Files that are open for writing keep a disk from being remounted: a bind is not a file.
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True)
-        said = process.communicate()[1].strip().splitlines() or [""]
-        refused = _record(job, "read-only", process.returncode, said[-1], disk / "run")
+        kills.harm(asked, disk / "run", "updating", rng)
+        _mount("-o", "remount,ro", str(disk))
+        code, said = ended(asked, folder)
+        refused = _record(job, "read-only", code, said, disk / "run")
         _mount("-o", f"remount,rw,size={ROOMY}k", str(disk))
         return refused | _after(job, asked, folder, whole, disk / "run")
 
@@ -152,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 cases.append(full(job, int(share * size), folder, whole))
                 print(cases[-1], flush=True)
             if job == "train":
-                cases.append(read_only(job, folder, whole, rng.uniform(0, 1)))
+                cases.append(read_only(job, folder, whole, rng))
                 print(cases[-1], flush=True)
     page.write("disks", {"seed": options.seed, "cases": cases}, table)
 

@@ -98,3 +98,8 @@ def test_keys_that_are_gone_are_found_wherever_they_stood():
 def test_a_long_value_is_cut_in_an_error():
     assert fields.shown("x" * 9) == "'xxxxxxxxx'"
     assert fields.shown("x" * 10**6) == "'" + "x" * 199 + "..."
+
+
+def test_a_whole_number_beyond_every_float_is_refused():
+    with pytest.raises(ValueError, match=r"part.rate = 1000\d+[.]{3}: allowed is a float"):
+        fields.cast("part.rate", 10**400, float)

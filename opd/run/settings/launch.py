@@ -55,8 +55,7 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
     try:
         job = prepare()
     except ValueError as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        print("\n".join(["error: " + lines[0], *lines[1:3]]), file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(2)
     if job is not None:
         with _threads_are_quiet():
@@ -69,6 +68,15 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
                 _leave_if_refused(error)
                 raise
     sys.exit(0)
+
+
+def message(error: ValueError) -> str:
+    """A user's mistake in three lines at most, each cut in its middle where it is endless."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    longest = 1000  # what was given may be anything; what is allowed stands at the end
+    half = longest // 2
+    short = [one if len(one) <= longest else f"{one[:half]} ... {one[-half:]}" for one in lines]
+    return "\n".join(short[:3])
 
 
 def _leave_if_refused(error: Exception) -> None:

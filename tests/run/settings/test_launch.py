@@ -513,3 +513,12 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
     with pytest.raises(ValueError, match="not a user's doing"):
         launch.run(lambda: ours)
+
+
+def test_an_endless_message_is_cut_in_its_middle_and_after_three_lines():
+    """What was given may be anything; what is allowed stands at the end."""
+    said = launch.message(ValueError("given " + "x" * 10**5 + ": allowed is y\n2\n3\n4"))
+    first, *rest = said.splitlines()
+    assert first.startswith("given xxx") and first.endswith("x: allowed is y") and len(first) < 1010
+    assert rest == ["2", "3"]
+    assert launch.message(ValueError("")) == "ValueError"
