@@ -11,8 +11,10 @@ a new file, or an unpickling.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
+import io
 import json
 import os
 import pickle
@@ -26,6 +28,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from experiments.reliability import page
 from opd.data import conversation, hub_tokenizer, pipeline
 from opd.data.chat import PLAIN, Template
@@ -33,6 +38,7 @@ from opd.data.config import DataConfig
 from opd.run.players import hub
 from opd.run.settings import config as configs
 from opd.run.settings import launch
+from opd.run.store import checkpoint
 from tests.run.players import folders
 
 SLOWEST = 20.0  # seconds: a tokenizer of any size loads in less
@@ -121,8 +127,21 @@ def rewrite(path: Path, rng: random.Random) -> None:
 class Scene:
     """Valid things to damage."""
 
-    folder: Path  # a Hugging Face folder, and prompts.jsonl
+    folder: Path  # a Hugging Face folder
+    checkpoints: Path  # of two steps
     place: Path  # where damaged copies go, empty
+
+
+STEPS = {2: np.float32(2), 4: np.float32(4)}
+
+
+def scene(folder: Path) -> Scene:
+    """Valid things, made in a folder: a model with its tokenizer, a training's checkpoints."""
+    with checkpoint.Checkpoints(folder / "checkpoints", None) as checkpoints:
+        for step, value in STEPS.items():
+            tree = {"params": jnp.full((64, 64), value), "count": jnp.asarray(step)}
+            checkpoints.save(step, tree, {"update": step}, {"uses": step})
+    return Scene(folders.write(folder / "valid"), folder / "checkpoints", folder / "damaged")
 
 
 def _copied(scene: Scene) -> Path:
@@ -226,6 +245,28 @@ def _tensors(folder: Path) -> list[str]:
     return [name for name in header if name != "__metadata__"]
 
 
+def checkpoints(scene: Scene, rng: random.Random) -> None:
+    """A step with a file that is flipped somewhere, cut or gone: the one before counts."""
+    folder = scene.place / "checkpoints"
+    shutil.copytree(scene.checkpoints, folder)
+    hurt = rng.choice(list(STEPS))
+    path = rng.choice(sorted(p for p in (folder / str(hurt)).rglob("*") if p.is_file()))
+    if rng.random() < 0.2:
+        path.unlink()
+    else:
+        path.write_bytes(flipped(path.read_bytes(), rng))
+    wanted = checkpoint.abstract({"params": jnp.zeros((64, 64)), "count": jnp.asarray(0)})
+    with contextlib.redirect_stderr(io.StringIO()), checkpoint.Checkpoints(folder, None) as there:
+        last = there.restore(wanted)
+    step = int(last.tree["count"])
+    whole = np.array_equal(last.tree["params"], np.full((64, 64), STEPS[step]))
+    told = last.note == {"update": step} and int(last.memory["uses"]) == step
+    if not whole or not told:
+        raise AssertionError(f"{path.relative_to(folder)} is damaged, and step {step} not whole")
+    if step != max(STEPS):
+        raise ValueError(f"checkpoint {hurt} is damaged")
+
+
 PIECES = (
     "{{ messages }}", "{{ messages[0].content }}", "{% for m in messages %}", "{% endfor %}",
     "{% if true %}", "{% endif %}", "{% macro f(x) %}", "{% endmacro %}", "{{ f(1) }}",
@@ -258,6 +299,7 @@ TARGETS: Mapping[str, Callable[[Scene, random.Random], None]] = {
     "tokenizer files": tokenizer_files,
     "weight files": weight_files,
     "chat templates": chat_templates,
+    "checkpoints": checkpoints,
 }
 
 
@@ -302,13 +344,13 @@ def run(targets: Sequence[str], inputs: int, seed: int) -> dict[str, Any]:
     sys.addaudithook(no_pickles)
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        scene = Scene(folders.write(Path(name) / "valid"), Path(name) / "damaged")
+        valid = scene(Path(name))
         for target in targets:
             outcomes = {"accepted": 0, "refused": 0}
             failures, slowest = [], 0.0
             for number in range(inputs):
                 began = time.perf_counter()
-                outcome, wrong = attempt(target, seed * 1_000_000 + number, scene)
+                outcome, wrong = attempt(target, seed * 1_000_000 + number, valid)
                 slowest = max(slowest, time.perf_counter() - began)
                 outcomes[outcome] += 1
                 if wrong is not None:

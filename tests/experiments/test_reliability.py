@@ -12,7 +12,6 @@ import pytest
 
 from experiments.reliability import disks, fuzz, kills, long
 from opd.run.training import log
-from tests.run.players import folders
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +77,7 @@ def test_a_full_disk_ends_a_run_with_a_line_and_with_room_it_goes_on(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_damaged_inputs_are_accepted_or_refused_in_one_line(target, tmp_path):
-    scene = fuzz.Scene(folders.write(tmp_path / "valid"), tmp_path / "damaged")
+    scene = fuzz.scene(tmp_path)
     outcomes = [fuzz.attempt(target, seed, scene) for seed in range(25)]
     assert [wrong for _, wrong in outcomes if wrong] == []
     assert "refused" in {outcome for outcome, _ in outcomes}
@@ -93,7 +92,7 @@ def test_what_is_not_damaged_is_accepted(target, tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "damaged", lambda value, rng: value)
     monkeypatch.setattr(fuzz, "flipped", lambda content, rng: content)
     monkeypatch.setattr(fuzz, "REFUSED", ())
-    scene = fuzz.Scene(folders.write(tmp_path / "valid"), tmp_path / "damaged")
+    scene = fuzz.scene(tmp_path)
     for seed in range(4):
         assert fuzz.attempt(target, seed, scene) == ("accepted", None)
 
@@ -111,7 +110,7 @@ def test_what_is_not_damaged_is_accepted(target, tmp_path, monkeypatch):
 def test_what_is_wrong_with_an_answer_is_noticed(door, wrong, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(fuzz.TARGETS, "broken", door)
-    outcome = fuzz.attempt("broken", 0, fuzz.Scene(tmp_path, tmp_path / "damaged"))[1]
+    outcome = fuzz.attempt("broken", 0, fuzz.Scene(tmp_path, tmp_path, tmp_path / "damaged"))[1]
     assert outcome is None if wrong is None else wrong in outcome
 
 
