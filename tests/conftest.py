@@ -4,7 +4,6 @@ JAX_PLATFORMS is set in the environment, so that subprocesses stay on the CPU to
 devices is not, so that a command started by a test sees one device, as on a laptop.
 """
 
-import gc
 import itertools
 import os
 from pathlib import Path
@@ -14,6 +13,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import hypothesis
 import jax
 import pytest
+
+from opd.engine import backend
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -36,9 +37,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# Linux lets a process have 65,530 memory maps, and every compiled program takes some: a worker that
-# keeps all that it has compiled dies of a segmentation fault before the suite is through.
-MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
 TESTS = itertools.count(1)
 
 
@@ -46,12 +44,8 @@ TESTS = itertools.count(1)
 def programs_are_let_go():
     """Compiled programs are dropped once there are many; the cache on disk has them."""
     yield
-    if next(TESTS) % 10 == 0 and MAPS.exists():
-        with MAPS.open("rb") as file:
-            many = sum(1 for _ in file) > MOST_MAPS
-        if many:
-            jax.clear_caches()
-            gc.collect()
+    if next(TESTS) % 10 == 0:
+        backend.make_room()
 
 
 METHOD_TESTS = Path(__file__).parent / "method"

@@ -1,6 +1,9 @@
-"""Whether this process's compiler can be trusted with sums."""
+"""This process's compiler: whether its sums can be trusted, and what it has compiled before."""
 
 from __future__ import annotations
+
+import gc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,24 @@ import numpy as np
 
 # Rollouts, tokens and width from which on a jaxlib with the fault shows it.
 SIZE = (64, 100, 128)
+# Linux lets a process have 65,530 memory maps, and every compiled program takes some: one that keeps
+# all that it has compiled dies of a segmentation fault.
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
+
+
+def make_room() -> None:
+    """Drops what was compiled for earlier runs of this process, once that is much.
+
+    A run in progress loses nothing but time: what it needs is compiled again, or read from the
+    cache on disk.
+    """
+    if not MAPS.exists():
+        return
+    with MAPS.open("rb") as file:
+        many = sum(1 for _ in file) > MOST_MAPS
+    if many:
+        jax.clear_caches()
+        gc.collect()
 
 
 def check() -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -41,3 +42,16 @@ def test_importing_opd_adds_to_the_flags_and_keeps_the_users(before, after):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == after
+
+
+def test_what_was_compiled_is_dropped_once_it_is_much(monkeypatch):
+    """Counted by what is compiled: the function's own programs are gone, or still there."""
+    double = jax.jit(lambda x: 2 * x)
+    double(1.0)
+    monkeypatch.setattr(backend, "MOST_MAPS", 10**9)
+    backend.make_room()
+    assert double._cache_size() == 1
+    monkeypatch.setattr(backend, "MOST_MAPS", 0)
+    backend.make_room()
+    assert double._cache_size() == 0
+    assert double(2.0) == 4.0

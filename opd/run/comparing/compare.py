@@ -19,7 +19,7 @@ import numpy as np
 
 from opd import disk
 from opd.data import pipeline
-from opd.engine import estimator, programs
+from opd.engine import backend, estimator, programs
 from opd.fields import to_dict
 from opd.measure.intervals import Interval
 from opd.method import facts, table
@@ -71,6 +71,7 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
     done = finished(workdir)
     if done is not None:
         return done
+    backend.make_room()
     workdir.mkdir(parents=True, exist_ok=True)
     world = drawing.prepared(plan.ready.world, workdir)
     shown = pipeline.first_prompt(world.task)

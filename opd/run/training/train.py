@@ -23,7 +23,7 @@ import numpy as np
 
 from opd import disk
 from opd.data import pipeline
-from opd.engine import costs, optimizer
+from opd.engine import backend, costs, optimizer
 from opd.engine.steps import Sampling
 from opd.fields import to_dict
 from opd.method import facts
@@ -136,6 +136,7 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
         done = _read(workdir / "done.json")
         if done is not None and (done["step"] >= config.updates or done["stopped"]):
             return done
+        backend.make_room()
         (workdir / "done.json").unlink(missing_ok=True)
         begun = {"config": to_dict(config), "inputs": plan.inputs}
         disk.dump_json(begun, workdir / "config.json")
