@@ -11,8 +11,8 @@ import numpy as np
 
 # Rollouts, tokens and width from which on a jaxlib with the fault shows it.
 SIZE = (64, 100, 128)
-# Linux lets a process have 65,530 memory maps, and every compiled program takes some: one that keeps
-# all that it has compiled dies of a segmentation fault.
+# Linux lets a process have 65,530 memory maps, and every compiled program takes some: one that
+# keeps all that it has compiled dies of a segmentation fault.
 MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
 
 
