@@ -64,6 +64,8 @@ def slope(x: Sequence[float], y: Sequence[float]) -> dict[str, float | None]:
     x, y = (np.asarray(one, float)[len(one) // 4 :] for one in (x, y))
     blocks = [part for part in np.array_split(np.arange(len(x)), BLOCKS) if len(part)]
     means = np.array([[x[part].mean(), y[part].mean()] for part in blocks]).T
+    if np.ptp(means[1]) == 0:  # no noise, and no slope
+        return {"mean": float(y.mean()), "change": 0.0, "low": 0.0, "high": 0.0}
     fit = scipy.stats.linregress(*means)
     width, wide = x[-1] - x[0], scipy.stats.t.ppf(0.975, len(blocks) - 2)
     low, high = ((fit.slope + sign * wide * fit.stderr) * width for sign in (-1, 1))

@@ -127,6 +127,7 @@ def test_a_slope_is_told_from_noise():
     noise = np.random.default_rng(0).standard_normal(400)
     flat = long.slope(range(400), 5 + noise)
     assert flat["low"] < 0 < flat["high"] and abs(flat["mean"] - 5) < 0.2
+    assert long.slope(range(400), [6] * 400) == {"mean": 6.0, "change": 0, "low": 0, "high": 0}
     rising = long.slope(range(400), 0.01 * np.arange(400) + noise)
     assert rising["low"] > 2 and abs(rising["change"] - 3) < 0.6  # of three quarters of 4
 
