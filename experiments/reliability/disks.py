@@ -87,6 +87,7 @@ def read_only(job: str, folder: Path, whole: Path, rng: random.Random) -> dict[s
 
 def _record(job: str, disk: str, code: int, said: str, workdir: Path) -> dict[str, Any]:
     steps = sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
+    said = said.replace(str(workdir), "DIR")
     return {"job": job, "disk": disk, "code": code, "said": said, "checkpoints": steps}
 
 
