@@ -298,20 +298,24 @@ def test_rows_without_a_critic_have_no_cotangent_for_one():
 
 SAMPLED = table.parse("opd_sampled").terms[0]
 BONUS = Term(signal="entropy", coef=0.3)
-
-
-def test_one_hot_parts_merge_and_each_rule_has_its_own_weight():
-    """Five terms, two of them with rules: two [B, T] for the rules, one for own tokens."""
-    terms = (
+FIVE = Method(
+    "made up",
+    "opd_sampled",
+    Origin(),
+    (
         SAMPLED,
         dataclasses.replace(SAMPLED, coef=2.0),
         BONUS,
         Term(signal="reward", gamma=1.0, coef=-1.0),
         Term(divergence="forward_kl", expectation="enumerated", coef=0.5, reduction="constant"),
-    )
-    method = Method("made up", "opd_sampled", Origin(), terms)
-    (found,) = weighed(method)
-    assert method.rules == (local.Rule("entropy"), local.Rule("forward_kl"))
+    ),
+)
+
+
+def test_one_hot_parts_merge_and_each_rule_has_its_own_weight():
+    """Five terms, two of them with rules: two [B, T] for the rules, one for own tokens."""
+    (found,) = weighed(FIVE)
+    assert FIVE.rules == (local.Rule("entropy"), local.Rule("forward_kl"))
     np.testing.assert_allclose(found.local[0], 0.3 * MASK / B, rtol=1e-6)
     np.testing.assert_allclose(found.local[1], 0.5 * MASK / (B * T), rtol=1e-6)
     wanted = np.where(MASK, 3 * GRADE - REWARD[:, None], 0) / B
@@ -344,16 +348,7 @@ SEEN = TokenStats(
 
 
 def test_losses_are_by_signal_and_the_terms_of_one_signal_add_up():
-    terms = (
-        SAMPLED,
-        dataclasses.replace(SAMPLED, coef=2.0),
-        BONUS,
-        Term(signal="reward", gamma=1.0, coef=-1.0),
-        Term(divergence="forward_kl", expectation="enumerated", coef=0.5, reduction="constant"),
-    )
-    method = Method("made up", "opd_sampled", Origin(), terms)
-    drawn = rollout()
-    found = losses(method, weights(method, drawn), SEEN, GROUP)
+    found = losses(FIVE, weights(FIVE, rollout()), SEEN, GROUP)
     wanted = {
         "teacher": -3 * GRADE[MASK].sum() / B + 0.5 * DESCENDED[MASK].sum() / (B * T),
         "entropy": -0.3 * ENTROPY[MASK].sum() / B,
