@@ -122,6 +122,9 @@ def pull_back(
     cotangent, stats = estimator.cotangents(
         student, teacher, rollout, methods, uniforms, how, coefs
     )
+    if len(methods) == 1:  # mapped, the backward's matmuls have an axis of one that costs a copy
+        (alone,) = vjp(jax.tree.map(lambda leaf: leaf[0], cotangent))
+        return jax.tree.map(lambda leaf: leaf[None], alone), stats
     (gradients,) = jax.vmap(vjp)(cotangent)
     return gradients, stats
 

@@ -1,8 +1,10 @@
 """The chunked pass over the vocabulary: token statistics, and the pull-back of K estimators.
 
-Nothing of size [B, T, V] ever exists: the time axis is cut into chunks of c tokens and one
-[B, c, V] block is built, used and dropped. Along T and never along B x T: flattened, every device
-of a mesh would compute every token.
+Nothing of size [B, T, V] ever exists: the time axis is cut into chunks of c tokens, and one chunk's
+logits [c, B, V] are built, used and dropped. Along T and never along B x T: flattened, every device
+of a mesh would compute every token. The matmuls are a chunk's; what comes between them goes by
+blocks of a few tokens, which a CPU's caches hold. Time is the first axis inside, so that chunks and
+blocks are contiguous.
 
 One temperature serves both sides; the policy is softmax(logits / temperature).
 """
@@ -47,12 +49,39 @@ class Head:
     tokens: int | None = None
 
 
+# Logits of a device that are held at once, of both sides and the cotangents together: enough rows
+# for the matmuls to be worth their reads of [V, D]. An accelerator's matmuls want more rows.
+HELD = {"cpu": 3 << 24}
+HELD_ELSEWHERE = 3 << 27
+# Logits of a block: a few arrays of them stay in a CPU's caches. Elsewhere a block is a chunk,
+# since the compiler fuses what comes between the matmuls.
+BLOCK = {"cpu": 1 << 19}
+
+
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """How a pass is made: the policies' temperature, and tokens a chunk. Static."""
+    """How a pass is made. Static; where it runs is filled in by `programs`."""
 
-    temperature: float = 1.0
-    chunk: int = 128  # chosen by hand; a whole completion at once would hold [B, T, V]
+    temperature: float = 1.0  # of both policies
+    chunk: int | None = None  # tokens a chunk; None: from the shapes
+    shards: int = 1  # devices that a batch's rows are split over
+    platform: str | None = None  # None: this process's own
+
+    def sizes(self, batch: int, length: int, vocab: int, estimators: int = 1) -> tuple[int, int]:
+        """Tokens of a chunk, and positions of a block, of a pass over [batch, length, vocab]."""
+        platform = jax.default_backend() if self.platform is None else self.platform
+        rows = -(-batch // self.shards)
+        chunk = self.chunk
+        if chunk is None:
+            held = HELD.get(platform, HELD_ELSEWHERE) // (2 + estimators)
+            chunks = -(-length // max(1, held // (rows * vocab)))
+            chunk = -(-length // chunks)
+        chunk = min(chunk, length)
+        whole = batch * chunk
+        if platform not in BLOCK or self.shards > 1:
+            return chunk, whole
+        most = max(1, BLOCK[platform] // vocab)
+        return chunk, next(size for size in range(min(most, whole), 0, -1) if whole % size == 0)
 
 
 Weigh = Callable[[TokenStats, Any], tuple[Coefficients, ...]]
@@ -86,7 +115,7 @@ def logits(head: Head) -> Array:
     if head.unembedding is None:
         return shaped(head.hidden.astype(wide), head.cap, head.tokens)
     product = jnp.einsum(
-        "btd,vd->btv",
+        "...d,vd->...v",
         head.hidden,
         head.unembedding,
         precision="highest",
@@ -95,9 +124,9 @@ def logits(head: Head) -> Array:
     return shaped(product, head.cap, head.tokens)
 
 
-def log_softmax(head: Head, temperature: float) -> Array:
-    """log softmax(logits / temperature), [B, T, V] nats, in float32 or wider."""
-    return jax.nn.log_softmax(logits(head) / temperature, axis=-1)
+def log_softmax(logits: Array, temperature: float) -> Array:
+    """log softmax(logits / temperature), [..., V] nats, in the logits' dtype."""
+    return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 
 def stats(
@@ -112,14 +141,21 @@ def stats(
     With the divergences that some local rules descend.
     """
 
-    def block(carry: None, part: tuple[Array, Array | None, Array]) -> tuple[None, TokenStats]:
-        hidden, teacher_hidden, tokens = part
-        logp_student = log_softmax(dataclasses.replace(student, hidden=hidden), how.temperature)
-        logp_teacher = _teacher_logp(teacher, teacher_hidden, how, logp_student.shape[-1])
-        return carry, _token_stats(logp_student, logp_teacher, tokens, rules)
+    chunk, block = how.sizes(*tokens.shape, _ids(student))
+
+    chunk, block = how.sizes(*tokens.shape, _ids(student))
+
+    def of_block(part) -> TokenStats:
+        x, y, tokens = part
+        return _token_stats(*_both_logp(x, y, how), tokens, rules)
+
+    def of_chunk(carry: None, part) -> tuple[None, TokenStats]:
+        *hidden, tokens = part
+        both = _both_logits(student, teacher, *hidden)
+        return carry, _in_blocks(of_block, (*both, tokens), block)
 
     whole = (student.hidden, None if teacher is None else teacher.hidden, tokens)
-    return _over_chunks(block, None, whole, how.chunk)[1]
+    return _over_chunks(of_chunk, None, whole, chunk)[1]
 
 
 def pull(
@@ -155,29 +191,36 @@ def pull(
     wide = jnp.promote_types(student.hidden.dtype, jnp.float32)
     alone = rules[0] if len(rules) == 1 else ()
 
-    def block(d_unembedding: tuple[Array | None, ...], part):
-        hidden, teacher_hidden, tokens, known, uniforms = part
-        capped = logits(dataclasses.replace(student, hidden=hidden))
-        logp_student = jax.nn.log_softmax(capped / how.temperature, axis=-1)
-        logp_teacher = _teacher_logp(teacher, teacher_hidden, how, capped.shape[-1])
+    def of_block(part) -> tuple[tuple[Array, ...], TokenStats]:
+        x, y, tokens, known, uniforms = part
+        logp_student, logp_teacher = _both_logp(x, y, how)
         statistics = _token_stats(logp_student, logp_teacher, tokens, alone)
         cache: dict[tuple[local.Rule, int], Array] = {}
-        d_hidden, added = [], []
-        coefs = weigh(statistics, known)
-        for chosen, weight, total in zip(rules, coefs, d_unembedding, strict=True):
+        cotangents = []
+        for chosen, weight in zip(rules, weigh(statistics, known), strict=True):
             pushed = _pushes(chosen, logp_teacher, logp_student, uniforms, cache)
             cotangent = _d_logits(pushed, weight, logp_student, tokens) / how.temperature
-            cotangent = cotangent if student.cap is None else cotangent * _slope(capped, student)
-            back, total = _into_head(student, hidden, cotangent.astype(hidden.dtype), total)
-            d_hidden.append(back)
-            added.append(total)
-        return tuple(added), (tuple(d_hidden), statistics)
+            cotangent = cotangent if student.cap is None else cotangent * _slope(x, student)
+            cotangents.append(cotangent.astype(student.hidden.dtype))
+        return tuple(cotangents), statistics
 
+    def of_chunk(d_unembedding: tuple[Array | None, ...], part):
+        hidden, teacher_hidden, *small = part
+        both = _both_logits(student, teacher, hidden, teacher_hidden)
+        cotangents, statistics = _in_blocks(of_block, (*both, *small), block)
+        made = [
+            _into_head(student, hidden, cotangent, total)
+            for cotangent, total in zip(cotangents, d_unembedding, strict=True)
+        ]
+        d_hidden, added = zip(*made, strict=True)
+        return added, (d_hidden, statistics)
+
+    chunk, block = how.sizes(*tokens.shape, _ids(student), len(rules))
     matrix = student.unembedding
     start = tuple(None if matrix is None else jnp.zeros(matrix.shape, wide) for _ in rules)
     teacher_hidden = None if teacher is None else teacher.hidden
     whole = (student.hidden, teacher_hidden, tokens, known, uniforms)
-    d_unembedding, (d_hidden, statistics) = _over_chunks(block, start, whole, how.chunk)
+    d_unembedding, (d_hidden, statistics) = _over_chunks(of_chunk, start, whole, chunk)
     d_matrix = None if matrix is None else jnp.stack(d_unembedding).astype(matrix.dtype)
     d_hidden = jnp.stack(d_hidden)
     return dataclasses.replace(student, hidden=d_hidden, unembedding=d_matrix), statistics
@@ -186,16 +229,17 @@ def pull(
 def _into_head(
     head: Head, hidden: Array, cotangent: Array, total: Array | None
 ) -> tuple[Array, Array | None]:
-    """A block's cotangent of the hidden states, and its matrix's added to those before it.
+    """A chunk's cotangent of the hidden states, and its matrix's added to those before it.
 
     Both matmuls run in the model's dtype and add up in float32 or wider.
     """
     if head.unembedding is None:
         return cotangent, None
     wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    d_hidden = jnp.einsum("btv,vd->btd", cotangent, head.unembedding, preferred_element_type=wide)
-    added = total + jnp.einsum("btv,btd->vd", cotangent, hidden, preferred_element_type=wide)
-    return d_hidden.astype(hidden.dtype), added
+    flat, rows = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (cotangent, hidden))
+    d_hidden = jnp.matmul(flat, head.unembedding, preferred_element_type=wide)
+    added = jnp.einsum("nv,nd->vd", flat, rows, preferred_element_type=wide)
+    return d_hidden.astype(hidden.dtype).reshape(hidden.shape), total + added
 
 
 def draws(rules: tuple[tuple[local.Rule, ...], ...]) -> int:
@@ -209,15 +253,30 @@ def _slope(capped: Array, head: Head) -> Array:
     return slope if head.tokens is None else zero(slope, _exists(capped, head.tokens))
 
 
-def _teacher_logp(teacher: Head | None, hidden: Array | None, how: Pass, vocab: int):
-    """The teacher's log-probabilities, on as many ids as the student has: the rest are padding."""
-    if teacher is None:
-        return None
-    logp = log_softmax(dataclasses.replace(teacher, hidden=hidden), how.temperature)
-    missing = vocab - logp.shape[-1]
+def _ids(head: Head) -> int:
+    """V of a side."""
+    return head.hidden.shape[-1] if head.unembedding is None else head.unembedding.shape[0]
+
+
+def _both_logits(
+    student: Head, teacher: Head | None, hidden: Array, teacher_hidden: Array | None
+) -> tuple[Array, Array | None]:
+    """Both sides' logits of a chunk's hidden states."""
+    x = logits(dataclasses.replace(student, hidden=hidden))
+    y = None if teacher is None else logits(dataclasses.replace(teacher, hidden=teacher_hidden))
+    return x, y
+
+
+def _both_logp(x: Array, y: Array | None, how: Pass) -> tuple[Array, Array | None]:
+    """Both sides' log-probabilities on the student's ids: those that a teacher lacks are padding."""
+    logp = log_softmax(x, how.temperature)
+    if y is None:
+        return logp, None
+    other = log_softmax(y, how.temperature)
+    missing = x.shape[-1] - y.shape[-1]
     if missing > 0:
-        logp = jnp.pad(logp, [(0, 0)] * (logp.ndim - 1) + [(0, missing)], constant_values=NEVER)
-    return logp[..., :vocab]
+        other = jnp.pad(other, [(0, 0)] * (y.ndim - 1) + [(0, missing)], constant_values=NEVER)
+    return logp, other[..., : x.shape[-1]]
 
 
 def _pushes(
@@ -284,15 +343,15 @@ def _token_stats(
     )
 
 
-def _over_chunks(block: Callable, carry: Any, whole: Any, chunk: int) -> tuple[Any, Any]:
-    """Scan `block` over chunks of the time axis, and put what it returns back together.
+def _over_chunks(step: Callable, carry: Any, whole: Any, chunk: int) -> tuple[Any, Any]:
+    """Scan `step` over chunks of the time axis, and put what it returns back together.
 
     Leaves of `whole` are [B, T, ...]; T is padded to whole chunks with zeros, which weigh nothing.
     """
     length = jax.tree.leaves(whole)[0].shape[1]
     count = -(-length // chunk)
     if count == 1:
-        return block(carry, whole)
+        return step(carry, whole)
 
     def cut(leaf: Array) -> Array:
         pad = [(0, 0)] * leaf.ndim
@@ -304,5 +363,15 @@ def _over_chunks(block: Callable, carry: Any, whole: Any, chunk: int) -> tuple[A
         leaf = jnp.moveaxis(leaf, 0, 1)
         return leaf.reshape(leaf.shape[0], count * chunk, *leaf.shape[3:])[:, :length]
 
-    carry, parts = jax.lax.scan(block, carry, jax.tree.map(cut, whole))
+    carry, parts = jax.lax.scan(step, carry, jax.tree.map(cut, whole))
     return carry, jax.tree.map(join, parts)
+
+
+def _in_blocks(step: Callable, whole: Any, block: int) -> Any:
+    """`step` on leaves [B, c, ...], by `block` of their B c positions; as [block, 1, ...] each."""
+    batch, length = jax.tree.leaves(whole)[0].shape[:2]
+    if block >= batch * length:
+        return step(whole)
+    cut = jax.tree.map(lambda leaf: leaf.reshape(-1, block, 1, *leaf.shape[2:]), whole)
+    made = jax.lax.map(step, cut)
+    return jax.tree.map(lambda leaf: leaf.reshape(batch, length, *leaf.shape[3:]), made)

@@ -183,6 +183,17 @@ def attend(
     return jnp.einsum("bngsc,bcnk->bsngk", weights, value).reshape(query.shape)
 
 
+def times(x: Array, matrix: Array, inputs: int) -> Array:
+    """x [B, S, inputs...] times matrix [inputs..., outputs...], as a product of two matrices.
+
+    So the gradient of the matrix is one too: XLA on the CPU writes the transpose of a
+    [B, S, inputs] to memory first, which takes as long as the product.
+    """
+    rows = x.reshape(-1, math.prod(x.shape[-inputs:]))
+    product = rows @ matrix.reshape(rows.shape[1], -1)
+    return product.reshape(*x.shape[:-inputs], *matrix.shape[inputs:])
+
+
 class Norm(nn.Module):
     """RMSNorm with its scale, which is 1 at the start, offset included."""
 
@@ -235,7 +246,7 @@ class Block(nn.Module):
     def project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
         """x [B, S, inputs...] times a matrix [inputs..., outputs...], and its adapter's share."""
         c, inputs = self.config, INPUTS[name]
-        found = jnp.tensordot(x, self.matrix(name, shape, axes, inputs), inputs)
+        found = times(x, self.matrix(name, shape, axes, inputs), inputs)
         if c.lora is None or name not in c.lora.targets:
             return found
         rank = c.lora.rank
@@ -246,8 +257,8 @@ class Block(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *axes[inputs:]))
         place = (rank, *shape[inputs:])
         second = self.param(B.format(name), init, place, dtype).astype(c.dtype)
-        low = jnp.tensordot(x, first, inputs)
-        return found + jnp.tensordot(low, second, 1) * jnp.asarray(c.lora.scale, x.dtype)
+        low = times(x, first, inputs)
+        return found + times(low, second, 1) * jnp.asarray(c.lora.scale, x.dtype)
 
     def bias(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array | float:
         """What is added to a projection, 0 at the start; nothing where the family has none."""

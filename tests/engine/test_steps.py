@@ -161,7 +161,7 @@ def test_drift_is_the_kl_from_the_policy_that_drew(here):
     }
     now = programs.head(here.mesh, scene.STUDENT, moved, here.rollout)
     logp = [
-        np.asarray(vocab.log_softmax(side, scene.HOW.temperature), np.float64)
+        np.asarray(vocab.log_softmax(vocab.logits(side), scene.HOW.temperature), np.float64)
         for side in (behavior, now)
     ]
     mask, tokens = np.asarray(here.rollout.mask), np.asarray(here.rollout.tokens)

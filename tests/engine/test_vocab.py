@@ -201,7 +201,7 @@ def test_bfloat16_logits_leave_the_matmul_in_float32():
     matrix = jnp.asarray(rng.normal(size=(50, 64)), jnp.bfloat16)
     exact = np.einsum("btd,vd->btv", np.float64(hidden), np.float64(matrix))
     rounded = np.float64(jnp.asarray(exact, jnp.bfloat16))
-    found = vocab.log_softmax(Head(hidden, matrix), 1.0)
+    found = vocab.log_softmax(vocab.logits(Head(hidden, matrix)), 1.0)
     assert found.dtype == jnp.float32
     error = np.abs(found - log_softmax(exact)).max()
     assert error < np.abs(log_softmax(rounded) - log_softmax(exact)).max() / 50
@@ -210,7 +210,7 @@ def test_bfloat16_logits_leave_the_matmul_in_float32():
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         head = Head(jnp.ones((1, 2, 3)), jnp.ones((4, 3)))
-        assert vocab.log_softmax(head, 1.0).dtype == jnp.float64
+        assert vocab.log_softmax(vocab.logits(head), 1.0).dtype == jnp.float64
 
 
 def test_a_large_vocabulary_and_large_logits_give_numbers():
