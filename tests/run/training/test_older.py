@@ -78,7 +78,7 @@ def test_a_training_of_before_norms_were_limited_by_those_before_them(lacks, tmp
     workdir = begun(debug(optimizer=then), tmp_path, lacks)
     assert train.begun(workdir).optimizer == then
     assert train.check(debug(optimizer=then), workdir).config.optimizer == then
-    wanted = "config.optimizer.clip was 1.0, now None; config.optimizer.spike was 0.0, now 10.0"
+    wanted = "config.optimizer.clip was 1.0, now None; config.optimizer.spike was 0.0, now 5.0"
     with pytest.raises(ValueError, match=wanted):
         train.check(debug(optimizer=OptimizerConfig(warmup=then.warmup)), workdir)
 
