@@ -94,6 +94,12 @@ def moved(run: Path, student: Path) -> dict[str, float]:
     return {name: changed / size for name, (changed, size) in counts.items()}
 
 
+def trains(settled: Config, run: Path) -> None:
+    """Trains to the end, or leaves where SIGTERM asked for it: a second start goes on."""
+    if train.train(settled, run) is None:
+        raise SystemExit(1)
+
+
 def records(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record a training: its part, seed, dtype and what came of it."""
     scratch.mkdir(parents=True, exist_ok=True)
@@ -105,7 +111,7 @@ def records(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, An
     )
     for dtype in DTYPES:
         run = scratch / f"moved-{dtype}"
-        train.train(config(scratch, options, updates=3, student__dtype=dtype), run)
+        trains(config(scratch, options, updates=3, student__dtype=dtype), run)
         yield {"part": "moved", "dtype": dtype} | moved(run, scratch / SHORT)
     for seed in range(options.seeds):
         for dtype in DTYPES:
@@ -115,7 +121,7 @@ def records(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, An
                 "optimizer__learning_rate": options.rate, "optimizer__warmup": 3,
                 "optimizer__decay": options.updates,
             }  # fmt: skip
-            train.train(config(scratch, options, **changes), run)
+            trains(config(scratch, options, **changes), run)
             start, end = (line["kl"] for line in disk.read_jsonl(run / "evaluations.jsonl"))
             lines = disk.read_jsonl(run / "metrics.jsonl")
             yield {

@@ -73,10 +73,12 @@ BEFORE = {"optimizer": {"clip": 1.0, "spike": 0.0}}
 
 def _as_then(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A config of before some keys, with those that mean something else today written out."""
-    known = {part: values.get(part, {}) for part in BEFORE}
-    return values | {
-        part: BEFORE[part] | given for part, given in known.items() if isinstance(given, Mapping)
-    }
+    whole = dict(values)
+    for part, keys in BEFORE.items():
+        given = values.get(part, {})
+        if isinstance(given, Mapping):
+            whole[part] = {**keys, **given}
+    return whole
 
 
 def same(
