@@ -18,23 +18,44 @@ from opd.types import Array, Model, Params
 _NEVER = 2**31 - 1  # of apply_if_finite, which would take a bad gradient after so many
 
 
+# What float32 leaves of a gradient whose parts cancel: such a norm says nothing of the others.
+ROUNDING = 1e-7
+DECAY = 0.99  # of the running mean of norms
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW after clipping: a warm-up, then a constant rate or a cosine.
+    """AdamW after limits on the gradient's norm: a warm-up, then a constant rate or a cosine.
 
-    Defaults are what small models train with, by hand; the clip is the field's usual one.
+    Defaults are what small models train with, by hand. A norm's scale is the objective's: a sum
+    over tokens in nats, or a mean of rewards. So the usual limit is relative (`spike`), and an
+    absolute one (`clip`) is for those who know their norms; where both are given, both hold.
+
+    Raises:
+        ValueError: by `check`, one line.
     """
 
     learning_rate: float = setting(1e-3, above=0)
     warmup: int = setting(5, at_least=0)
     decay: int | None = setting(None, at_least=1)  # updates of a cosine after the warm-up
     floor: float = setting(0.1, at_least=0)  # where the cosine ends, as a share of the rate
-    clip: float = setting(1.0, above=0)  # global gradient norm
+    clip: float | None = setting(None, above=0)  # the most that the gradient's norm may be
+    # The most that it may be times the running mean of the norms before it; 0: no such limit.
+    spike: float = setting(5.0, at_least=0)
     weight_decay: float = setting(0.0, at_least=0)
     microbatches: int = setting(1, at_least=1)  # parts that a batch's gradient is added up from
     # Decay of averaged parameters, which evaluation then takes; 0: none.
     ema: float = setting(0.0, at_least=0, below=1)
     skips: int = setting(3, at_least=0)  # updates in a row whose gradient may be infinite or NaN
+
+    def check(self, path: str) -> None:
+        """Refuses a limit below the mean itself, which would shrink every update.
+
+        Raises:
+            ValueError: one line.
+        """
+        if 0 < self.spike <= 1:
+            raise ValueError(f"{path}.spike = {self.spike}: allowed is 0, or more than 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +72,17 @@ class Averaged(NamedTuple):
     average: Params
 
 
+class Norms(NamedTuple):
+    """The state of `limit`: float32 and int32 scalars."""
+
+    total: Array  # the norms so far, the one before the last weighing DECAY of the last
+    weight: Array  # of these weights the sum
+    limited: Array  # updates that were scaled back
+
+
 @functools.lru_cache
 def make(config: OptimizerConfig, rate: float) -> optax.GradientTransformation:
-    """AdamW after clipping; a gradient that isn't finite is skipped and counted.
+    """AdamW after the limits; a gradient that isn't finite is skipped and counted.
 
     Its state is float32 or wider whatever the parameters are: 0.999 nu rounds to nu in bfloat16.
     One object for one config: it is static, and another would compile everything again.
@@ -70,10 +99,12 @@ def make(config: OptimizerConfig, rate: float) -> optax.GradientTransformation:
             (count + 1) / max(config.warmup, 1), 1.0
         )
 
-    inner = optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
-    )
+    limits = []
+    if config.spike:
+        limits.append(limit(config.spike))
+    if config.clip is not None:
+        limits.append(optax.clip_by_global_norm(config.clip))
+    inner = optax.chain(*limits, optax.adamw(schedule, weight_decay=config.weight_decay))
     guarded = optax.apply_if_finite(inner, _NEVER)
     return _wide(optax.chain(guarded, average(config.ema)) if config.ema else guarded)
 
@@ -105,6 +136,45 @@ def average(decay: float) -> optax.GradientTransformation:
         return updates, Averaged(optax.incremental_update(moved, state.average, 1 - decay))
 
     return optax.GradientTransformation(init, update)
+
+
+def limit(spike: float, decay: float = DECAY) -> optax.GradientTransformation:
+    """Scales a gradient back whose norm is above `spike` times the running mean of those before.
+
+    AutoClip (Seetharaman et al. 2020, arXiv:2007.14469) and ZClip (Kumar et al. 2025,
+    arXiv:2504.02507) limit a norm by those before it too. What a spike does to Adam is to its
+    second moment, which it slows for a thousand updates: of 100 usual norms it adds ten times what
+    is there, of 5 a fortieth. The mean takes in what is left of a norm, so that a spike moves it
+    little and a scale that changes for good is followed. The first norm is the measure of the
+    second. What is zero but for rounding isn't taken in: a batch without a gradient says nothing
+    of the next one's. Nothing is left of a norm that overflows.
+    """
+
+    def init(params: Params) -> Norms:
+        zero = jnp.zeros((), jnp.float32)
+        return Norms(zero, zero, jnp.zeros((), jnp.int32))
+
+    def update(updates: Params, state: Norms, params: Params | None = None):
+        norm = optax.tree.norm(updates).astype(jnp.float32)
+        known, finite = state.weight > 0, jnp.isfinite(norm)
+        most = jnp.where(known, spike * state.total / jnp.where(known, state.weight, 1), jnp.inf)
+        over = (norm > most) | ~finite
+        left = jnp.where(over, jnp.where(known, most, 0), norm)
+        scale = jnp.where(over, jnp.where(finite, left / norm, 0), 1)
+        told = left > ROUNDING
+        after = Norms(
+            jnp.where(told, decay * state.total + left, state.total),
+            jnp.where(told, decay * state.weight + 1, state.weight),
+            state.limited + over.astype(jnp.int32),
+        )
+        return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), updates), after
+
+    return optax.GradientTransformation(init, update)
+
+
+def limited(state: optax.OptState) -> int:
+    """Updates that `limit` has scaled back so far."""
+    return int(optax.tree_utils.tree_get(state, "limited", default=0))
 
 
 def skipped(state: optax.OptState) -> tuple[Array, Array]:

@@ -90,6 +90,7 @@ def train(
             clock += time.perf_counter() - began
             done = number + 1
             values |= {"skipped": int(optimizer.skipped(state.optimizer)[1])}
+            values |= {"limited": optimizer.limited(state.optimizer)}
             note, names, warnings = note.updated(clock).looked(values, run)
             for warning in warnings:
                 print(f"warning: {named}, {warning}", file=sys.stderr)

@@ -45,7 +45,9 @@ def folder(workdir: Path) -> None:
 
 
 def today(then: Mapping[str, Any], workdir: Path) -> Config:
-    """The config that a workdir was begun with, as today's has it: what it lacks has its default.
+    """The config that a workdir was begun with, as today's has it.
+
+    What it lacks has its default, or what `BEFORE` has.
 
     Raises:
         ValueError: names keys that are no more, or says what today's config refuses.
@@ -58,11 +60,25 @@ def today(then: Mapping[str, Any], workdir: Path) -> Config:
             "workdir, or remove this one"
         )
     try:
-        return configs.build(then)
+        return configs.build(_as_then(then))
     except ValueError as error:
         raise ValueError(
             f"--workdir={workdir} was begun with what is refused today: {error}"
         ) from None
+
+
+# What a part's keys were before it had them, where that isn't today's default.
+BEFORE = {"optimizer": {"clip": 1.0, "spike": 0.0}}
+
+
+def _as_then(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config of before some keys, with those that mean something else today written out."""
+    whole = dict(values)
+    for part, keys in BEFORE.items():
+        given = values.get(part, {})
+        if isinstance(given, Mapping):
+            whole[part] = {**keys, **given}
+    return whole
 
 
 def same(

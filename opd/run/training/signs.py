@@ -14,15 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from opd.engine.optimizer import OptimizerConfig
+from opd.engine.optimizer import ROUNDING, OptimizerConfig
 from opd.method import baselines, importance
 from opd.method.table import Method
 
 Line = Mapping[str, Any]  # figures of an update by name; those that a run doesn't have are absent
 Memory = dict[str, dict[str, int]]  # by sign: its `streak`, and the `last` update it was the case
 
-# Float32 leaves about so much of a gradient whose advantages, of order 1, cancel: it is rounding.
-NO_GRADIENT = 1e-7
 # Nats a token. Rounding leaves 1e-6 or less of equal policies; a student that came so near by
 # learning has learned.
 SAME_POLICY = 1e-5
@@ -36,8 +34,8 @@ ESS_FLOOR = 2.0
 ESS_OF = 8  # weights, so that their floor is well below what they are without a fault
 # Nearly all: a bound is there for the few.
 BOUNDED = 0.99
-# Times the clip. Adam takes steps of one length whatever the scale, so that clipping always is
-# common and does no harm (1 to 150 times in configs/, all of which learn): a thousandth left isn't.
+# Times the clip. Adam takes steps of one length whatever the scale, so that clipping always does no
+# harm (configs/ learn with 1 to 150 times): with a thousandth left, its epsilon begins to count.
 CLIPPED = 1000.0
 # Updates on one batch. Up to sixteen were seen to do no harm (experiments/reuse).
 USED_UP = 32
@@ -64,7 +62,7 @@ class Circumstances:
         terms = () if method is None else tuple(term for term in method.terms if term.coef)
         ends = optimizer.decay is not None and optimizer.floor == 0
         return Circumstances(
-            clip=optimizer.clip,
+            clip=math.inf if optimizer.clip is None else optimizer.clip,
             still_after=optimizer.warmup + optimizer.decay if ends else math.inf,
             groups=groups,
             cap=cap,
@@ -130,7 +128,7 @@ def _skipped(line: Line, run: Circumstances) -> bool:
 
 
 def _no_gradient(line: Line, run: Circumstances) -> bool:
-    return line["gradient_norm"] <= NO_GRADIENT
+    return line["gradient_norm"] <= ROUNDING
 
 
 def _clipped(line: Line, run: Circumstances) -> bool:
@@ -244,8 +242,9 @@ SIGNS: dict[str, Sign] = {
     "clipped": Sign(
         _clipped, 3,
         "the gradient's norm is {gradient_norm:.3g}, and config.optimizer.clip = {clip:g} leaves "
-        "less than a thousandth of it: raise the clip to about the norm, or take a mean over "
-        "tokens (config.method.name=ROW@reduction=token_mean)",
+        "less than a thousandth of it: raise the clip to about the norm, leave it out "
+        "(config.optimizer.spike limits a norm by those before it), or take a mean over tokens "
+        "(config.method.name=ROW@reduction=token_mean)",
     ),
     "unchanged": Sign(
         _unchanged, 3,

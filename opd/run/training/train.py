@@ -196,7 +196,7 @@ def _train(
                 state, memory, values = learner.advance(state, memory, note.update)
                 note = note.updated(time.perf_counter() - began)
                 row, total = map(int, optimizer.skipped(state.optimizer))
-                values |= {"skipped": total}
+                values |= {"skipped": total, "limited": optimizer.limited(state.optimizer)}
                 note, names, warnings = note.looked(values, run)
                 log.update(note, memory, values | {"warnings": names})
                 for warning in warnings:

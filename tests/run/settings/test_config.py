@@ -81,6 +81,8 @@ def test_a_key_may_be_a_word_of_python_s():
         ({"compare": {"arms": ["k1_loss"]}}, "config.compare.arms: k1_loss: k1 as a loss"),
         ({"optimizer": {"learning_rate": 0}}, "config.optimizer.learning_rate = 0.0: allowed is"),
         ({"optimizer": {"clip": 0}}, "config.optimizer.clip = 0.0: allowed is more than 0"),
+        ({"optimizer": {"spike": -1}}, "config.optimizer.spike = -1.0: allowed is 0 or more"),
+        ({"optimizer": {"spike": 1}}, "config.optimizer.spike = 1.0: allowed is 0, or more than 1"),
         ({"optimizer": {"clip": -1}}, "config.optimizer.clip = -1.0: allowed is more than 0"),
         (
             {"optimizer": {"weight_decay": -0.1}},

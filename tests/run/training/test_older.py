@@ -12,6 +12,7 @@ import pytest
 
 from opd import disk
 from opd.data import pipeline
+from opd.engine.optimizer import OptimizerConfig
 from opd.fields import to_dict
 from opd.run.comparing import compare
 from opd.run.players import fit, folder, players
@@ -66,6 +67,20 @@ def test_a_key_that_was_added_and_isn_t_at_its_default_is_another_config(tmp_pat
     workdir = begun(debug(), tmp_path, *ADDED)
     with pytest.raises(ValueError, match="of another config: config.chunk was 128, now 64"):
         train.check(debug(chunk=64), workdir)
+
+
+@pytest.mark.parametrize("lacks", ["config.optimizer.spike", "config.optimizer"])
+def test_a_training_of_before_norms_were_limited_by_those_before_them(lacks, tmp_path):
+    """It had no such limit, and a clip of 1 that it may have left to its default."""
+    then = dataclasses.replace(debug().optimizer, clip=1.0, spike=0.0)
+    if lacks == "config.optimizer":
+        then = OptimizerConfig(clip=1.0, spike=0.0)
+    workdir = begun(debug(optimizer=then), tmp_path, lacks)
+    assert train.begun(workdir).optimizer == then
+    assert train.check(debug(optimizer=then), workdir).config.optimizer == then
+    wanted = "config.optimizer.clip was 1.0, now None; config.optimizer.spike was 0.0, now 5.0"
+    with pytest.raises(ValueError, match=wanted):
+        train.check(debug(optimizer=OptimizerConfig(warmup=then.warmup)), workdir)
 
 
 @pytest.mark.parametrize("of", ["training", "comparison"])

@@ -130,6 +130,8 @@ def test_circumstances_are_the_config_s_and_the_row_s():
     optimizer = OptimizerConfig(clip=0.5, warmup=5, decay=20, floor=0.0)
     run = Circumstances.of(optimizer, table.parse("dapo"), 8, 32)
     assert run == Circumstances(0.5, 25, 8, 32, grouped=True, weighed=True)
+    unlimited = dataclasses.replace(optimizer, clip=None)
+    assert Circumstances.of(unlimited, table.parse("dapo"), 8, 32).clip == math.inf
     kept = dataclasses.replace(optimizer, floor=0.1)
     assert Circumstances.of(kept, None, 8, 32) == Circumstances(0.5, math.inf, 8, 32)
     # As the optimizer has it: the last rate that isn't zero is update 25's.

@@ -67,7 +67,7 @@ def test_a_finished_run_says_what_it_did_and_stays_as_it_is(whole):
     assert list((whole / "tensorboard").glob("events*"))
     line = disk.read_jsonl(whole / "metrics.jsonl")[-1]
     assert line["tokens_per_second"] > 0 and line["flops_per_second"] > 0
-    assert line["skipped"] == 0 and done["biased"] is None
+    assert line["skipped"] == line["limited"] == 0 and done["biased"] is None
     assert done["warnings"] == [] == [name for each in lines(whole) for name in each["warnings"]]
     assert len(line["kl_by_position"]) > 1 and 0 < line["ess_token"] <= 1.0001
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
