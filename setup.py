@@ -7,6 +7,7 @@ TEST = [
     "ruff>=0.9",
     "scipy>=1.14",
     "setuptools>=70",  # a test reads this file
+    "tensorboardX>=2.6.2",  # a test reads with it what is written for TensorBoard
 ]
 
 setup(
@@ -38,7 +39,6 @@ setup(
         "markdown-it-py>=3.0",
         "rich>=13.7",
         "safetensors>=0.5",
-        "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.20",
     ],

@@ -19,7 +19,7 @@ import rich.table
 from experiments.claims import page
 from experiments.claims.claim import FULL, QUICK, Outcome
 from experiments.claims.ledger import CLAIMS, run_all
-from opd.run.settings import launch
+from opd.run.settings import command, launch
 
 EXPECTED = Path(__file__).with_name("expected.json")
 
@@ -120,4 +120,4 @@ def job(ids: Sequence[str], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

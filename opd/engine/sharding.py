@@ -7,6 +7,7 @@ and the heads. A laptop is the mesh of one device.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from opd.model.scalar import Scalar
-from opd.types import Array, Model
+from opd.types import Array, Model, Params
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -104,14 +105,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@functools.cache
 def param_shardings(model: Model | Scalar, mesh: Mesh) -> Any:
-    """A tree like the parameters, of NamedSharding; nothing is computed or allocated."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    """A tree like the parameters, of NamedSharding; nothing is computed or allocated.
+
+    The same tree each time, since every program asks for it: it isn't to be changed.
+    """
     return jax.tree.map(
         lambda leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh)),
-        shapes,
+        shapes(model, jax.config.jax_enable_x64),
         model.axes(),
     )
+
+
+@functools.cache
+def shapes(model: Model | Scalar, wide: bool) -> Params:
+    """Shapes and types of a model's parameters, which depend on whether JAX has 64 bits (`wide`).
+
+    The same tree each time; it isn't to be changed.
+    """
+    return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
