@@ -21,7 +21,9 @@ SIZE = (64, 100, 128)
 MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
 CPU = Path("/proc/cpuinfo")
 LEAST_FREE = 64 * 2**20  # bytes of a disk that programs are kept on: those of one run, roughly
-LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+# JAX's settings of what is kept; a variable of that name in capitals gives each.
+WHERE, WHETHER = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 def make_room() -> None:
@@ -46,8 +48,8 @@ def keep_compiled() -> str:
     JAX_ENABLE_COMPILATION_CACHE. Without them it is `folder()`, if that can be written to. Small
     programs are kept too, since a run has many: JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
     """
-    where = jax.config.jax_compilation_cache_dir
-    if not jax.config.jax_enable_compilation_cache:
+    where = getattr(jax.config, WHERE)
+    if not getattr(jax.config, WHETHER):
         return "compiled programs are not kept: JAX_ENABLE_COMPILATION_CACHE says so"
     if where == "":
         return "compiled programs are not kept: JAX_COMPILATION_CACHE_DIR is empty"
@@ -59,9 +61,9 @@ def keep_compiled() -> str:
             refused = getattr(error, "strerror", None) or str(error)
         if refused:
             return f"compiled programs are not kept: {where or 'no folder'} ({refused})"
-        jax.config.update("jax_compilation_cache_dir", where)
-    if LEAST_SECONDS not in os.environ:
-        jax.config.update(LEAST_SECONDS.lower(), 0.0)
+        jax.config.update(WHERE, where)
+    if LEAST_SECONDS.upper() not in os.environ:
+        jax.config.update(LEAST_SECONDS, 0.0)
     return f"compiled programs are kept in {where}"
 
 

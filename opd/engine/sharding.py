@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -113,16 +114,17 @@ def param_shardings(model: Model | Scalar, mesh: Mesh) -> Any:
     """
     return jax.tree.map(
         lambda leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh)),
-        shapes(model, jax.config.jax_enable_x64),
+        shapes(model, jnp.result_type(float)),
         model.axes(),
     )
 
 
 @functools.cache
-def shapes(model: Model | Scalar, wide: bool) -> Params:
-    """Shapes and types of a model's parameters, which depend on whether JAX has 64 bits (`wide`).
+def shapes(model: Model | Scalar, widest: np.dtype) -> Params:
+    """Shapes and types of a model's parameters.
 
-    The same tree each time; it isn't to be changed.
+    They depend on whether JAX has 64 bits: `widest` is `jnp.result_type(float)`. The same tree each
+    time; it isn't to be changed.
     """
     return jax.eval_shape(model.init, jax.random.key(0))
 

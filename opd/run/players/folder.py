@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
@@ -152,7 +153,7 @@ def load(model: Decoder, folder: Path, mesh: Mesh) -> Params:
 
 def abstract(model: Decoder | Scalar, mesh: Mesh, trained: bool = False) -> Params:
     """Shapes, types and shardings of a model's parameters; as training has them, or at rest."""
-    shapes = sharding.shapes(model, jax.config.jax_enable_x64)
+    shapes = sharding.shapes(model, jnp.result_type(float))
     if trained:
         shapes = jax.eval_shape(functools.partial(steps.mastered, model), shapes)
     shardings = sharding.param_shardings(model, mesh)
