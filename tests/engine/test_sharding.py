@@ -131,6 +131,7 @@ def test_eight_devices_sample_what_one_does(mesh):
     assert caches == {"2"}  # [L, B, C, N, K]: a quarter of the eight rows on each device
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")  # and narrowed
 def test_shapes_are_found_once_for_each_width_of_numbers(x64):
     """What is kept of a model with 64 bits isn't what it is without, and is the same tree."""
     model = Decoder(DecoderConfig(vocab=8, width=4, layers=1, heads=1, param_dtype="float64"))
