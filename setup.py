@@ -23,7 +23,7 @@ setup(
     install_requires=[
         # What the method, the models, the measurements and the engine stand on.
         "chex>=0.1.91",
-        "flax>=0.12",
+        "flax>=0.12.7",  # the first that calls nothing that jax 0.10 warns of
         "jax>=0.10.1",  # the first that knows the flag of `opd/__init__.py`
         "numpy>=2.0",
         "optax>=0.2.6",
