@@ -7,6 +7,7 @@ TEST = [
     "ruff>=0.9",
     "scipy>=1.14",
     "setuptools>=70",  # a test reads this file
+    "tensorboardX>=2.6.2",  # a test reads with it what is written for TensorBoard
 ]
 
 setup(
@@ -22,7 +23,7 @@ setup(
     install_requires=[
         # What the method, the models, the measurements and the engine stand on.
         "chex>=0.1.91",
-        "flax>=0.12",
+        "flax>=0.12.7",  # the first that calls nothing that jax 0.10 warns of
         "jax>=0.10.1",  # the first that knows the flag of `opd/__init__.py`
         "numpy>=2.0",
         "optax>=0.2.6",
@@ -38,7 +39,6 @@ setup(
         "markdown-it-py>=3.0",
         "rich>=13.7",
         "safetensors>=0.5",
-        "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.20",
     ],

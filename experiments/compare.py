@@ -9,14 +9,15 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import rich
 from absl import flags
 
-from opd.report import page as report
-from opd.run.comparing import compare
-from opd.run.settings import launch
-from opd.run.settings.config import Config
+from opd.run.settings import command
+
+if TYPE_CHECKING:
+    from opd.run.comparing import compare
+    from opd.run.settings.config import Config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and stop")
@@ -30,10 +31,13 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     Raises:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
+    argv = sys.argv if argv is None else argv
+    command.helped(argv, __doc__)
+    from opd.run.comparing import compare
+    from opd.run.settings import launch
+
     flags_ = _WORKDIR, _PRINT_CONFIG, _LIST_METHODS, _LIST_AXES
-    found = launch.asked(
-        sys.argv if argv is None else argv, __doc__, *flags_, "configs/quickstart.py"
-    )
+    found = launch.asked(argv, *flags_, "configs/quickstart.py")
     if found is None:
         return None
     config, workdir = found
@@ -46,11 +50,17 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
 
 def job(config: Config, workdir: Path, plan: compare.Plan) -> None:
     """The run, its table and where its report is."""
-    launch.keep_compiled(workdir)
+    import rich
+
+    from opd.report import page as report
+    from opd.run.comparing import compare
+    from opd.run.settings import launch
+
+    launch.keep_compiled()
     results = compare.compare(config, workdir, plan)
     rich.print(report.table(results))
     print(f"report: {workdir / 'report.html'}")
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

@@ -12,14 +12,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from opd.data.chat import ChatConfig
-from opd.run.probe import score
-from opd.run.settings import launch
-from opd.run.settings.config import Config
-from opd.run.training import train
+from opd.run.settings import command
+
+if TYPE_CHECKING:
+    from opd.run.probe import score
+    from opd.run.settings.config import Config
+    from opd.run.training import train
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
 _STEP = flags.DEFINE_string("step", None, "an update that has a checkpoint, or best; the last one")
@@ -28,7 +30,7 @@ _PROMPTS = flags.DEFINE_integer(
     "prompts", None, "prompts at most; the run's own number, or all", lower_bound=1
 )
 _PATH = flags.DEFINE_string("path", None, "a Hugging Face folder, in place of --workdir")
-_TASK = flags.DEFINE_string("task", None, f"of --path: {score.spelled()}")
+_TASK = flags.DEFINE_string("task", None, "of --path: what to score it on, as above")
 _LENGTH = flags.DEFINE_integer("length", 256, "of --path: tokens at most", lower_bound=1)
 _VERIFIER = flags.DEFINE_string(
     "verifier", None, "of --path: exact, final_answer, math, regex:PATTERN or MODULE:NAME"
@@ -57,13 +59,18 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     Raises:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
-    launch.parse(sys.argv if argv is None else argv, __doc__)
+    argv = sys.argv if argv is None else argv
+    command.helped(argv, __doc__)
+    from opd.run.probe import score
+    from opd.run.settings import launch
+    from opd.run.training import train
+
+    launch.parse(argv)
     if _WORKDIR.value and _PATH.value:
         raise ValueError("--workdir and --path are both given: allowed is one of them")
     if _PATH.value:
         _refuse("--path", _OF_WORKDIR)
-        plan = score.check(_asked())
-        return lambda: print(json.dumps(score.score(plan), indent=1))
+        return functools.partial(job_of_path, score.check(_asked()))
     if not _WORKDIR.value:
         raise ValueError(
             "--workdir is missing; it is the folder of a training run (or give --path)"
@@ -75,7 +82,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     return functools.partial(job, config, workdir, train.check(config, workdir), step)
 
 
-def _refuse(given: str, others: tuple[launch.Flag, ...]) -> None:
+def _refuse(given: str, others: tuple[command.Flag, ...]) -> None:
     """Refuses flags that mean nothing beside the one that is given."""
     for flag in others:
         if flag.present:
@@ -83,6 +90,9 @@ def _refuse(given: str, others: tuple[launch.Flag, ...]) -> None:
 
 
 def _asked() -> score.Asked:
+    from opd.data.chat import ChatConfig
+    from opd.run.probe import score
+
     if not _TASK.value:
         raise ValueError(f"--task is missing; allowed are {score.spelled()}")
     return score.Asked(
@@ -100,11 +110,23 @@ def _asked() -> score.Asked:
     )
 
 
+def job_of_path(plan: score.Plan) -> None:
+    """A folder's scores, as JSON."""
+    from opd.run.probe import score
+    from opd.run.settings import launch
+
+    launch.keep_compiled()
+    print(json.dumps(score.score(plan), indent=1))
+
+
 def job(config: Config, workdir: Path, plan: train.Plan, step: int | str) -> None:
     """The scores, as JSON."""
-    launch.keep_compiled(workdir)
+    from opd.run.settings import launch
+    from opd.run.training import train
+
+    launch.keep_compiled()
     print(json.dumps(train.score(config, workdir, plan, step), indent=1))
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

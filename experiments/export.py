@@ -14,8 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from opd.run.players import folder, hub_export, models, trained
-from opd.run.settings import launch
+from opd.run.settings import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of experiments.train")
 _STEP = flags.DEFINE_string("step", None, "an update that has a checkpoint, or best; the last one")
@@ -34,7 +33,12 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     Raises:
         ValueError: a user's mistake; nothing has been written.
     """
-    launch.parse(sys.argv if argv is None else argv, __doc__)
+    argv = sys.argv if argv is None else argv
+    command.helped(argv, __doc__)
+    from opd.run.players import folder, hub_export, trained
+    from opd.run.settings import launch
+
+    launch.parse(argv)
     for name, value in (("workdir", _WORKDIR.value), ("path", _PATH.value)):
         if not value:
             raise ValueError(f"--{name} is missing")
@@ -51,10 +55,12 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
 
 def job(given: str, path: Path) -> None:
     """The export, and where it is."""
+    from opd.run.players import models
+
     save = models.save_adapter if _ADAPTER.value else models.save_model
     save(models.from_run(given, dtype=_DTYPE.value), path)
     print(path)
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from opd.data import hub_tokenizer, tokenizers
-from opd.data.chat import ChatConfig
-from opd.data.hub_tokenizer import HubTokenizer
-from opd.engine import backend
-from opd.run.players import hub, models
-from opd.run.settings import launch
+from opd.run.settings import command
+
+if TYPE_CHECKING:
+    from opd.data.hub_tokenizer import HubTokenizer
+    from opd.run.players import hub
 
 _PATH = flags.DEFINE_string("path", None, "a Hugging Face folder")
 _PROMPT = flags.DEFINE_string("prompt", None, "what the model goes on with")
@@ -38,7 +38,15 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     Raises:
         ValueError: a user's mistake; nothing has been compiled.
     """
-    launch.parse(sys.argv if argv is None else argv, __doc__)
+    argv = sys.argv if argv is None else argv
+    command.helped(argv, __doc__)
+    from opd.data import hub_tokenizer, tokenizers
+    from opd.data.chat import ChatConfig
+    from opd.engine import backend
+    from opd.run.players import models
+    from opd.run.settings import launch
+
+    launch.parse(argv)
     for name, value in (("path", _PATH.value), ("prompt", _PROMPT.value)):
         if not value:
             raise ValueError(f"--{name} is missing")
@@ -63,6 +71,10 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
 
 def job(checkpoint: hub.Folder, tokenizer: HubTokenizer) -> None:
     """The completion, on standard output."""
+    from opd.run.players import models
+    from opd.run.settings import launch
+
+    launch.keep_compiled()
     policy = models.loaded(checkpoint, tokenizer)
     how = _SEED.value, _TEMPERATURE.value, _TOP_K.value, _TOP_P.value
     (text,) = models.complete(policy, [_PROMPT.value], _LENGTH.value, *how)
@@ -70,4 +82,4 @@ def job(checkpoint: hub.Folder, tokenizer: HubTokenizer) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

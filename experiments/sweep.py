@@ -10,13 +10,14 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import rich
-import rich.table
 from absl import flags
 
-from opd.run.settings import launch
-from opd.run.sweeping import sweep
+from opd.run.settings import command
+
+if TYPE_CHECKING:
+    from opd.run.sweeping import sweep
 
 _SWEEP = flags.DEFINE_string("sweep", None, "a sweep file: configs/sweeps/NAME.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of all points, of the table and the plot")
@@ -30,7 +31,12 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     Raises:
         ValueError: a user's mistake; nothing has been run or written.
     """
-    launch.parse(sys.argv if argv is None else argv, __doc__)
+    argv = sys.argv if argv is None else argv
+    command.helped(argv, __doc__)
+    from opd.run.settings import launch
+    from opd.run.sweeping import sweep
+
+    launch.parse(argv)
     for flag in (_SWEEP, _WORKDIR):
         if not flag.value:
             raise ValueError(f"--{flag.name} is missing")
@@ -46,6 +52,11 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
 
 def job(config: Path, points: list[sweep.Point], workdir: Path, jobs: int) -> None:
     """The trainings, their table and their plot; exit code 1 where a point failed."""
+    import rich
+    import rich.table
+
+    from opd.run.sweeping import sweep
+
     records = sweep.run(config, points, workdir, jobs)
     sweep.write(records, workdir)
     shown = rich.table.Table("point", "KL", "accuracy", "error")
@@ -60,4 +71,4 @@ def job(config: Path, points: list[sweep.Point], workdir: Path, jobs: int) -> No
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

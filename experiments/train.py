@@ -11,12 +11,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from opd.run.settings import launch
-from opd.run.settings.config import Config
-from opd.run.training import train
+from opd.run.settings import command
+
+if TYPE_CHECKING:
+    from opd.run.settings.config import Config
+    from opd.run.training import train
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder that the run writes into, and goes on from")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and stop")
@@ -31,8 +34,12 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
         ValueError: a user's mistake; nothing has been compiled or written.
     """
     argv = sys.argv if argv is None else argv
+    command.helped(argv, __doc__)
+    from opd.run.settings import launch
+    from opd.run.training import train
+
     listing = _PRINT_CONFIG, _LIST_METHODS, _LIST_AXES
-    found = launch.asked(argv, __doc__, _WORKDIR, *listing, "configs/debug.py")
+    found = launch.asked(argv, _WORKDIR, *listing, "configs/debug.py")
     if found is None:
         return None
     config, workdir = found
@@ -45,7 +52,10 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
 
 def job(config: Config, workdir: Path, plan: train.Plan) -> None:
     """The run, and where it ended."""
-    launch.keep_compiled(workdir)
+    from opd.run.settings import launch
+    from opd.run.training import train
+
+    launch.keep_compiled()
     try:
         done = train.train(config, workdir, plan)
     except train.Diverged as error:
@@ -56,4 +66,4 @@ def job(config: Config, workdir: Path, plan: train.Plan) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

@@ -1,5 +1,6 @@
 # Shared by the commands that need the environment; sourced, not run.
-# `set_up [EXTRAS]` makes .venv and installs the project into it, unless that is done already.
+# `set_up [EXTRAS [LOCK]]` makes .venv and installs the project into it, unless that is done already;
+# with a lock in those versions, without it in whichever setup.py allows.
 # Afterwards $python is the environment's interpreter and $root the repository.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -26,9 +27,10 @@ find_python() {
 
 # Stamps say what is installed from which setup.py, where: a clone that moved is installed again.
 set_up() {
-  local extra=${1:-} state found name
-  state="$root $(cksum <"$root/setup.py")"
-  [ -x "$python" ] && [ "$(cat "$root/.venv/.stamp-$extra" 2>/dev/null)" = "$state" ] && return
+  local extra=${1:-} lock=${2:-} stamp state found name
+  stamp=.stamp-$extra${lock:+-locked}
+  state="$root $(cat "$root/setup.py" ${lock:+"$lock"} | cksum)"
+  [ -x "$python" ] && [ "$(cat "$root/.venv/$stamp" 2>/dev/null)" = "$state" ] && return
   if ! usable "$python" pip; then
     found=$(find_python) || exit 2
     echo "making .venv with $("$found" --version)" >&2
@@ -36,11 +38,13 @@ set_up() {
   fi
   echo "installing into .venv (takes minutes the first time)" >&2
   rm -rf "$root"/.venv/.stamp-* "$root/.venv/jax-cache"
-  (cd -- "$root" && "$python" -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}" </dev/null) || {
+  (cd -- "$root" && "$python" -m pip install --quiet --disable-pip-version-check ${lock:+-c "$lock"} -e ".${extra:+[$extra]}" </dev/null) || {
     echo "installation failed; the lines above say why" >&2
     exit 1
   }
+  echo "$state" >"$root/.venv/$stamp"
   # An extra brings the lesser ones with it.
+  state="$root $(cksum <"$root/setup.py")"
   case $extra in
     dev,oracles) set -- "" test dev dev,oracles ;;
     dev) set -- "" test dev ;;

@@ -11,15 +11,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import rich.box
-import rich.console
-import rich.table
+from opd.run.settings import command
 
-from experiments.claims import page
-from experiments.claims.claim import FULL, QUICK, Outcome
-from experiments.claims.ledger import CLAIMS, run_all
-from opd.run.settings import launch
+# The ledger takes seconds to import, which --help and a mistake needn't wait for.
+if TYPE_CHECKING:
+    import rich.table
+
+    from experiments.claims.claim import Outcome
 
 EXPECTED = Path(__file__).with_name("expected.json")
 
@@ -30,6 +30,8 @@ def chosen(ids: str | None) -> list[str]:
     Raises:
         ValueError: one that isn't there.
     """
+    from experiments.claims.ledger import CLAIMS
+
     if ids is None:
         return list(CLAIMS)
     asked = [id.strip() for id in ids.split(",")]
@@ -44,6 +46,8 @@ def chosen(ids: str | None) -> list[str]:
 
 def differences(outcomes: Sequence[Outcome], expected: dict[str, dict[str, str]]) -> list[str]:
     """Where verdicts differ from what is expected, a line each; what must be trained has none."""
+    from experiments.claims import page
+
     found = []
     for one in outcomes:
         said, wanted = page.verdicts(one) if one.finding else {}, expected.get(one.id, {})
@@ -56,6 +60,11 @@ def differences(outcomes: Sequence[Outcome], expected: dict[str, dict[str, str]]
 
 def table(outcomes: Sequence[Outcome]) -> rich.table.Table:
     """What the terminal shows."""
+    import rich.box
+    import rich.table
+
+    from experiments.claims import page
+
     shown = rich.table.Table(
         "id", "claim", "verdict", "repaired", "number", "s", box=rich.box.SIMPLE
     )
@@ -88,6 +97,9 @@ def prepare(argv: Sequence[str] | None = None):
         "--workdir", type=Path, default=Path("runs/claims"), help="what is written, goes here"
     )
     options = parser.parse_args(argv)
+    from experiments.claims.ledger import CLAIMS
+    from opd.run.settings import launch
+
     ids = chosen(options.ids)
     if options.list:
         return lambda: print("\n".join(f"{id:4}{CLAIMS[id].title}" for id in ids))
@@ -101,6 +113,12 @@ def _refuse(message: str):
 
 def job(ids: Sequence[str], options: argparse.Namespace) -> None:
     """Runs the claims, shows and writes what came out; --check leaves with 1 on a difference."""
+    import rich.console
+
+    from experiments.claims import page
+    from experiments.claims.claim import FULL, QUICK
+    from experiments.claims.ledger import run_all
+
     began = time.perf_counter()
     found = {}
     for outcome in run_all(ids, QUICK if options.quick else FULL):
@@ -120,4 +138,4 @@ def job(ids: Sequence[str], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

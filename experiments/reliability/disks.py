@@ -55,7 +55,7 @@ def command(job: str, folder: Path, workdir: Path) -> list[str]:
 
 def ended(asked: Sequence[str], folder: Path) -> tuple[int, str]:
     """The exit code of a command, and its last line on standard error."""
-    # Elsewhere, or compiled programs would be most of what fills the disk.
+    # Of the study's own, which starts without any.
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     run = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True)
     return run.returncode, (run.stderr.strip().splitlines() or [""])[-1]

@@ -36,8 +36,8 @@ from opd.data import conversation, hub_tokenizer, pipeline
 from opd.data.chat import PLAIN, Template
 from opd.data.config import DataConfig
 from opd.run.players import hub
+from opd.run.settings import command, launch
 from opd.run.settings import config as configs
-from opd.run.settings import launch
 from opd.run.store import checkpoint
 from tests.run.players import folders
 
@@ -315,7 +315,7 @@ def attempt(target: str, seed: int, scene: Scene) -> tuple[str, str | None]:
         TARGETS[target](scene, rng)
     except ValueError as error:
         outcome = "refused"
-        lines = launch.message(error).splitlines()
+        lines = command.message(error).splitlines()
         if len(lines) != 1 and not (target == "command line" and len(lines) <= 3):
             wrong = f"a message of {len(lines)} lines: {str(error)[:300]!r}"
         if os.environ.get("SHOW"):

@@ -46,7 +46,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "LoRA of a folder": {"student.lora.rank": 2},
 }  # fmt: skip
 # The tail of a kill's moment: up to how many seconds after what is waited for.
-LATEST = {"starting": 12.0, "updating": 0.5, "writing": 0.03}
+LATEST = {"starting": 6.0, "updating": 0.5, "writing": 0.03}
 
 
 @dataclasses.dataclass(frozen=True)

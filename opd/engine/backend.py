@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,6 +19,11 @@ SIZE = (64, 100, 128)
 # Linux lets a process have 65,530 memory maps, and every compiled program takes some: one that
 # keeps all that it has compiled dies of a segmentation fault.
 MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
+CPU = Path("/proc/cpuinfo")
+LEAST_FREE = 64 * 2**20  # bytes of a disk that programs are kept on: those of one run, roughly
+# JAX's settings of what is kept; a variable of that name in capitals gives each.
+WHERE, WHETHER = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 def make_room() -> None:
@@ -29,6 +39,58 @@ def make_room() -> None:
     if many:
         jax.clear_caches()
         gc.collect()
+
+
+def keep_compiled() -> str:
+    """Keeps compiled programs on the disk, for the next start; what is to be said of it, one line.
+
+    Where, and whether at all, JAX's own variables say: JAX_COMPILATION_CACHE_DIR and
+    JAX_ENABLE_COMPILATION_CACHE. Without them it is `folder()`, if that can be written to. Small
+    programs are kept too, since a run has many: JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
+    """
+    where = getattr(jax.config, WHERE)
+    if not getattr(jax.config, WHETHER):
+        return "compiled programs are not kept: JAX_ENABLE_COMPILATION_CACHE says so"
+    if where == "":
+        return "compiled programs are not kept: JAX_COMPILATION_CACHE_DIR is empty"
+    if where is None:
+        try:
+            where = str(folder())
+            refused = _refused(Path(where))
+        except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
+            refused = getattr(error, "strerror", None) or str(error)
+        if refused:
+            return f"compiled programs are not kept: {where or 'no folder'} ({refused})"
+        jax.config.update(WHERE, where)
+    if LEAST_SECONDS.upper() not in os.environ:
+        jax.config.update(LEAST_SECONDS, 0.0)
+    return f"compiled programs are kept in {where}"
+
+
+def folder() -> Path:
+    """Where compiled programs are kept: opd/jax in XDG_CACHE_HOME, or in ~/.cache.
+
+    Each kind of processor has a folder of its own: what was compiled for one can crash another.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = given if given.is_absolute() else Path.home() / ".cache"
+    lines = CPU.read_text().splitlines() if CPU.exists() else [platform.processor()]
+    can = sorted({line for line in lines if line.startswith(("flags", "Features"))}) or lines[:1]
+    digest = hashlib.sha256("\n".join(can).encode()).hexdigest()[:8]
+    return cache / "opd" / "jax" / f"{platform.machine()}-{digest}"
+
+
+def _refused(where: Path) -> str | None:
+    """Why nothing can be kept in a folder, if so.
+
+    Raises:
+        OSError: likewise.
+    """
+    where.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=where):
+        pass
+    free = shutil.disk_usage(where).free
+    return f"{free >> 20} MiB are free" if free < LEAST_FREE else None
 
 
 def check() -> None:

@@ -7,16 +7,18 @@ and the heads. A laptop is the mesh of one device.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from opd.model.scalar import Scalar
-from opd.types import Array, Model
+from opd.types import Array, Model, Params
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -104,14 +106,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@functools.cache
 def param_shardings(model: Model | Scalar, mesh: Mesh) -> Any:
-    """A tree like the parameters, of NamedSharding; nothing is computed or allocated."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    """A tree like the parameters, of NamedSharding; nothing is computed or allocated.
+
+    The same tree each time, since every program asks for it: it isn't to be changed.
+    """
     return jax.tree.map(
         lambda leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh)),
-        shapes,
+        shapes(model, jnp.result_type(float)),
         model.axes(),
     )
+
+
+@functools.cache
+def shapes(model: Model | Scalar, widest: np.dtype) -> Params:
+    """Shapes and types of a model's parameters.
+
+    They depend on whether JAX has 64 bits: `widest` is `jnp.result_type(float)`. The same tree each
+    time; it isn't to be changed.
+    """
+    return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:

@@ -16,10 +16,9 @@ from opd.engine.vocab import Pass
 from opd.method import table
 from opd.types import Rollout
 
-QUICK = ("one", "data=2,fsdp=2,tensor=2")
-MESHES = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in scene.MESHES
-]
+# How long it takes, and that data=4,tensor=2 cuts along two of the three axes of the last mesh.
+MARKS = {"data=8": pytest.mark.slow, "data=4,tensor=2": pytest.mark.deep}
+MESHES = [pytest.param(name, marks=MARKS.get(name, ())) for name in scene.MESHES]
 SPLIT = MESHES[1:]
 METHOD = scene.METHODS[2]  # opd@gamma=1: a local rule, own tokens, and a pass before
 

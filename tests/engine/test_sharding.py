@@ -129,3 +129,17 @@ def test_eight_devices_sample_what_one_does(mesh):
     assert 0 < np.mean(alone.ended) < 1
     caches = set(re.findall(r"f32\[2,(\d+),12,1,4\]", lowered.as_text()))
     assert caches == {"2"}  # [L, B, C, N, K]: a quarter of the eight rows on each device
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")  # and narrowed
+def test_shapes_are_found_once_for_each_width_of_numbers(x64):
+    """What is kept of a model with 64 bits isn't what it is without, and is the same tree."""
+    model = Decoder(DecoderConfig(vocab=8, width=4, layers=1, heads=1, param_dtype="float64"))
+    wide = sharding.shapes(model, jnp.result_type(float))
+    assert wide is sharding.shapes(model, jnp.result_type(float))
+    with jax.enable_x64(False):
+        narrow = sharding.shapes(model, jnp.result_type(float))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(wide)} == {"float64"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(narrow)} == {"float32"}
+    mesh = sharding.make_mesh()
+    assert sharding.param_shardings(model, mesh) is sharding.param_shardings(model, mesh)

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.reliability import disks, fuzz, kills, long
+from experiments.reliability import disks, fuzz, kills, long, supply
 from opd.run.training import log
 
 ROOT = Path(__file__).parents[2]
@@ -140,3 +140,27 @@ def test_the_tables_are_made_of_the_records():
     run = {"updates": 9, "compiled_later": 0, "files": figure}
     text = long.table({"run": run, "many": {"points": 2, "maps": figure}})
     assert "files over 9 updates | 1 | 0.1 | -0.1 to 0.3" in text and "update 100: 0." in text
+
+
+def test_what_pytest_says_is_counted():
+    ended = "1 failed, 9 passed, 2 skipped, 1 error in 3.21s"
+    assert supply.counts(f"F....\n{ended}\n") == {"passed": 9, "failed": 2, "skipped": 2}
+    assert supply.counts("2 passed in 0.1s") == {"passed": 2, "failed": 0, "skipped": 0}
+    for silent in ("", "collected 0 items", "no tests ran in 0.01s"):
+        with pytest.raises(ValueError, match="pytest ended with"):
+            supply.counts(silent)
+
+
+def test_the_lowest_versions_are_those_of_setup():
+    lowest = dict(map(supply.split, supply.asked()))
+    assert lowest["jax"] == "0.10.1" and lowest["pytest"] and "math-verify" not in lowest
+    assert all(version[0].isdigit() and name.strip() == name for name, version in lowest.items())
+
+
+def test_the_table_of_versions_says_what_failed_and_what_was_not_tried():
+    had = dict.fromkeys(("python", "jax", "flax", "optax", "numpy", "grain"), "1")
+    rooms = {"method": {"passed": 3, "failed": 1, "skipped": 0}}
+    one = {"date": "2026-01-02", "versions": had, "rooms": rooms}
+    row = supply.table({"oldest": one, "environment": {}}).splitlines()[-1]
+    assert row.startswith("| oldest, 2026-01-02 | 1 | 1 |")
+    assert row.endswith("| method: 3 passed, 1 failed | not tried |")

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from opd import disk
-from opd.run.settings import launch
+from opd.run.settings import command
 
 
 def wrapped(error, outer):
@@ -58,7 +58,7 @@ def test_a_job_that_the_disk_refuses_leaves_with_three_and_one_line(monkeypatch,
         raise OSError(errno.EROFS, "Read-only file system", "config.json")
 
     with pytest.raises(Left, match="3"):
-        launch.run(lambda: job)
+        command.run(lambda: job)
     said = capsys.readouterr().err
     assert said.startswith("error: config.json: Read-only file system") and said.count("\n") == 1
     assert "give the same command again" in said
@@ -69,4 +69,4 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        launch.run(lambda: job)
+        command.run(lambda: job)

@@ -62,9 +62,31 @@ def test_goldens_are_what_transformers_says_today():
         assert differs(goldens.logits(name), wanted) < 1e-5, name
 
 
-@pytest.mark.slow
+# Each family once, and what sets positions, windows and heads apart. The other cases are deep: they
+# differ from one of these in their logits, which test_logits_are_the_golden_ones looks at.
+IN_CI = (
+    "Llama, tied, llama3",
+    "Mistral, untied, window",
+    "Qwen2, tied, window from layer 1, old config",
+    "Qwen3, tied, yarn",
+    "Qwen3, window by layer",
+    "Gemma 2, tied, window",
+    "Gemma 3, untied, linear, caps, old config",
+)
+
+
+def test_each_family_is_put_to_every_property():
+    assert {goldens.CASES[name].architecture for name in IN_CI} == set(FAMILIES)
+
+
 @THEIRS
-@pytest.mark.parametrize("name", goldens.CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in IN_CI else pytest.mark.deep)
+        for name in goldens.CASES
+    ],
+)
 def test_every_property_holds_against_transformers(name, tmp_path):
     pytest.importorskip("transformers")
     from experiments.parity import measure

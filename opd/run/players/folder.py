@@ -7,6 +7,7 @@ must be there. A player that comes from elsewhere leaves its player.json alone i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
@@ -151,12 +153,9 @@ def load(model: Decoder, folder: Path, mesh: Mesh) -> Params:
 
 def abstract(model: Decoder | Scalar, mesh: Mesh, trained: bool = False) -> Params:
     """Shapes, types and shardings of a model's parameters; as training has them, or at rest."""
-
-    def made(key: jax.Array) -> Params:
-        params = model.init(key)
-        return steps.mastered(model, params) if trained else params
-
-    shapes = jax.eval_shape(made, jax.random.key(0))
+    shapes = sharding.shapes(model, jnp.result_type(float))
+    if trained:
+        shapes = jax.eval_shape(functools.partial(steps.mastered, model), shapes)
     shardings = sharding.param_shardings(model, mesh)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),

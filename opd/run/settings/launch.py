@@ -1,143 +1,52 @@
-"""The command line: absl flags, ml_collections and gin, with a user's mistakes on one line.
+"""What the command line asks for: absl flags, ml_collections and gin, mistakes on one line.
 
 The config file comes first, then gin files, gin bindings, and last keys given as flags.
-
-absl and ml_collections leave with code 1 and a traceback on a bad flag, an unknown key or a
-missing file. Here every mistake is a message on standard error and exit code 2.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import keyword
-import logging
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
-from ml_collections import config_flags
 
-from opd import disk, fields
-from opd.data.functions import RewardError
+from opd import fields
+from opd.engine import backend
 from opd.method import facts, table
+from opd.run.settings import command, gin_config
 from opd.run.settings import config as configs
-from opd.run.settings import gin_config
 from opd.run.settings.config import Config
 
-_ARGV: list[str] = []  # where config_flags finds the keys that are given; `parse` fills it
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "a config file: configs/NAME.py", sys_argv=_ARGV
-)
-_GIN_FILE = flags.DEFINE_multi_string(
-    "gin_file", [], "a gin file of keys, after the config file: configs/gin/NAME.gin; repeatable"
-)
-_GIN_BINDINGS = flags.DEFINE_multi_string(
-    "gin_bindings", [], "keys after those: 'optimizer.learning_rate = 1e-3'; repeatable"
-)
-Flag = flags.FlagHolder[Any]
-HELP = ("-h", "-help", "--help", "--helpfull")
 
-
-def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
-    """Runs what `prepare` hands back, and leaves: 0, 2 for a user's mistake, 3 for the disk's no.
-
-    A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
-    ours, and keeps its traceback, unless a full, read-only or broken disk is behind it; a
-    RewardError is the user's whenever it comes.
-    """
-    try:
-        job = prepare()
-    except ValueError as error:
-        print(f"error: {message(error)}", file=sys.stderr)
-        sys.exit(2)
-    if job is not None:
-        with _threads_are_quiet():
-            try:
-                job()
-            except RewardError as error:
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(2)
-            except Exception as error:
-                _leave_if_refused(error)
-                raise
-    sys.exit(0)
-
-
-def message(error: ValueError) -> str:
-    """A user's mistake in three lines at most, each cut in its middle where it is endless."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    longest = 1000  # what was given may be anything; what is allowed stands at the end
-    half = longest // 2
-    short = [one if len(one) <= longest else f"{one[:half]} ... {one[-half:]}" for one in lines]
-    return "\n".join(short[:3])
-
-
-def _leave_if_refused(error: Exception) -> None:
-    """Leaves with code 3 and one line where the disk refused what was written."""
-    reason = disk.refusal(error)
-    if reason is None:
-        return
-    print(
-        f"error: {reason}: what was finished before is whole; make room there, or allow writing, "
-        "and give the same command again",
-        file=sys.stderr,
-    )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(3)  # threads that still want to write would have a traceback each
-
-
-@contextlib.contextmanager
-def _threads_are_quiet() -> Iterator[None]:
-    """What the disk refused is said once, by `run`: not by each thread and library on its way."""
-    logger = logging.getLogger("absl")
-
-    def heard(record: logging.LogRecord) -> bool:
-        errors = [*([record.exc_info[1]] if record.exc_info else []), *(record.args or ())]
-        return not any(isinstance(one, Exception) and disk.refusal(one) for one in errors)
-
-    logger.addFilter(heard)
-    try:
-        yield
-    finally:
-        logger.removeFilter(heard)
-
-
-def parse(argv: list[str], about: str = "") -> Config | None:
+def parse(argv: list[str]) -> Config | None:
     """The config that the command line asks for; None without a config file and gin.
-
-    `about` is what --help says first; after it, SystemExit.
 
     Raises:
         ValueError: a flag, key, value or file that is wrong.
     """
-    if any(argument in HELP for argument in argv[1:]):
-        helps = (flags.FLAGS.module_help(sys.modules[__name__]), flags.FLAGS.main_module_help())
-        print("\n\n".join([about.strip(), *helps]))
-        sys.exit(0)
     file, keys = _checked_file(argv)
     argv, lists = _literal_tuples(argv)
     if file is None and any(re.match(r"-{1,2}gin_(file|bindings)(=|$)", one) for one in argv):
         file = gin_config.__file__
         argv = [argv[0], f"--config={file}", *argv[1:]]
-    _ARGV[:] = map(_quoted, argv)
+    command.ARGV[:] = map(_quoted, argv)
     try:
-        rest = flags.FLAGS(_ARGV)[1:]
-        values = None if _CONFIG.value is None else _CONFIG.value.to_dict()
+        rest = flags.FLAGS(command.ARGV)[1:]
+        values = None if command.CONFIG.value is None else command.CONFIG.value.to_dict()
     except Exception as error:  # absl, ml_collections and the file itself raise what they like
         raise ValueError(_one_line(error, file)) from None
     if rest:
         raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --config.KEY=VALUE")
     if values is None:
         return None
-    gin_config.bind(values, gin_config.read(_GIN_FILE.value, _GIN_BINDINGS.value), keys)
+    gin_config.bind(
+        values, gin_config.read(command.GIN_FILE.value, command.GIN_BINDINGS.value), keys
+    )
     try:
         return configs.build(values)
     except ValueError as error:
@@ -150,11 +59,10 @@ def parse(argv: list[str], about: str = "") -> Config | None:
 
 def asked(
     argv: list[str],
-    about: str,
-    workdir: Flag,
-    print_config: Flag,
-    list_methods: Flag,
-    list_axes: Flag,
+    workdir: command.Flag,
+    print_config: command.Flag,
+    list_methods: command.Flag,
+    list_axes: command.Flag,
     example: str,
 ) -> tuple[Config, Path] | None:
     """A job's config and workdir; None where a listing was asked for, which is printed.
@@ -162,7 +70,7 @@ def asked(
     Raises:
         ValueError: what `parse` finds wrong, or no config or workdir.
     """
-    config = parse(argv, about)
+    config = parse(argv)
     for listing, listed in ((list_methods, methods), (list_axes, axes)):
         if listing.value:
             print(listed())
@@ -189,11 +97,9 @@ def make_folder(flag: str, folder: Path) -> None:
         raise ValueError(f"--{flag}={folder}: it can't be made ({error.strerror})") from None
 
 
-def keep_compiled(workdir: Path) -> None:
-    """Keeps compiled programs in the workdir, unless JAX was told where."""
-    key = "jax_compilation_cache_dir"
-    if getattr(jax.config, key) is None:
-        jax.config.update(key, str(workdir / "cache"))
+def keep_compiled() -> None:
+    """Keeps compiled programs for the next start, and says where."""
+    print(backend.keep_compiled(), file=sys.stderr, flush=True)
 
 
 def _checked_file(argv: list[str]) -> tuple[str | None, set[str]]:

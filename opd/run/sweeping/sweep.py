@@ -12,7 +12,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -103,7 +102,6 @@ def run(config: Path, points: Sequence[Point], workdir: Path, jobs: int) -> list
         def one(point: Point) -> dict[str, Any]:
             ended = subprocess.run(
                 command(config, point, workdir),
-                env={"JAX_COMPILATION_CACHE_DIR": str(workdir.resolve() / "cache")} | os.environ,
                 capture_output=True,
                 text=True,
                 check=False,

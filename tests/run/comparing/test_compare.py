@@ -30,7 +30,7 @@ def command(*arguments: str, cache: Path) -> subprocess.CompletedProcess:
         text=True,
         timeout=590,
         cwd=ROOT,
-        env=environment | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"},
+        env=environment | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
     )
 
 

@@ -19,6 +19,7 @@ SMALL = (
     "--config.evaluate.prompts=4",
     "--config.probe.groups=8",
     "--config.probe.batch=8",
+    "--config.probe.rows=opd;opd_sampled",  # every row's figures: test_compare.py
     "--config.student.lora.rank=2",
     "--config.compare.arms=opd",
 )

@@ -116,13 +116,15 @@ def test_what_cannot_be_scored_is_said_in_one_line(folder, tmp_path, monkeypatch
 FORKS = """
 import json, os, sys
 from experiments import evaluate
-from opd.run.settings import launch
+from opd.run.probe import score
+from opd.run.settings import command, launch
+from opd.run.training import train
 
 for number, arguments in enumerate(json.load(sys.stdin)):
     if not os.fork():
         os.dup2(os.open(f"{sys.argv[1]}/{number}", os.O_WRONLY | os.O_CREAT), 2)
         sys.argv = ["evaluate", *arguments]
-        launch.run(evaluate.prepare)
+        command.run(evaluate.prepare)
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 MISTAKES = {

@@ -24,10 +24,11 @@ from opd.run import drawing
 from opd.run.players import fit, folder, players
 from opd.run.probe import evaluate
 from opd.run.rollouts import rewards
+from opd.run.settings import command, launch
 from opd.run.settings import config as configs
 from opd.run.settings.config import MeshConfig, OptimizerConfig, PlayerConfig, RewardConfig
 from opd.run.store.checkpoint import Checkpoints
-from opd.run.training import checks
+from opd.run.training import checks, train
 
 ROOT = Path(__file__).parents[3]
 G = 2
@@ -243,10 +244,10 @@ def test_the_launcher_leaves_with_two(monkeypatch, tmp_path, capsys):
     def fail(*_):
         raise RewardError("prompt '1+1=': raised")
 
-    monkeypatch.setattr(launcher.train, "train", fail)
-    monkeypatch.setattr(launcher.launch, "keep_compiled", lambda workdir: None)
+    monkeypatch.setattr(train, "train", fail)
+    monkeypatch.setattr(launch, "keep_compiled", lambda: None)
     with pytest.raises(SystemExit) as left:
-        launcher.launch.run(lambda: lambda: launcher.job(debug(), tmp_path, None))
+        command.run(lambda: lambda: launcher.job(debug(), tmp_path, None))
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: prompt '1+1=': raised\n"
 

@@ -18,8 +18,8 @@ import pytest
 from opd.data import pipeline
 from opd.method import table
 from opd.run.comparing import compare
+from opd.run.settings import command as commands
 from opd.run.settings import config as configs
-from opd.run.settings import launch
 
 ROOT = Path(__file__).parents[3]
 DEBUG = "--config=configs/debug.py"
@@ -28,7 +28,8 @@ FORKS = """
 import json, os, sys, time
 import jax
 from experiments import compare
-from opd.run.settings import launch
+from opd.run.comparing import compare as _
+from opd.run.settings import command, launch
 
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -45,7 +46,7 @@ for number, arguments in enumerate(json.load(sys.stdin)):
         sys.argv = ["compare", *arguments[check:]]
         code = 1
         try:
-            launch.run(lambda: (compare.prepare(), None)[1] if check else compare.prepare())
+            command.run(lambda: (compare.prepare(), None)[1] if check else compare.prepare())
         except SystemExit as left:
             code = left.code
         except BaseException:
@@ -512,13 +513,13 @@ def test_a_mistake_of_ours_keeps_its_traceback():
         raise ValueError("not a user's doing")
 
     with pytest.raises(ValueError, match="not a user's doing"):
-        launch.run(lambda: ours)
+        commands.run(lambda: ours)
 
 
 def test_an_endless_message_is_cut_in_its_middle_and_after_three_lines():
     """What was given may be anything; what is allowed stands at the end."""
-    said = launch.message(ValueError("given " + "x" * 10**5 + ": allowed is y\n2\n3\n4"))
+    said = commands.message(ValueError("given " + "x" * 10**5 + ": allowed is y\n2\n3\n4"))
     first, *rest = said.splitlines()
     assert first.startswith("given xxx") and first.endswith("x: allowed is y") and len(first) < 1010
     assert rest == ["2", "3"]
-    assert launch.message(ValueError("")) == "ValueError"
+    assert commands.message(ValueError("")) == "ValueError"
