@@ -1,7 +1,7 @@
 """Time and memory of a case, in turn with a peer in its own environment, or with a part of itself.
 
 python -m experiments.bench CASE [--peer=trl|liger --peer_python=PATH] [--parts] [--rounds=N]
-    [--chunk=N] [--json=FILE]
+    [--chunk=N] [--peer_chunk=N] [--json=FILE]
 
 Cases: a (generate), b (a whole distillation step), p (teacher and update on given tokens),
 c (151,936 ids), c2 (262,144 ids), probe (six estimators), reuse (a second update), long
@@ -29,6 +29,7 @@ from opd.run.settings import launch
 
 _PEER = flags.DEFINE_string("peer", None, "who stands beside us: trl, liger")
 _PYTHON = flags.DEFINE_string("peer_python", None, "the Python of the peer's environment")
+_PEER_CHUNK = flags.DEFINE_integer("peer_chunk", None, "tokens of liger's chunk; its own default")
 _PARTS = flags.DEFINE_bool("parts", False, "say where our time goes")
 _ROUNDS = flags.DEFINE_integer("rounds", None, "steps of each side; the case's own number")
 _CHUNK = flags.DEFINE_integer("chunk", None, "tokens of a vocabulary pass; the product's own")
@@ -54,7 +55,8 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     case = CASES[name]
     rounds = case.rounds if _ROUNDS.value is None else _ROUNDS.value
     sizes = changed(case.sizes, _SIZES.value or "")
-    plan = Plan(name, sizes, rounds, _CHUNK.value, _PARTS.value, _PEER.value, _PYTHON.value)
+    peer = _PEER.value, _PYTHON.value, _PEER_CHUNK.value
+    plan = Plan(name, sizes, rounds, _CHUNK.value, _PARTS.value, *peer)
     measure.check(plan)
     return functools.partial(job, plan, file)
 

@@ -152,6 +152,7 @@ class Peer:
     module: str
     versions: Mapping[str, str]
     lacks: str
+    chunked: bool = False  # whether tokens a chunk can be said
 
 
 TORCH = {"torch": "2.13.0", "transformers": "5.24.0"}
@@ -166,6 +167,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             "experiments.bench.peer_liger",
             MappingProxyType(TORCH | {"liger-kernel": "0.8.5"}),
             "it is a fused loss, measured on given tokens alone",
+            chunked=True,
         ),
         "tunix": Peer(
             "",
@@ -176,12 +178,15 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
 )
 
 
-def work(sizes: Sizes, step: str, chunk: int | None, **more: Any) -> dict[str, Any]:
+def work(
+    sizes: Sizes, step: str, chunk: int | None, peer_chunk: int | None = None, **more: Any
+) -> dict[str, Any]:
     """What a measured process is told."""
     return {
         "step": step,
         "sizes": dataclasses.asdict(sizes),
         "chunk": chunk,
+        "peer_chunk": peer_chunk,
         "method": METHOD,
         "estimators": list(ESTIMATORS),
         "clip": CLIP,

@@ -42,6 +42,7 @@ class Plan:
     parts: bool = False
     peer: str | None = None
     python: str | None = None  # the peer's
+    peer_chunk: int | None = None
 
     @property
     def case(self) -> Case:
@@ -72,8 +73,9 @@ def check(plan: Plan) -> None:
 def check_peer(plan: Plan) -> None:
     """Refuses a peer that is unknown, has no such case, isn't there or is of another version."""
     if plan.peer is None:
-        if plan.python is not None:
-            raise ValueError("--peer_python: means nothing without --peer")
+        for flag, given in (("peer_python", plan.python), ("peer_chunk", plan.peer_chunk)):
+            if given is not None:
+                raise ValueError(f"--{flag}: means nothing without --peer")
         return
     if plan.peer not in PEERS:
         raise ValueError(f"--peer={plan.peer}: {', '.join(PEERS)} are allowed")
@@ -83,6 +85,11 @@ def check_peer(plan: Plan) -> None:
         raise ValueError(
             f"--peer={plan.peer}: not for case {plan.name}, since {peer.lacks}; allowed: {allowed}"
         )
+    if plan.peer_chunk is not None and not peer.chunked:
+        raise ValueError(f"--peer_chunk: {plan.peer} has no chunks")
+    tokens = plan.sizes.batch * plan.sizes.completion
+    if plan.peer_chunk is not None and not 1 <= plan.peer_chunk <= tokens:
+        raise ValueError(f"--peer_chunk={plan.peer_chunk}: 1 to {tokens} are allowed")
     if plan.python is None:
         raise ValueError(f"--peer_python is missing: the Python that has {plan.peer}")
     found = installed(plan.python, tuple(peer.versions))
@@ -127,7 +134,7 @@ def sides(plan: Plan) -> Iterator[tuple[Side, Side | None]]:
             more["folder"] = str(work / "model")
 
         def begun(python: str, module: str, step: str, sizes: Sizes) -> Side:
-            asked = cases.work(sizes, step, plan.chunk, **more)
+            asked = cases.work(sizes, step, plan.chunk, plan.peer_chunk, **more)
             return stack.enter_context(Side([python, "-m", module], asked))
 
         mine = begun(sys.executable, OURS, plan.case.step, plan.sizes)
@@ -212,8 +219,10 @@ def compared(taken: Sequence[Sequence[Step]]) -> Json:
 def described(plan: Plan) -> Json:
     """What was measured, where and when."""
     name = plan.peer or plan.case.beside_name or None
+    name = f"{name}, chunks of {plan.peer_chunk}" if plan.peer_chunk else name
     command = f"python -m experiments.bench {plan.name}"
     command += f" --peer={plan.peer} --peer_python=PATH" if plan.peer else ""
+    command += f" --peer_chunk={plan.peer_chunk}" if plan.peer_chunk else ""
     command += f" --chunk={plan.chunk}" if plan.chunk else ""
     return {
         "case": plan.name,

@@ -13,8 +13,9 @@ class Liger(peer_torch.Training):
 
     def loss(self, tokens: torch.Tensor) -> torch.Tensor:
         """Forward and gradients of both heads in one go, chunk by chunk."""
+        chunk = {} if self.chunk is None else {"chunk_size": self.chunk}
         fused = LigerFusedLinearJSDLoss(
-            beta=1.0, weight_hard_loss=0.0, weight_soft_loss=1.0, compiled=False
+            beta=1.0, weight_hard_loss=0.0, weight_soft_loss=1.0, compiled=False, **chunk
         )
         known = torch.ones_like(tokens)
         asked = {"input_ids": tokens, "attention_mask": known, "use_cache": False}

@@ -42,7 +42,7 @@ class Training:
         self.student = model(sizes, sizes.layers, work["seed"]).train()
         self.teacher = model(sizes, sizes.teacher_layers, work["seed"] + 1).eval()
         self.teacher.requires_grad_(False)
-        self.clip = work["clip"]
+        self.clip, self.chunk = work["clip"], work["peer_chunk"]
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=work["rate"], weight_decay=0.0
         )
