@@ -169,9 +169,10 @@ def page(results: Sequence[Json]) -> str:
     )
     peers = (
         "Peers: `trl` is transformers' generation and TRL's GKD loss of full logits (reverse KL); "
-        "`liger` is Liger's fused head and divergence without Triton, in chunks of its own default "
-        "(the fastest here) or in smaller ones (less memory): a goal holds against each. Both with transformers' "
-        "Qwen3, PyTorch's AdamW and a clipped gradient. Tunix has no on-policy distillation."
+        "`liger` is Liger's fused head and divergence without Triton, in one chunk as by default "
+        "(faster) or in smaller ones (less memory): a goal holds against each. Both with "
+        "transformers' Qwen3, PyTorch's AdamW and a clipped gradient. Tunix has no on-policy "
+        "distillation."
     )
     command = "    python -m experiments.bench CASE [--peer=trl|liger --peer_python=PATH] [--parts]"
     blocks = [
