@@ -46,6 +46,8 @@ def test_the_arithmetic_of_a_step_is_that_of_its_matrices():
     found = roofline.counted("learn", SMALL, (mine, theirs), table.parse("opd"), 1, Pass())
     assert found["flops"] == 4 * (2 * forward + 3 * forward + 3 * logits + logits)
     assert found["bytes"] == 4 * (10 * numbers[0] + numbers[1])
+    halves = roofline.halves(SMALL, (mine, theirs), table.parse("opd"), Pass())
+    assert halves == (3 * forward + 2 * logits, 2 * forward + 2 * logits)
 
 
 def test_a_whole_step_is_its_parts_and_files_have_no_arithmetic():
@@ -105,7 +107,7 @@ def test_what_others_used_is_what_ours_did_not(tmp_path):
         # user nice system idle iowait irq softirq steal guest guest_nice
         counts = [user * tick, 0, 0, idle * tick, 5, 0, 0, 0, user * tick, 0]
         (tmp_path / "stat").write_text(f"cpu  {' '.join(map(str, counts))}\ncpu0 1\n")
-        parts = ["S", *["0"] * 10, own * tick, 0, 0, 0, *["9"] * 30]
+        parts = ["S", *["0"] * 9, 7 * own, own * tick, 0, 0, 0, *[7 * own] * 30]
         (tmp_path / "7" / "stat").write_text(f"7 (a (b) c) {' '.join(map(str, parts))}\n")
         return busy.usage([7], tmp_path)
 
