@@ -36,12 +36,26 @@ def unchanged(before: Params, updates: Params, after: Params) -> tuple[Array, Ar
     of a vocabulary as many as all other parameters together.
     """
 
-    def size(update: Array) -> Array:
-        rows = jnp.sum(jnp.abs(jnp.atleast_1d(update)), axis=-1)  # one sum of all would be too long
-        return jnp.sum(rows.astype(wider(rows.dtype)))
+    def sizes(update: Array, old: Array, new: Array) -> tuple[Array, ...]:
+        size = jnp.abs(update.astype(wider(update.dtype)))
+        return _sums(zero(size, old == new), size)
 
-    lost = jax.tree.map(lambda u, old, new: zero(u, old == new), updates, before, after)
-    return tuple(sum(map(size, jax.tree.leaves(each))) for each in (lost, updates))
+    each = jax.tree.leaves(jax.tree.map(sizes, updates, before, after))
+    return sum(each[::2]), sum(each[1::2])
+
+
+def _sums(*values: Array) -> tuple[Array, ...]:
+    """The sum of each of several arrays of one shape, in one pass over all of them.
+
+    XLA on the CPU writes what a lone sum is taken of to memory first, which takes longer than the
+    sum. By rows: one sum of all would be too long for float32.
+    """
+    values = tuple(map(jnp.atleast_1d, values))
+    nothing = tuple(jnp.zeros((), value.dtype) for value in values)
+    rows = jax.lax.reduce(
+        values, nothing, lambda left, right: tuple(map(jnp.add, left, right)), (values[0].ndim - 1,)
+    )
+    return tuple(map(jnp.sum, rows))
 
 
 def gram(left: Params, right: Params) -> Array:
@@ -62,9 +76,14 @@ def gram(left: Params, right: Params) -> Array:
 
 
 def norm(tree: Params) -> Array:
-    """Euclidean norm of one tree."""
-    stacked = jax.tree.map(lambda a: a[None], tree)
-    return jnp.sqrt(gram(stacked, stacked)[0, 0])
+    """Euclidean norm of one tree, in float32 or wider; NaN where an entry isn't finite."""
+
+    def squares(leaf: Array) -> tuple[Array, ...]:
+        wide = leaf.astype(wider(leaf.dtype))
+        return _sums(jnp.square(wide), (~jnp.isfinite(wide)).astype(wide.dtype))
+
+    each = jax.tree.leaves(jax.tree.map(squares, tree))
+    return jnp.where(sum(each[1::2]) > 0, jnp.nan, jnp.sqrt(sum(each[::2])))
 
 
 def sketch(tree: Params, width: int, seed: int = 0) -> Array:

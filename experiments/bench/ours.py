@@ -127,7 +127,7 @@ class Training:
 
     def graded(self, rollout: Rollout) -> jax.Array:
         """The teacher's hidden states."""
-        return programs.head(self.mesh, self.teacher, self.teacher_params, rollout).hidden
+        return programs.hidden(self.mesh, self.teacher, self.teacher_params, rollout)
 
     def started(self) -> State:
         """The state before an update; the first one's makes the optimizer's moments."""

@@ -95,38 +95,39 @@ def updating(own: Training) -> dict[str, Part]:
         return jax.vjp(lambda params: hidden_of(params, rollout), params)[1](cotangent)
 
     @jax.jit
-    def figures(rollout: Any, stats: Any, ascent: Any, unchanged: Mean) -> Any:
+    def figures(rollout: Any, stats: Any, gradient: Any, unchanged: Mean) -> Any:
         known = weights(method, rollout)
         kind = facts.weighs(method)
         return metrics.metrics_of(
-            Batch(rollout, stats, kind, method, known, ascent, None, unchanged)
+            Batch(rollout, stats, kind, method, known, gradient, None, unchanged)
         )
 
     forward = jax.jit(hidden_of)
-    climbed = jax.jit(
-        lambda state, ascent: steps.climb(model, own.optimizer, state, ascent), donate_argnums=0
+    descended = jax.jit(
+        lambda state, gradient: steps.descend(model, own.optimizer, state, gradient),
+        donate_argnums=0,
     )
     hidden = forward(state.params, rollout)
     teacher = steps.head_of(own.teacher, own.teacher_params, own.graded(rollout))
     uniforms = estimator.fresh_uniforms(own.seed, 0, rollout, (method,))
-    ascent = jax.tree.map(jnp.zeros_like, model.trained(state.params))
+    gradient = jax.tree.map(jnp.zeros_like, model.trained(state.params))
 
     def vocabulary() -> Any:
         head = steps.head_of(model, own.current, hidden)
         return programs.cotangents(head, teacher, rollout, (method,), uniforms, own.how)
 
-    def climb() -> Any:
-        own.state, unchanged = climbed(own.state, ascent)
+    def descend() -> Any:
+        own.state, unchanged = descended(own.state, gradient)
         return unchanged
 
     stats = vocabulary()[1]
-    made = figures(rollout, stats, ascent, climb())
+    made = figures(rollout, stats, gradient, descend())
     return {
         "teacher forward": lambda: own.graded(rollout),
         "body forward": lambda: forward(own.current, rollout),
         "vocabulary": vocabulary,
         "body forward and backward": lambda: both(own.current, rollout, hidden),
-        "optimizer": climb,
-        "metrics": lambda: figures(rollout, stats, ascent, Mean(jnp.zeros(()), jnp.ones(()))),
+        "optimizer": descend,
+        "metrics": lambda: figures(rollout, stats, gradient, Mean(jnp.zeros(()), jnp.ones(()))),
         "fetching metrics": lambda: own.fetched(made),
     }

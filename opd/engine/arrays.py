@@ -33,7 +33,7 @@ def gradient(
     uniforms: ArrayLike | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> Head: ...
 @overload
 def gradient(
@@ -45,7 +45,7 @@ def gradient(
     uniforms: ArrayLike | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> Array: ...
 def gradient(
     method,
@@ -56,7 +56,7 @@ def gradient(
     uniforms=None,
     seed=None,
     temperature=1.0,
-    chunk=128,
+    chunk=None,
 ):
     """dJ/dlogits [B, T, V] of any row of the table on a rollout, in closed form; ascent direction.
 
@@ -76,7 +76,8 @@ def gradient(
         uniforms: [B, T, k] in [0, 1) for rows that draw k candidates afresh.
         seed: draws those by counter, the same for a (row, position) whatever the batch.
         temperature: tau, of student and teacher.
-        chunk: tokens in one block [B, chunk, V] of what is computed on the way.
+        chunk: tokens in one block [B, chunk, V] of what is computed on the way; None: from the
+            shapes.
 
     Returns:
         [B, T, V] in the logits' dtype; of a `Head`, a `Head` of cotangents [B, T, D] and [V, D].
@@ -111,7 +112,7 @@ def statistics(
     logits_teacher: ArrayLike | Head | None = None,
     *,
     temperature: float = 1.0,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> TokenStats:
     """What the vocabulary says at every position, [B, T] each, nats, masked ones included.
 
@@ -122,7 +123,7 @@ def statistics(
         logits_student: [B, T, V] or a `Head`, as `gradient` takes them.
         logits_teacher: the same of the teacher; None: its fields are None.
         temperature: of student and teacher.
-        chunk: tokens in one block [B, chunk, V].
+        chunk: tokens in one block [B, chunk, V]; None: from the shapes.
 
     Returns:
         TokenStats: logp_student, entropy_student, logp_teacher, entropy_teacher, kl.
@@ -255,12 +256,12 @@ def _unknown(rollout: Rollout) -> np.ndarray | None:
     return None if mask is None or logp is None else mask & np.isnan(logp)
 
 
-def _pass(temperature: float, chunk: int) -> Pass:
+def _pass(temperature: float, chunk: int | None) -> Pass:
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature is {temperature}: a number above 0 is allowed")
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}: at least 1 is allowed")
-    return Pass(float(temperature), int(chunk))
+    return Pass(float(temperature), None if chunk is None else int(chunk))
 
 
 def _sides(

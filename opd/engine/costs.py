@@ -59,6 +59,7 @@ def flops(
     prompt: int,
     length: int,
     how: Pass | None = None,
+    rows: int = 1,
 ) -> dict[str, int]:
     """Matmul FLOPs of one rollout's share of an update with this method alone: 2 m n k each.
 
@@ -81,6 +82,7 @@ def flops(
         prompt: P, padding included.
         length: T, padding included.
         how: the vocabulary pass, whose chunk counts.
+        rows: of a batch, from which a chunk that isn't given follows.
 
     Returns:
         FLOPs of `rollout`, `teacher` and `update`, and their `total`.
@@ -94,7 +96,7 @@ def flops(
         raise ValueError(f"{method.name} needs a teacher, and none is given")
     graders = [teacher] if needs_teacher(method) else []
     sequence = prompt + length - 1
-    chunk = (Pass() if how is None else how).chunk
+    chunk, _ = (Pass() if how is None else how).sizes(rows, length, student.vocab)
     chunks = math.ceil(length / chunk)
     tokens = length if chunks == 1 else chunks * chunk
     passes = 1 if chunks == 1 or facts.pointwise(method) else 2

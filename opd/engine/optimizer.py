@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,6 @@ from opd import trees
 from opd.fields import setting
 from opd.model.scalar import Scalar
 from opd.types import Array, Model, Params
-
-_NEVER = 2**31 - 1  # of apply_if_finite, which would take a bad gradient after so many
-
 
 # What float32 leaves of a gradient whose parts cancel: such a norm says nothing of the others.
 ROUNDING = 1e-7
@@ -99,13 +96,10 @@ def make(config: OptimizerConfig, rate: float) -> optax.GradientTransformation:
             (count + 1) / max(config.warmup, 1), 1.0
         )
 
-    limits = []
-    if config.spike:
-        limits.append(limit(config.spike))
-    if config.clip is not None:
-        limits.append(optax.clip_by_global_norm(config.clip))
+    asked = config.spike or config.clip is not None
+    limits = [limit(config.spike, config.clip)] if asked else []
     inner = optax.chain(*limits, optax.adamw(schedule, weight_decay=config.weight_decay))
-    guarded = optax.apply_if_finite(inner, _NEVER)
+    guarded = guard(inner)
     return _wide(optax.chain(guarded, average(config.ema)) if config.ema else guarded)
 
 
@@ -138,38 +132,83 @@ def average(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def limit(spike: float, decay: float = DECAY) -> optax.GradientTransformation:
-    """Scales a gradient back whose norm is above `spike` times the running mean of those before.
+def guard(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Does nothing, and counts, where the gradient's norm isn't finite.
+
+    `optax.apply_if_finite` by the norm, which `inner` is handed: one pass over the gradient.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Params) -> optax.ApplyIfFiniteState:
+        nothing = jnp.zeros((), jnp.int32)
+        return optax.ApplyIfFiniteState(nothing, jnp.array(True), nothing, inner.init(params))
+
+    def update(updates: Params, state: optax.ApplyIfFiniteState, params: Params | None = None):
+        norm = trees.norm(updates)
+        finite = jnp.isfinite(norm)
+
+        def kept(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+        nothing = jax.tree.map(jnp.zeros_like, updates)
+        moved, after = inner.update(
+            kept(updates, nothing), state.inner_state, params, norm=jnp.where(finite, norm, 0)
+        )
+        bad = (~finite).astype(jnp.int32)
+        return kept(moved, nothing), optax.ApplyIfFiniteState(
+            notfinite_count=bad * (state.notfinite_count + 1),
+            last_finite=finite,
+            total_notfinite=state.total_notfinite + bad,
+            inner_state=kept(after, state.inner_state),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+def limit(spike: float, clip: float | None, decay: float = DECAY) -> optax.GradientTransformation:
+    """Scales a gradient back whose norm is above `clip`, or `spike` times the norms before it.
 
     AutoClip (Seetharaman et al. 2020, arXiv:2007.14469) and ZClip (Kumar et al. 2025,
     arXiv:2504.02507) limit a norm by those before it too. What a spike does to Adam is to its
     second moment, which it slows for a thousand updates: of 100 usual norms it adds ten times what
-    is there, of 5 a fortieth. The mean takes in what is left of a norm, so that a spike moves it
-    little and a scale that changes for good is followed. The first norm is the measure of the
-    second. What is zero but for rounding isn't taken in: a batch without a gradient says nothing
-    of the next one's. Nothing is left of a norm that overflows.
+    is there, of 5 a fortieth. The running mean takes in what is left of a norm, so that a spike
+    moves it little and a scale that changes for good is followed. The first norm is the measure of
+    the second. What is zero but for rounding isn't taken in: a batch without a gradient says
+    nothing of the next one's.
+
+    The norm, finite, comes as the argument `norm`. 0 and None: no such limit.
     """
 
-    def init(params: Params) -> Norms:
+    def init(params: Params) -> Norms | optax.EmptyState:
         zero = jnp.zeros((), jnp.float32)
-        return Norms(zero, zero, jnp.zeros((), jnp.int32))
+        return Norms(zero, zero, jnp.zeros((), jnp.int32)) if spike else optax.EmptyState()
 
-    def update(updates: Params, state: Norms, params: Params | None = None):
-        norm = optax.tree.norm(updates).astype(jnp.float32)
-        known, finite = state.weight > 0, jnp.isfinite(norm)
-        most = jnp.where(known, spike * state.total / jnp.where(known, state.weight, 1), jnp.inf)
-        over = (norm > most) | ~finite
-        left = jnp.where(over, jnp.where(known, most, 0), norm)
-        scale = jnp.where(over, jnp.where(finite, left / norm, 0), 1)
-        told = left > ROUNDING
-        after = Norms(
-            jnp.where(told, decay * state.total + left, state.total),
-            jnp.where(told, decay * state.weight + 1, state.weight),
-            state.limited + over.astype(jnp.int32),
-        )
-        return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), updates), after
+    def update(
+        updates: Params,
+        state: Norms | optax.EmptyState,
+        params: Params | None = None,
+        *,
+        norm: Array,
+        **others: Any,
+    ):
+        left = norm.astype(jnp.float32)
+        if spike:
+            known = state.weight > 0
+            mean = state.total / jnp.where(known, state.weight, 1)
+            over = known & (left > spike * mean)
+            left = jnp.where(over, spike * mean, left)
+            told = left > ROUNDING
+            state = Norms(
+                jnp.where(told, decay * state.total + left, state.total),
+                jnp.where(told, decay * state.weight + 1, state.weight),
+                state.limited + over.astype(jnp.int32),
+            )
+        if clip is not None:
+            left = jnp.minimum(left, clip)
+        scale = jnp.where(norm > left, left / jnp.where(norm > 0, norm, 1), 1)
+        return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), updates), state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def limited(state: optax.OptState) -> int:

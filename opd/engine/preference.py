@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from opd import trees
-from opd.engine.steps import State, climb
+from opd.engine.steps import State, descend
 from opd.model.scalar import Scalar
 from opd.types import Array, Mean, Metrics, Params, Rollout, Sum, pytree
 
@@ -102,8 +102,7 @@ def preference_step(
     shapes = jax.eval_shape(one, pairs)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     (gradient, totals), _ = jax.lax.scan(add, nothing, jax.tree.map(cut, pairs))
-    ascent = jax.tree.map(jnp.negative, gradient)
-    after, unchanged = climb(model, optimizer, state, ascent)
+    after, unchanged = descend(model, optimizer, state, gradient)
     number = jnp.asarray(count, totals["loss"].dtype)
     metrics: Metrics = {name: Mean(total, number) for name, total in totals.items()}
     metrics["gradient_norm"] = Mean(trees.norm(gradient), jnp.ones(()))

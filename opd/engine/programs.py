@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -103,6 +104,13 @@ def _state(state: State, call: Call) -> State:
     return State(_laid(state.params, where), moments, _laid(state.step, everywhere), own)
 
 
+def _how(how: Pass, call: Call) -> Pass:
+    """With the devices that rows are split over, from which its sizes follow."""
+    mesh = call["mesh"]
+    shards = math.prod(mesh.shape[axis] for axis in sharding.RULES["batch"])
+    return dataclasses.replace(how, shards=shards, platform=mesh.devices.flat[0].platform)
+
+
 # Arguments by name. What isn't here (a key, a seed) lies where it lies.
 LAYOUTS: dict[str, Layout | None] = {
     "params": _params,
@@ -118,6 +126,7 @@ LAYOUTS: dict[str, Layout | None] = {
     "group": _batch,
     "row": _batch,
     "prefix": _batch,
+    "how": _how,
 }
 # What selects a program, and what a call uses up.
 STATIC = (
@@ -231,10 +240,15 @@ def rollout(
     )
 
 
-@program(_head)
+@program(_batch)
+def hidden(mesh: Mesh, model: Model, params: Params, rollout: Rollout) -> Array:
+    """`steps.hidden`: what a model's side of the vocabulary on a rollout is kept as."""
+    return steps.hidden(model, params, rollout)
+
+
 def head(mesh: Mesh, model: Model, params: Params, rollout: Rollout) -> Head:
-    """`steps.head`: a model's side of the vocabulary on a rollout, to be kept."""
-    return steps.head(model, params, rollout)
+    """A model's side of the vocabulary on a rollout; the matrix is the parameters' own."""
+    return steps.head_of(model, params, hidden(mesh, model, params, rollout))
 
 
 @program(_batch)

@@ -71,13 +71,18 @@ def mastered(model: Model | Scalar, params: Params) -> Params:
     return model.with_trained(params, trees.masters(model.trained(params)))
 
 
-def head(model: Model, params: Params, rollout: Rollout) -> Head:
-    """The hidden states that predict the completion, [B, T, D], and the unembedding.
+def hidden(model: Model, params: Params, rollout: Rollout) -> Array:
+    """The hidden states that predict the completion, [B, T, D].
 
     Row P - 1 + t of the sequence predicts token t; the last token predicts nothing.
     """
-    hidden = model.hidden(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
-    return head_of(model, params, hidden[:, rollout.prompt.shape[1] - 1 :])
+    rows = model.hidden(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
+    return rows[:, rollout.prompt.shape[1] - 1 :]
+
+
+def head(model: Model, params: Params, rollout: Rollout) -> Head:
+    """`hidden`, and the unembedding."""
+    return head_of(model, params, hidden(model, params, rollout))
 
 
 def head_of(model: Model, params: Params, hidden: Array) -> Head:
@@ -308,27 +313,27 @@ def update_step(
     uniforms = estimator.fresh_uniforms(seed, state.step, rollout, (method,))
     asked = (model, state.params, rollout, teacher, (method,), uniforms, how)
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
-    ascent = jax.tree.map(lambda leaf: leaf[0], stacked)
+    loss = jax.tree.map(lambda leaf: -leaf[0], stacked)  # what the optimizer descends
     known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
-    after, unchanged = climb(model, optimizer, state, ascent)
-    critic_ascent = None
+    after, unchanged = descend(model, optimizer, state, loss)
+    critic_loss = None
     if critic is not None:
         cotangent = coefficients(method, known, stats, rollout.group).value
-        (critic_ascent,) = learn(cotangent.astype(value.dtype))
-        moved, _ = climb(critic.model, critic.optimizer, state.critic, critic_ascent)
+        (critic_loss,) = learn(-cotangent.astype(value.dtype))
+        moved, _ = descend(critic.model, critic.optimizer, state.critic, critic_loss)
         after = dataclasses.replace(after, critic=moved)
     batch = metrics.Batch(
-        rollout, stats, facts.weighs(method), method, known, ascent, critic_ascent, unchanged
+        rollout, stats, facts.weighs(method), method, known, loss, critic_loss, unchanged
     )
     return after, metrics.metrics_of(batch)
 
 
-def climb(
-    model: Model | Scalar, optimizer: optax.GradientTransformation, state: State, ascent: Params
+def descend(
+    model: Model | Scalar, optimizer: optax.GradientTransformation, state: State, gradient: Params
 ) -> tuple[State, Mean]:
-    """The state after one step up a gradient, and `trees.unchanged` of that step as a share."""
-    loss, part = jax.tree.map(jnp.negative, ascent), model.trained(state.params)
-    updates, inner = optimizer.update(loss, state.optimizer, part)
+    """The state after one step down a gradient, and `trees.unchanged` of that step as a share."""
+    part = model.trained(state.params)
+    updates, inner = optimizer.update(gradient, state.optimizer, part)
     moved = optax.apply_updates(part, updates)
     lost, asked = trees.unchanged(part, updates, moved)
     params = model.with_trained(state.params, moved)

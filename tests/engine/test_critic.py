@@ -140,7 +140,9 @@ def test_losses_are_what_the_rows_descend(name, here, state):
     head = None if name.startswith("sft") else here.head
     own = programs.head(here.mesh, scene.STUDENT, here.params, here.rollout)
     pi, p = (
-        np.asarray(steps.vocab.log_softmax(steps.vocab.logits(side), scene.HOW.temperature), np.float64)
+        np.asarray(
+            steps.vocab.log_softmax(steps.vocab.logits(side), scene.HOW.temperature), np.float64
+        )
         for side in (own, here.head)
     )
     mix = np.log((np.exp(pi) + np.exp(p)) / 2)

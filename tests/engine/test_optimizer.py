@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +94,10 @@ def left(step, gradients):
     params = {"w": jnp.zeros(4)}
 
     def one(state, gradient):
-        updates, state = step.update({"w": gradient}, state, params)
+        norm = jnp.linalg.norm(gradient)
+        updates, state = optax.with_extra_args_support(step).update(
+            {"w": gradient}, state, params, norm=norm
+        )
         return state, jnp.linalg.norm(updates["w"])
 
     state, norms = jax.lax.scan(one, step.init(params), jnp.asarray(gradients, jnp.float32))
@@ -126,7 +130,7 @@ NORMS = st.one_of(st.floats(1e-3, 1e3), st.just(0.0), st.just(1e-9), st.just(1e6
 @given(st.lists(NORMS, min_size=1, max_size=30), st.sampled_from([2.0, 10.0]))
 def test_a_norm_is_limited_by_those_before_it(norms, spike):
     assert math.isclose(np.linalg.norm(along([1.0])), 1.0)
-    found, state = left(optimizer.limit(spike, 0.9), along(norms))
+    found, state = left(optimizer.limit(spike, None, 0.9), along(norms))
     expected, count = wanted(np.asarray(norms, np.float32).astype(float), spike, 0.9)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-12)
     close = np.isclose(found, norms, rtol=1e-4) & (found != norms)  # limited, or nearly
@@ -138,28 +142,40 @@ def test_a_norm_is_limited_by_those_before_it(norms, spike):
 def test_a_limit_knows_no_unit(scale):
     """Nats of a sequence or of a token, rewards of 1 or of 100: the same share is left."""
     norms = np.random.default_rng(0).lognormal(0, 1.5, 60)
-    plain, state = left(optimizer.limit(3.0), along(norms))
-    scaled, other = left(optimizer.limit(3.0), along(scale * norms))
+    plain, state = left(optimizer.limit(3.0, None), along(norms))
+    scaled, other = left(optimizer.limit(3.0, None), along(scale * norms))
     assert 0 < int(state.limited) == int(other.limited) < 20
     np.testing.assert_allclose(scaled, scale * plain, rtol=1e-4)
 
 
 def test_a_spike_is_limited_and_forgotten_and_a_lasting_change_is_followed():
     steady = [1.0] * 40
-    found, state = left(optimizer.limit(10.0), along([*steady, 1e4, *steady]))
+    found, state = left(optimizer.limit(10.0, None), along([*steady, 1e4, *steady]))
     np.testing.assert_allclose(found[40], 10.0, rtol=1e-4)
     np.testing.assert_allclose(np.delete(found, 40), 1.0, rtol=1e-4)
     assert int(state.limited) == 1
-    found, _ = left(optimizer.limit(10.0), along([*steady, *[1000.0] * 80]))
+    found, _ = left(optimizer.limit(10.0, None), along([*steady, *[1000.0] * 80]))
     assert found[40] < 11 and (found[-10:] > 999).all()
 
 
-def test_a_norm_that_overflows_leaves_nothing_and_moves_no_mean():
+def test_a_norm_that_overflows_is_skipped_and_moves_no_mean():
     """In float32 the squares of 1e30 are infinite; of the first norm too, which has no measure."""
     for first in ([], [1.0, 2.0]):
-        found, state = left(optimizer.limit(10.0), along([*first, 1e30, 1.0]))
+        step = optimizer.guard(optimizer.limit(10.0, None))
+        found, state = left(step, along([*first, 1e30, 1.0]))
         assert found[-2] == 0 and found[-1] == 1.0
-        assert bool(jnp.isfinite(state.total)) and int(state.limited) == 1
+        assert bool(jnp.isfinite(state.inner_state.total)) and int(state.total_notfinite) == 1
+        assert int(state.inner_state.limited) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_skipped_as_optax_skips_it(bad):
+    gradients = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    gradients[[1, 4, 5], [0, 2, 3]] = bad
+    found, state = left(optimizer.guard(optax.adam(0.1)), gradients)
+    expected, other = left(optax.apply_if_finite(optax.adam(0.1), 99), gradients)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    chex.assert_trees_all_close(state, other, rtol=1e-6)
 
 
 def test_both_limits_hold_and_none_by_default_on_gradients_as_usual():

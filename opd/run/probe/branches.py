@@ -270,9 +270,12 @@ def _take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def rows_together(chunk: int, vocab: int) -> int:
-    """How many continuations are drawn and scored together, for a block of [rows, chunk, V]."""
-    return max(1, min(PIECE, BLOCK // (chunk * vocab)))
+def rows_together(chunk: int | None, vocab: int) -> int:
+    """How many continuations are drawn and scored together, for a block of [rows, chunk, V].
+
+    A chunk that follows from the shapes follows from the rows too, and bounds none.
+    """
+    return PIECE if chunk is None else max(1, min(PIECE, BLOCK // (chunk * vocab)))
 
 
 def scored(methods: tuple[Method, ...]) -> bool:

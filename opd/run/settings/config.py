@@ -141,7 +141,8 @@ class Config:
     # Rollouts of a prompt, in probe and training alike.
     group_size: int = setting(4, at_least=2)  # a group statistic of one rollout is none
     temperature: float = setting(1.0, above=0)  # of the policies, sampled and scored
-    chunk: int = setting(128, at_least=1)  # tokens of a chunk of the vocabulary pass
+    # Tokens of a chunk of the vocabulary pass; None: from the batch, the vocabulary and the device.
+    chunk: int | None = setting(None, at_least=1)
     models: str | None = None  # folder to keep teacher and student in; None: the workdir's own
     trains: str = setting("policy", choices=TRAINS)
     data: DataConfig = DataConfig()

@@ -166,7 +166,7 @@ class Policy:
         rollout = dataclasses.replace(rollout, **once)
         teacher, behavior = None, None
         if costs.needs_teacher(self.method):
-            teacher = programs.head(world.mesh, *self.teacher, rollout).hidden
+            teacher = programs.hidden(world.mesh, *self.teacher, rollout)
         if self._enumerates_drift:
             behavior = programs.head(world.mesh, self.student, state.params, rollout)
             # The unembedding may be the parameters' own array, which the update consumes.
@@ -195,8 +195,10 @@ class Policy:
         """Matmul FLOPs of an update's batch, of rollouts that never end; a critic's left out."""
         task, teacher = self.world.task, None if self.teacher is None else self.teacher.model
         sizes = task.max_prompt, task.max_completion
-        flops = costs.flops(self.student, teacher, self.method, *sizes, self.world.scoring)
         rollouts = self.config.prompts * self.config.group_size
+        flops = costs.flops(
+            self.student, teacher, self.method, *sizes, self.world.scoring, rollouts
+        )
         return float(rollouts * (flops["total"] if fresh else flops["update"]))
 
 
