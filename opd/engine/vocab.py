@@ -268,7 +268,7 @@ def _both_logits(
 
 
 def _both_logp(x: Array, y: Array | None, how: Pass) -> tuple[Array, Array | None]:
-    """Both sides' log-probabilities on the student's ids: those that a teacher lacks are padding."""
+    """Both log-probabilities, on the student's ids; those that a teacher lacks are padding."""
     logp = log_softmax(x, how.temperature)
     if y is None:
         return logp, None
