@@ -202,6 +202,9 @@ class Model(Protocol):
         Its leaves are [B, ...], or numbers.
         """
 
+    def grown(self, cache: Any, length: int) -> Any:
+        """The cache with room for `length` tokens in all."""
+
     def apart(self, params: Params) -> Any:
         """The parameters as `extend` takes them, made once before a loop around it."""
 

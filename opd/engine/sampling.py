@@ -17,6 +17,9 @@ from opd import draws, trees
 from opd.engine import vocab
 from opd.types import Array, Model, Params, pytree
 
+# A cache grows in at most BUCKETS steps, of BUCKET slots or more: attention reads what it has.
+BUCKET, BUCKETS = 256, 4
+
 
 @pytree
 class Completion:
@@ -100,9 +103,9 @@ def generate(
     if partner is not None:
         _check_partner(partner, model, temperature)
     batch, length = uniforms.shape
+    rooms = buckets(prompt.shape[1], length)
     if group_size < 1 or batch % group_size:
         raise ValueError(f"group_size is {group_size}: a divisor of the {batch} rows is allowed")
-    width = prompt.shape[1]
     eos = jnp.asarray(eos_ids, jnp.int32)
     cut = functools.partial(truncated_logits, temperature=temperature, top_k=top_k, top_p=top_p)
     share = 1.0 if partner is None else partner.share
@@ -123,13 +126,13 @@ def generate(
     # draw", so the draw is compiled once and no step runs a model for a token nobody needs.
     def prefilled(model: Model, params: Params) -> Any:
         first = [each[::group_size, :-1] for each in (prompt, prompt_mask)]
-        cache = model.prefill(params, *first, width + length)
+        cache = model.prefill(params, *first, rooms[0][0])
         return jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0) if x.ndim else x, cache)
 
     apart = [model.apart(params) for model, params in policies]
 
-    def running(state: _State) -> Array:
-        return (state.step < length) & jnp.any(state.live)
+    def running(until: int, state: _State) -> Array:
+        return (state.step < until) & jnp.any(state.live)
 
     def body(state: _State) -> _State:
         t = state.step
@@ -173,7 +176,24 @@ def generate(
         live=jnp.ones((batch,), bool),
         completion=nothing,
     )
-    return jax.lax.while_loop(running, body, start).completion
+    state = start
+    for slots, until in rooms:
+        caches = zip(policies, state.caches, strict=True)
+        grown = tuple(model.grown(cache, slots) for (model, _), cache in caches)
+        state = state._replace(caches=grown)
+        state = jax.lax.while_loop(functools.partial(running, until), body, state)
+    return state.completion
+
+
+def buckets(width: int, length: int) -> list[tuple[int, int]]:
+    """(slots, tokens): the cache of a prompt [B, width] has so many until so many are drawn.
+
+    The last is all of it. Each is a loop of its own, compiled for its slots.
+    """
+    total = width + length
+    count = min(BUCKETS, -(-total // BUCKET))
+    sizes = [-(-total * n // count) for n in range(1, count + 1)]
+    return [(size, size - width) for size in sizes if size > width]
 
 
 def logits_of(hidden: Array, matrix: Array) -> Array:

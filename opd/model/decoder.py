@@ -13,7 +13,8 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +28,14 @@ from opd.trees import wider
 from opd.types import Array, Params, pytree
 
 DTYPES = ("bfloat16", "float32", "float64")
+# What a layer's forward leaves for its pull-back, beside its input; the rest is computed again.
+REMATS: Mapping[str, Callable[..., Any] | None] = MappingProxyType(
+    {
+        "none": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "full": jax.checkpoint_policies.nothing_saveable,
+    }
+)
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
@@ -182,6 +191,7 @@ class Block(nn.Module):
     """
 
     config: DecoderConfig
+    attention: str = "auto"  # of a sequence to itself
     keep: bool = False  # give a sequence's keys and values back, [B, S, N, K]
 
     def matrix(
@@ -248,7 +258,7 @@ class Block(nn.Module):
         how = sight.window, c.query_scale, c.attention_cap
         if cached is None:
             kept = (key, value) if self.keep else None
-            out = attention.over_sequence(query, key, value, seen, *how)
+            out = attention.over_sequence(query, key, value, seen, *how, self.attention)
         else:
             keys, values, index = cached
             keys = _put(keys, jnp.moveaxis(key, 1, 3), index, axis=3)
@@ -272,6 +282,8 @@ class Network(nn.Module):
     """Embedding, a scan over the layers, final norm."""
 
     config: DecoderConfig
+    attention: str = "auto"
+    remat: str = "none"
     keep: bool = False  # give keys and values back, [L, B, S, N, K]
 
     @nn.compact
@@ -286,14 +298,17 @@ class Network(nn.Module):
         # shifts the slots and nothing else.
         position = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
         sights = [_sight(c, sliding, position, mask.shape[1]) for sliding in _kinds(c)]
+        block, policy = Block, REMATS[self.remat]
+        if policy is not None:  # in a scan XLA can't undo it: nothing else needs prevent it
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
         layers = nn.scan(
-            Block,
+            block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.keep, name="layers")
+        )(c, self.attention, self.keep, name="layers")
         slides = jnp.asarray(c.sliding or (False,) * c.layers)
         x, kept = layers(_embedded(c, embedding, tokens), slides, tuple(sights), mask, None)
         return Norm(c, "norm", name="final_norm")(x), kept
@@ -334,9 +349,24 @@ def _put(array: Array, part: Array, index: Array, axis: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """The decoder as a `Model`: static, hashable, parameters handed in."""
+    """The decoder as a `Model`: static, hashable, parameters handed in.
+
+    The config says what is computed. What is beside it says how, and moves numbers by rounding.
+
+    Raises:
+        ValueError: a way to compute it that isn't there.
+    """
 
     config: DecoderConfig
+    attention: str = "auto"  # of a sequence to itself: one of attention.KINDS
+    remat: str = "none"  # what a gradient computes again in place of keeping it: one of REMATS
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("attention", attention.KINDS), ("remat", REMATS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}: {', '.join(allowed)} are allowed"
+                )
 
     @property
     def vocab(self) -> int:
@@ -388,7 +418,8 @@ class Decoder:
             ValueError: S above `max_length`.
         """
         self._check_length(tokens.shape[1])
-        return Network(self.config).apply({"params": params}, tokens, mask)[0]
+        network = Network(self.config, self.attention, self.remat)
+        return network.apply({"params": params}, tokens, mask)[0]
 
     def unembedding(self, params: Params) -> Array:
         """[V, D] in the computation's dtype: logits are hidden @ unembedding.T."""
@@ -406,15 +437,26 @@ class Decoder:
         batch, held = tokens.shape
         kept = [jnp.zeros((c.layers, batch, 0, c.kv_heads, c.head_dim), c.dtype)] * 2
         if held:
-            kept = Network(c, keep=True).apply({"params": params}, tokens, mask)[1]
-        room = [(0, 0), (0, length - held)]
-        keys, values = (jnp.pad(each, [(0, 0), *room, (0, 0), (0, 0)]) for each in kept)
-        return Cache(
-            keys=tuple(jnp.moveaxis(keys, 2, 4)),
-            values=tuple(jnp.swapaxes(values, 2, 3)),
-            mask=jnp.pad(mask, room),
+            network = Network(c, self.attention, keep=True)
+            kept = network.apply({"params": params}, tokens, mask)[1]
+        cache = Cache(
+            keys=tuple(jnp.moveaxis(kept[0], 2, 4)),
+            values=tuple(jnp.swapaxes(kept[1], 2, 3)),
+            mask=mask,
             count=jnp.sum(mask, axis=1, dtype=jnp.int32),
             index=jnp.asarray(held, jnp.int32),
+        )
+        return self.grown(cache, length)
+
+    def grown(self, cache: Cache, length: int) -> Cache:
+        """The cache with room for `length` tokens, which it has no more than."""
+        more = (0, length - cache.mask.shape[1])
+        none = (0, 0)
+        return dataclasses.replace(
+            cache,
+            keys=tuple(jnp.pad(each, (none, none, none, more)) for each in cache.keys),
+            values=tuple(jnp.pad(each, (none, none, more, none)) for each in cache.values),
+            mask=jnp.pad(cache.mask, (none, more)),
         )
 
     def apart(self, params: Params) -> Params:

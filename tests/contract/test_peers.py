@@ -73,6 +73,9 @@ class Chain:
     def prefill(self, params, tokens, mask, length):
         return ()
 
+    def grown(self, cache, length):
+        return cache
+
     def apart(self, params):
         return params
 

@@ -44,6 +44,9 @@ class Chain:
             jax.debug.callback(self.calls.append, tokens.shape[1])
         return jnp.asarray(tokens.shape[1], jnp.int32)
 
+    def grown(self, cache, length):
+        return cache
+
     def apart(self, params):
         return params
 
@@ -200,6 +203,42 @@ def test_noise_does_not_depend_on_the_batch_split(decoder, plain, completion):
         half = plain(params, prompt[rows], prompt_mask[rows], noise(rows, 10))
         np.testing.assert_array_equal(half.tokens, completion.tokens[rows])
         np.testing.assert_allclose(half.logp, completion.logp[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [2, 9])
+def test_a_cache_that_grows_holds_the_same_tokens(decoder, completion, monkeypatch, most):
+    """In steps that a prompt is longer than, and in steps after it."""
+    monkeypatch.setattr(sampling, "BUCKET", 3)
+    monkeypatch.setattr(sampling, "BUCKETS", most)
+    rooms = sampling.buckets(4, 10)
+    assert rooms[-1] == (14, 10) and len(rooms) > 1
+    model, params, prompt, prompt_mask = decoder
+    found = sampler(model)(params, prompt, prompt_mask, noise(range(8), 10))
+    np.testing.assert_array_equal(found.tokens, completion.tokens)
+    np.testing.assert_allclose(found.logp, completion.logp, atol=1e-5)
+
+
+def test_a_groups_prompt_is_read_once(decoder):
+    """And its rows draw what they draw alone."""
+    model, params, prompt, prompt_mask = decoder
+    rows = np.repeat([1, 6], 4)
+    given = params, prompt[rows], prompt_mask[rows], noise(range(8), 10)
+    alone, together = sampler(model)(*given), sampler(model, group_size=4)(*given)
+    np.testing.assert_array_equal(together.tokens, alone.tokens)
+    np.testing.assert_allclose(together.logp, alone.logp, atol=1e-5)
+    calls = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Read(Decoder):
+        def prefill(self, params, tokens, mask, length):
+            calls.append(tokens.shape)
+            return super().prefill(params, tokens, mask, length)
+
+    options = {"eos_ids": (EOS,), "pad_id": PAD}
+    jax.eval_shape(lambda: sampling.generate(Read(CONFIG), *given, **options, group_size=4))
+    assert calls == [(2, 3)]
+    with pytest.raises(ValueError, match="group_size is 3: a divisor of the 8 rows is allowed"):
+        sampling.generate(model, *given, **options, group_size=3)
 
 
 def test_noise_does_not_depend_on_padding_or_length(decoder, plain, completion):

@@ -266,3 +266,28 @@ def test_impossible_configs_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(TINY, **wrong)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_what_is_computed_again_is_not_kept_and_gradients_stay(remat):
+    config = dataclasses.replace(TINY, width=32, mlp=256, layers=4, max_length=64)
+    params = made_up(config)
+    tokens, mask = batch((0, 2), 48)
+
+    def gradient(**how):
+        model = Decoder(config, **how)
+        total = lambda params: jnp.sum(jnp.sin(model.hidden(params, tokens, mask)))  # noqa: E731
+        compiled = jax.jit(jax.grad(total)).lower(params).compile()
+        return compiled(params), compiled.memory_analysis().temp_size_in_bytes
+
+    (kept, most), (again, less) = gradient(), gradient(remat=remat)
+    assert less < 0.8 * most
+    for left, right in zip(jax.tree.leaves(again), jax.tree.leaves(kept), strict=True):
+        assert np.abs(left - right).max() <= 1e-4 * np.abs(right).max()
+
+
+@pytest.mark.parametrize("how", [{"attention": "flash"}, {"remat": "some"}])
+def test_ways_that_are_not_there_are_refused(how):
+    with pytest.raises(ValueError, match="are allowed") as error:
+        Decoder(TINY, **how)
+    assert "\n" not in str(error.value)
