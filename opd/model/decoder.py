@@ -432,7 +432,6 @@ class Decoder:
         Raises:
             ValueError: a length above `max_length`.
         """
-        self._check_length(length)
         c = self.config
         batch, held = tokens.shape
         kept = [jnp.zeros((c.layers, batch, 0, c.kv_heads, c.head_dim), c.dtype)] * 2
@@ -449,7 +448,12 @@ class Decoder:
         return self.grown(cache, length)
 
     def grown(self, cache: Cache, length: int) -> Cache:
-        """The cache with room for `length` tokens, which it has no more than."""
+        """The cache with room for `length` tokens, padding included, and not for fewer than before.
+
+        Raises:
+            ValueError: a length above `max_length`.
+        """
+        self._check_length(length)
         more = (0, length - cache.mask.shape[1])
         none = (0, 0)
         return dataclasses.replace(

@@ -213,6 +213,8 @@ def test_a_cache_that_grows_holds_the_same_tokens(decoder, completion, monkeypat
     rooms = sampling.buckets(4, 10)
     assert rooms[-1] == (14, 10) and len(rooms) > 1
     model, params, prompt, prompt_mask = decoder
+    with pytest.raises(ValueError, match="17 tokens: the model allows 16"):
+        sampler(model)(params, prompt, prompt_mask, noise(range(8), 13))
     found = sampler(model)(params, prompt, prompt_mask, noise(range(8), 10))
     np.testing.assert_array_equal(found.tokens, completion.tokens)
     np.testing.assert_allclose(found.logp, completion.logp, atol=1e-5)
