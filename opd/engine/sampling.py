@@ -125,8 +125,8 @@ def generate(
     # All but the last prompt token: that one enters first in the loop, whose body then is "extend,
     # draw", so the draw is compiled once and no step runs a model for a token nobody needs.
     def prefilled(model: Model, params: Params) -> Any:
-        first = [each[::group_size, :-1] for each in (prompt, prompt_mask)]
-        cache = model.prefill(params, *first, rooms[0][0])
+        tokens, mask = prompt[::group_size, :-1], prompt_mask[::group_size, :-1]
+        cache = model.prefill(params, tokens, mask, rooms[0][0])
         return jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0) if x.ndim else x, cache)
 
     apart = [model.apart(params) for model, params in policies]
@@ -145,7 +145,7 @@ def generate(
             caches.append(cache)
             found = logits_of(hidden[:, 0], matrix)
             logits.append(cut(vocab.shaped(found, model.logit_cap, model.tokens)))
-        mixture = logits[0] if len(logits) == 1 else mixed(*logits, share)
+        mixture = logits[0] if len(logits) == 1 else mixed(logits[0], logits[1], share)
         uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)
         token, logp = greedy(mixture) if temperature == 0 else draw(mixture, uniform)
         if prefix is not None:
