@@ -196,10 +196,19 @@ class Model(Protocol):
     def unembedding(self, params: Params) -> Array:
         """The matrix [V, D] that turns hidden states into logits, in the computation's dtype."""
 
-    def empty_cache(self, batch: int, length: int) -> Any:
-        """A cache for `extend` over sequences of at most `length` tokens."""
+    def prefill(self, params: Params, tokens: Array, mask: Array, length: int) -> Any:
+        """A cache of tokens [B, s], s >= 0, for `extend`; there is room for `length` in all.
 
-    def extend(self, params: Params, cache: Any, tokens: Array, mask: Array) -> tuple[Array, Any]:
+        Its leaves are [B, ...], or numbers.
+        """
+
+    def grown(self, cache: Any, length: int) -> Any:
+        """The cache with room for `length` tokens in all."""
+
+    def apart(self, params: Params) -> Any:
+        """The parameters as `extend` takes them, made once before a loop around it."""
+
+    def extend(self, params: Any, cache: Any, tokens: Array, mask: Array) -> tuple[Array, Any]:
         """Hidden states [B, s, D] of the next s tokens, and the cache that now holds them."""
 
 

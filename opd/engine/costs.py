@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import jax
 
+from opd.engine.sampling import buckets
 from opd.engine.vocab import Pass
 from opd.method import facts
 from opd.method.table import Method
@@ -63,7 +64,7 @@ def flops(
 ) -> dict[str, int]:
     """Matmul FLOPs of one rollout's share of an update with this method alone: 2 m n k each.
 
-        rollout = body(P - 1 over P + T) + T (body(1 over P + T) + 2 D V)
+        rollout = body(P - 1) + T (body(1 over C) + 2 D V)
         teacher = body(P + T - 1)
         update  = 3 body(P + T - 1) + T' (6 D V + 2 D_teacher V [+ 2 D V + 2 D_teacher V])
 
@@ -71,7 +72,9 @@ def flops(
     the student's logits, d_hidden and d_unembedding, and the teacher's logits where the method
     asks them; a method that isn't pointwise computes the logits once more, in a pass of statistics
     before. In that pass a single chunk costs nothing: XLA sees that both passes have the same
-    logits. T' is T in whole chunks. Elementwise work, lookups and the optimizer are left out.
+    logits. T' is T in whole chunks, C the slots of the cache as it grows. A prompt counts for each
+    of its completions, though a group reads it once, and all scores of a sequence count, though
+    long ones skip those of later tokens. Elementwise work, lookups and the optimizer are left out.
 
     It is what a row that never ends costs: decoding stops once all rows have ended.
 
@@ -112,10 +115,12 @@ def flops(
 
 
 def _rollout_flops(model: Counted, prompt: int, length: int) -> int:
-    """Prefill of all but the last prompt token, then T tokens one by one, over the whole cache."""
-    slots = prompt + length
-    decode = model.matmul_flops(1, slots) + _head_flops(model)
-    return model.matmul_flops(prompt - 1, slots) + length * decode
+    """Prefill of all but the last prompt token, then T tokens one by one, over the cache so far."""
+    flops, drawn = model.matmul_flops(prompt - 1, prompt - 1), 0
+    for slots, until in buckets(prompt, length):
+        flops += (until - drawn) * model.matmul_flops(1, slots)
+        drawn = until
+    return flops + length * _head_flops(model)
 
 
 def _head_flops(model: Model) -> int:

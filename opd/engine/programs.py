@@ -232,11 +232,18 @@ def rollout(
     partner: Model | None = None,
     partner_params: Params | None = None,
     share: float = 1.0,
+    group_size: int = 1,
 ) -> Rollout:
-    """`steps.rollout_step`; a partner draws all but `share` of each row's tokens."""
+    """`steps.rollout_step`; a partner draws all but `share` of each row's tokens.
+
+    `group_size` rows side by side have one prompt. It is read once where whole groups lie on a
+    device; else a device would read prompts that it has no rows of.
+    """
     other = None if partner is None else Partner(partner, partner_params, share)
+    if (len(prompt) // group_size) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        group_size = 1
     return steps.rollout_step(
-        model, params, prompt, prompt_mask, group, row, key, sampling, prefix, other
+        model, params, prompt, prompt_mask, group, row, key, sampling, prefix, other, group_size
     )
 
 

@@ -17,6 +17,9 @@ from opd import draws, trees
 from opd.engine import vocab
 from opd.types import Array, Model, Params, pytree
 
+# A cache grows in at most BUCKETS steps, of BUCKET slots or more: attention reads what it has.
+BUCKET, BUCKETS = 256, 4
+
 
 @pytree
 class Completion:
@@ -60,6 +63,7 @@ def generate(
     top_p: float | None = None,
     prefix: Array | None = None,
     partner: Partner | None = None,
+    group_size: int = 1,
 ) -> Completion:
     """Draw y_t ~ q(. | prompt, y_<t), q = top_p(top_k(softmax(logits / temperature))).
 
@@ -86,6 +90,8 @@ def generate(
             rollout's own tokens before t it continues that rollout afresh from s_t.
         partner: a policy over the same vocabulary, and the share of [0, 1] that is not its own;
             it needs a temperature above 0.
+        group_size: so many rows side by side have one prompt, which is read once; the first of
+            them says it.
 
     Raises:
         ValueError: arguments outside what is said here, or prompt and completion together longer
@@ -97,13 +103,19 @@ def generate(
     if partner is not None:
         _check_partner(partner, model, temperature)
     batch, length = uniforms.shape
-    width = prompt.shape[1]
+    rooms = buckets(prompt.shape[1], length)
+    if group_size < 1 or batch % group_size:
+        raise ValueError(f"group_size is {group_size}: a divisor of the {batch} rows is allowed")
     eos = jnp.asarray(eos_ids, jnp.int32)
     cut = functools.partial(truncated_logits, temperature=temperature, top_k=top_k, top_p=top_p)
-    policies = [(model, params)]
-    if partner is not None:
+    share = 1.0 if partner is None else partner.share
+    policies = [(model, params)] if share > 0 else []
+    if share < 1:
         policies.append((partner.model, partner.params))
-    matrices = [model.unembedding(params) for model, params in policies]
+    # [D, V], laid out as a product with [B, D] reads it: for a few rows that is most of its time.
+    matrices = [
+        jax.lax.optimization_barrier(model.unembedding(params).T) for model, params in policies
+    ]
     # A model computes in its matrix's dtype. Rounded once, or it would be at every token.
     policies = [
         (model, trees.cast(params, matrix.dtype))
@@ -113,30 +125,32 @@ def generate(
     # All but the last prompt token: that one enters first in the loop, whose body then is "extend,
     # draw", so the draw is compiled once and no step runs a model for a token nobody needs.
     def prefilled(model: Model, params: Params) -> Any:
-        cache = model.empty_cache(batch, width + length)
-        if width > 1:
-            _, cache = model.extend(params, cache, prompt[:, :-1], prompt_mask[:, :-1])
-        return cache
+        tokens, mask = prompt[::group_size, :-1], prompt_mask[::group_size, :-1]
+        cache = model.prefill(params, tokens, mask, rooms[0][0])
+        return jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0) if x.ndim else x, cache)
 
-    def running(state: _State) -> Array:
-        return (state.step < length) & jnp.any(state.live)
+    apart = [model.apart(params) for model, params in policies]
+
+    def running(until: int, state: _State) -> Array:
+        return (state.step < until) & jnp.any(state.live)
 
     def body(state: _State) -> _State:
         t = state.step
         known = jnp.where(t == 0, prompt_mask[:, -1], state.live)
         caches, logits = [], []
-        for (model, params), cache, matrix in zip(policies, state.caches, matrices, strict=True):
-            hidden, cache = model.extend(params, cache, state.last[:, None], known[:, None])
+        for (model, _), parts, cache, matrix in zip(
+            policies, apart, state.caches, matrices, strict=True
+        ):
+            hidden, cache = model.extend(parts, cache, state.last[:, None], known[:, None])
             caches.append(cache)
             found = logits_of(hidden[:, 0], matrix)
             logits.append(cut(vocab.shaped(found, model.logit_cap, model.tokens)))
-        own, *others = (jax.nn.log_softmax(each, axis=-1) for each in logits)
-        logq = own if partner is None else mixed(own, others[0], partner.share)
+        mixture = logits[0] if len(logits) == 1 else mixed(logits[0], logits[1], share)
         uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)
-        token, logp = greedy(logits[0]) if temperature == 0 else draw(logq, uniform)
+        token, logp = greedy(mixture) if temperature == 0 else draw(mixture, uniform)
         if prefix is not None:
             given = jax.lax.dynamic_index_in_dim(prefix, t, axis=1, keepdims=False)
-            token, logp = _taken(logq, given.astype(token.dtype), token, logp)
+            token, logp = _taken(mixture, given.astype(token.dtype), token, logp)
         token = jnp.where(state.live, token, pad_id)
         stops = jnp.any(token[:, None] == eos[None], axis=1) & state.live
         so_far = state.completion
@@ -162,19 +176,30 @@ def generate(
         live=jnp.ones((batch,), bool),
         completion=nothing,
     )
-    return jax.lax.while_loop(running, body, start).completion
+    state = start
+    for slots, until in rooms:
+        caches = zip(policies, state.caches, strict=True)
+        grown = tuple(model.grown(cache, slots) for (model, _), cache in caches)
+        state = state._replace(caches=grown)
+        state = jax.lax.while_loop(functools.partial(running, until), body, state)
+    return state.completion
 
 
-def logits_of(hidden: Array, unembedding: Array) -> Array:
-    """hidden [B, D] @ unembedding [V, D].T, out of the matmul in float32 or wider."""
+def buckets(width: int, length: int) -> list[tuple[int, int]]:
+    """(slots, tokens): the cache of a prompt [B, width] has so many until so many are drawn.
+
+    The last is all of it. Each is a loop of its own, compiled for its slots.
+    """
+    total = width + length
+    count = min(BUCKETS, -(-total // BUCKET))
+    sizes = [-(-total * n // count) for n in range(1, count + 1)]
+    return [(size, size - width) for size in sizes if size > width]
+
+
+def logits_of(hidden: Array, matrix: Array) -> Array:
+    """hidden [B, D] @ matrix [D, V], out of the matmul in float32 or wider."""
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
-    return jax.lax.dot_general(
-        hidden,
-        unembedding,
-        (((1,), (1,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=dtype,
-    )
+    return jnp.matmul(hidden, matrix, precision="highest", preferred_element_type=dtype)
 
 
 def truncated_logits(
@@ -206,22 +231,28 @@ def greedy(logits: Array) -> tuple[Array, Array]:
     return token, jnp.zeros(token.shape, logits.dtype)
 
 
-def draw(logq: Array, uniform: Array) -> tuple[Array, Array]:
-    """Tokens [B] drawn from log-probabilities [B, V] at uniforms [B], and their own."""
-    token = draws.inverse_cdf(jnp.exp(logq), uniform[:, None])
-    return token[:, 0], jnp.take_along_axis(logq, token, axis=-1)[:, 0]
+def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:
+    """Tokens [B] drawn from softmax(logits [B, V]) at uniforms [B], and their log-probabilities."""
+    weight = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    token = draws.inverse_cdf(weight, uniform[:, None])[:, 0]
+    return token, _logp(logits, token)
 
 
-def mixed(logp: Array, other: Array, share: float) -> Array:
-    """log(share p + (1 - share) p') of log-probabilities; the one or the other at 1 and 0."""
-    kept, left = (math.log(part) if part > 0 else -math.inf for part in (share, 1 - share))
-    return jnp.logaddexp(logp + kept, other + left)
+def mixed(logits: Array, other: Array, share: float) -> Array:
+    """log(share p + (1 - share) p') of two policies' logits, 0 < share < 1."""
+    own, others = (jax.nn.log_softmax(each, axis=-1) for each in (logits, other))
+    return jnp.logaddexp(own + math.log(share), others + math.log1p(-share))
 
 
-def _taken(logq: Array, given: Array, token: Array, logp: Array) -> tuple[Array, Array]:
+def _logp(logits: Array, token: Array) -> Array:
+    """log softmax(logits [B, V]) at tokens [B]: no array of all of them is made."""
+    own = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+    return own - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _taken(logits: Array, given: Array, token: Array, logp: Array) -> tuple[Array, Array]:
     """The given tokens [B] and their log-probabilities; the drawn ones where `given` is -1."""
-    place = jnp.maximum(given, 0)[:, None]
-    own = jnp.take_along_axis(logq, place, axis=-1)[:, 0]
+    own = _logp(logits, jnp.maximum(given, 0))
     return jnp.where(given >= 0, given, token), jnp.where(given >= 0, own, logp)
 
 

@@ -200,11 +200,13 @@ def rollout_step(
     sampling: Sampling,
     prefix: Array | None = None,
     partner: Partner | None = None,
+    group_size: int = 1,
 ) -> Rollout:
     """Draw one completion a row: prefill and decode in one program.
 
     The noise is a function of (key, row, position) alone. `prefix` [B, T] has tokens to take in
-    place of draws, -1 elsewhere. A `partner` draws its share of each row's tokens.
+    place of draws, -1 elsewhere. A `partner` draws its share of each row's tokens. Of every
+    `group_size` rows, which then have one prompt, it is read once.
     """
     drawn = generate(
         model,
@@ -219,6 +221,7 @@ def rollout_step(
         top_p=sampling.top_p,
         prefix=prefix,
         partner=partner,
+        group_size=group_size,
     )
     return Rollout(
         prompt=prompt,

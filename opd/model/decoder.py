@@ -12,20 +12,30 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from opd.model import lora, rotary
+from opd.model import attention, lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
 from opd.trees import wider
 from opd.types import Array, Params, pytree
 
 DTYPES = ("bfloat16", "float32", "float64")
+# What a layer's forward leaves for its pull-back, beside its input; the rest is computed again.
+REMATS: Mapping[str, Callable[..., Any] | None] = MappingProxyType(
+    {
+        "none": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "full": jax.checkpoint_policies.nothing_saveable,
+    }
+)
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
@@ -122,11 +132,15 @@ class DecoderConfig:
 
 @pytree
 class Cache:
-    """Keys and values of every layer, one array each, so that a decode loop updates in place."""
+    """Keys and values of the tokens so far, an array a layer: a decode loop updates each in place.
 
-    key: Array  # [L, B, C, N, K], rotated
-    value: Array  # [L, B, C, N, K]
+    Leaves are [B, ...], or a number.
+    """
+
+    keys: tuple[Array, ...]  # L of [B, N, K, C], rotated
+    values: tuple[Array, ...]  # L of [B, N, C, K]
     mask: Array  # [B, C] bool, the tokens that may be attended to
+    count: Array  # [B] int32, how many those are
     index: Array  # [] int32, the slot of the next token
 
 
@@ -143,44 +157,6 @@ def rms_norm(x: Array, scale: Array, eps: float, offset: float = 0.0) -> Array:
     if offset:
         return (normed * (offset + scale)).astype(x.dtype)
     return (normed.astype(x.dtype).astype(wide.dtype) * scale).astype(x.dtype)
-
-
-def capped(x: Array, cap: float | None) -> Array:
-    """cap tanh(x / cap) (Bello et al. 2017, section 4.1; Gemma 2, section 2)."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
-
-
-def attend(
-    query: Array,
-    key: Array,
-    value: Array,
-    allowed: Array,
-    scale: float | None = None,
-    cap: float | None = None,
-) -> Array:
-    """softmax(scale q k) v with grouped queries (Ainslie et al. 2023), in float32 or wider.
-
-    Args:
-        query: [B, S, H, K].
-        key: [B, C, N, K]; query head i reads key head i // (H / N).
-        value: [B, C, N, K].
-        allowed: [B, S, C] bool, with at least one true entry for each query.
-        scale: of the scores; K^(-1/2) by default.
-        cap: of the scores, which then are at most this.
-
-    Returns:
-        [B, S, H, K].
-    """
-    batch, length, heads, dim = query.shape
-    kv_heads = key.shape[2]
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    scale = dim**-0.5 if scale is None else scale
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim) * scale
-    scores = jnp.einsum("bsngk,bcnk->bngsc", grouped, key, preferred_element_type=wide)
-    scores = capped(scores, cap)
-    scores = jnp.where(allowed[:, None, None], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bngsc,bcnk->bsngk", weights, value).reshape(query.shape)
 
 
 def times(x: Array, matrix: Array, inputs: int) -> Array:
@@ -211,9 +187,9 @@ class Norm(nn.Module):
 
 @pytree
 class Sight:
-    """What layers of one kind know of positions: whom they see, and how far to turn."""
+    """What layers of one kind know of positions: how far they see, and how far to turn."""
 
-    allowed: Array  # [B, S, C] bool
+    window: int | Array | None  # None: as far as there is something
     cos: Array  # [B, S, 1, K / 2]
     sin: Array
 
@@ -221,11 +197,13 @@ class Sight:
 class Block(nn.Module):
     """One layer: x + attention(norm(x)), then x + gated MLP(norm(x)) (Shazeer 2020, eq. 6).
 
-    Called on a whole sequence (no cache) or on the next s tokens of a cached one. The body of a
-    scan over layers: the carry is (x, keys of all layers, values of all layers).
+    Called on a whole sequence, or on the next s tokens of one whose keys and values are cached.
+    The body of a scan over layers, whose carry is x.
     """
 
     config: DecoderConfig
+    attention: str = "auto"  # of a sequence to itself
+    keep: bool = False  # give a sequence's keys and values back, [B, S, N, K]
 
     def matrix(
         self,
@@ -270,9 +248,9 @@ class Block(nn.Module):
         return found.astype(c.dtype)[None, None]
 
     @nn.compact
-    def __call__(self, carry, layer: Array, slides: Array, sights: tuple, index: Array | None):
+    def __call__(self, x: Array, slides: Array, sights: tuple, seen: Array, cached: tuple | None):
+        """`sights` of the kinds of layers, `seen` [B, C]; `cached` are keys, values and a slot."""
         c = self.config
-        x, keys, values = carry
         sight = sights[0]
         if len(sights) > 1:
             sight = jax.tree.map(lambda all, near: jnp.where(slides, near, all), *sights)
@@ -288,14 +266,16 @@ class Block(nn.Module):
             query = Norm(c, "head_dim", name="q_norm")(query)
             key = Norm(c, "head_dim", name="k_norm")(key)
         query, key = (rotary.rotate(each, sight.cos, sight.sin) for each in (query, key))
-        if index is not None:
-            zero = jnp.zeros_like(index)
-            at = (layer, zero, index, zero, zero)
-            keys = jax.lax.dynamic_update_slice(keys, key[None], at)
-            values = jax.lax.dynamic_update_slice(values, value[None], at)
-            key = jax.lax.dynamic_index_in_dim(keys, layer, keepdims=False)
-            value = jax.lax.dynamic_index_in_dim(values, layer, keepdims=False)
-        out = attend(query, key, value, sight.allowed, c.query_scale, c.attention_cap)
+        how = sight.window, c.query_scale, c.attention_cap
+        if cached is None:
+            kept = (key, value) if self.keep else None
+            out = attention.over_sequence(query, key, value, seen, *how, self.attention)
+        else:
+            keys, values, index = cached
+            keys = _put(keys, jnp.moveaxis(key, 1, 3), index, axis=3)
+            values = _put(values, jnp.swapaxes(value, 1, 2), index, axis=2)
+            kept = keys, values
+            out = attention.over_cache(query, keys, values, seen, index, *how)
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
         out = self.project(out, "o", shape, axes)
         x = x + (Norm(c, "norm", name="attention_post_norm")(out) if c.post_norm else out)
@@ -306,82 +286,98 @@ class Block(nn.Module):
         out = ACTIVATIONS[c.activation](gate) * up
         out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
         x = x + (Norm(c, "norm", name="mlp_post_norm")(out) if c.post_norm else out)
-        return (x, keys, values), None
+        return x, kept
 
 
 class Network(nn.Module):
     """Embedding, a scan over the layers, final norm."""
 
     config: DecoderConfig
-
-    def sight(self, position: Array, allowed: Array, base: float, scaling: RopeScaling | None):
-        """Whom a query sees, and how far positions turn it."""
-        wide = jnp.promote_types(self.config.dtype, jnp.float32)
-        frequency, factor = rotary.frequencies(self.config.head_dim, base, scaling)
-        cos, sin = rotary.angles(position, jnp.asarray(frequency, wide))
-        return Sight(allowed, cos * factor, sin * factor)
+    attention: str = "auto"
+    remat: str = "none"
+    keep: bool = False  # give keys and values back, [L, B, S, N, K]
 
     @nn.compact
-    def __call__(self, tokens: Array, mask: Array, cache: Cache | None):
+    def __call__(self, tokens: Array, mask: Array):
         c = self.config
         init = nn.with_logical_partitioning(_truncated_normal(c.width**-0.5), ("vocab", "embed"))
         dtype = jnp.dtype(c.param_dtype)
         embedding = self.param("embedding", init, (c.vocab, c.width), dtype)
         if not c.tied:
             self.param("unembedding", init, (c.vocab, c.width), dtype)
-
         # Attention goes by slot, rotation by the number of tokens before: so padding on the left
-        # shifts the slots and nothing else. Every query may see itself: a row that is padding
-        # throughout has a softmax over one entry, not over none, and so no NaN.
-        if cache is None:
-            start, slots, seen, before = 0, mask.shape[1], mask, 0
-        else:
-            start, slots = cache.index, cache.mask.shape[1]
-            seen = jax.lax.dynamic_update_slice_in_dim(cache.mask, mask, start, axis=1)
-            before = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)[:, None]
-        position = before + jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
-        position = jnp.maximum(position, 0)
-        query_slot = (start + jnp.arange(tokens.shape[1]))[:, None]
-        key_slot = jnp.arange(slots)[None]
-        earlier, itself = key_slot < query_slot, key_slot == query_slot
-        allowed = (earlier[None] & seen[:, None]) | itself[None]
-        sights = [self.sight(position, allowed, c.rope_base, c.rope_scaling)]
-        if any(c.sliding):
-            near = allowed & (query_slot - key_slot < c.window)[None]
-            base, scaling = c.sliding_rope_base, None
-            if base is None:
-                base, scaling = c.rope_base, c.rope_scaling
-            sights.append(self.sight(position, near, base, scaling))
-
+        # shifts the slots and nothing else.
+        position = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+        sights = [_sight(c, sliding, position, mask.shape[1]) for sliding in _kinds(c)]
+        block, policy = Block, REMATS[self.remat]
+        if policy is not None:  # in a scan XLA can't undo it: nothing else needs prevent it
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
         layers = nn.scan(
-            Block,
+            block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, name="layers")
-        # Rounded after the look-up: the gradient of a token that comes 8,000 times would stop at
-        # 256 of them in bfloat16.
-        x = embedding[tokens].astype(c.dtype)
-        if c.embed_scale != 1:
-            x = x * jnp.asarray(c.embed_scale, x.dtype)
-        keys, values = (None, None) if cache is None else (cache.key, cache.value)
-        index = None if cache is None else cache.index
-        numbers = jnp.arange(c.layers, dtype=jnp.int32)
+        )(c, self.attention, self.keep, name="layers")
         slides = jnp.asarray(c.sliding or (False,) * c.layers)
-        (x, keys, values), _ = layers((x, keys, values), numbers, slides, tuple(sights), index)
-        x = Norm(c, "norm", name="final_norm")(x)
-        if cache is None:
-            return x, None
-        return x, Cache(key=keys, value=values, mask=seen, index=cache.index + tokens.shape[1])
+        x, kept = layers(_embedded(c, embedding, tokens), slides, tuple(sights), mask, None)
+        return Norm(c, "norm", name="final_norm")(x), kept
+
+
+def _kinds(config: DecoderConfig) -> tuple[bool, ...]:
+    """Which kinds of layers there are: those that see everything, and those that slide."""
+    return (False, True) if any(config.sliding) else (False,)
+
+
+def _sight(config: DecoderConfig, slides: bool, position: Array, length: int) -> Sight:
+    """What layers of a kind see of `length` slots, and how far positions turn queries and keys."""
+    c = config
+    base, scaling = c.rope_base, c.rope_scaling
+    if slides and c.sliding_rope_base is not None:
+        base, scaling = c.sliding_rope_base, None
+    frequency, factor = rotary.frequencies(c.head_dim, base, scaling)
+    wide = jnp.promote_types(c.dtype, jnp.float32)
+    cos, sin = rotary.angles(position, jnp.asarray(frequency, wide))
+    # Kinds are chosen among by the layer: where one of them has a window, so has the other.
+    window = (c.window if slides else length) if any(c.sliding) else None
+    return Sight(window, cos * factor, sin * factor)
+
+
+def _embedded(config: DecoderConfig, embedding: Array, tokens: Array) -> Array:
+    """What enters the first layer.
+
+    Rounded after the look-up: the gradient of a token that comes 8,000 times would stop at 256 of
+    them in bfloat16.
+    """
+    x = embedding[tokens].astype(config.dtype)
+    return x if config.embed_scale == 1 else x * jnp.asarray(config.embed_scale, x.dtype)
+
+
+def _put(array: Array, part: Array, index: Array, axis: int) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(array, part, index, axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """The decoder as a `Model`: static, hashable, parameters handed in."""
+    """The decoder as a `Model`: static, hashable, parameters handed in.
+
+    The config says what is computed. What is beside it says how, and moves numbers by rounding.
+
+    Raises:
+        ValueError: a way to compute it that isn't there.
+    """
 
     config: DecoderConfig
+    attention: str = "auto"  # of a sequence to itself: one of attention.KINDS
+    remat: str = "none"  # what a gradient computes again in place of keeping it: one of REMATS
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("attention", attention.KINDS), ("remat", REMATS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}: {', '.join(allowed)} are allowed"
+                )
 
     @property
     def vocab(self) -> int:
@@ -433,28 +429,59 @@ class Decoder:
             ValueError: S above `max_length`.
         """
         self._check_length(tokens.shape[1])
-        return Network(self.config).apply({"params": params}, tokens, mask, None)[0]
+        network = Network(self.config, self.attention, self.remat)
+        return network.apply({"params": params}, tokens, mask)[0]
 
     def unembedding(self, params: Params) -> Array:
         """[V, D] in the computation's dtype: logits are hidden @ unembedding.T."""
         matrix = params["embedding" if self.config.tied else "unembedding"]
         return matrix.astype(self.config.dtype)
 
-    def empty_cache(self, batch: int, length: int) -> Cache:
-        """A cache for at most `length` tokens, padding included.
+    def prefill(self, params: Params, tokens: Array, mask: Array, length: int) -> Cache:
+        """A cache for at most `length` tokens, padding included, that holds tokens [B, s], s >= 0.
+
+        Raises:
+            ValueError: a length above `max_length`.
+        """
+        c = self.config
+        batch, held = tokens.shape
+        kept = [jnp.zeros((c.layers, batch, 0, c.kv_heads, c.head_dim), c.dtype)] * 2
+        if held:
+            network = Network(c, self.attention, keep=True)
+            kept = network.apply({"params": params}, tokens, mask)[1]
+        cache = Cache(
+            keys=tuple(jnp.moveaxis(kept[0], 2, 4)),
+            values=tuple(jnp.swapaxes(kept[1], 2, 3)),
+            mask=mask,
+            count=jnp.sum(mask, axis=1, dtype=jnp.int32),
+            index=jnp.asarray(held, jnp.int32),
+        )
+        return self.grown(cache, length)
+
+    def grown(self, cache: Cache, length: int) -> Cache:
+        """The cache with room for `length` tokens, padding included, and not for fewer than before.
 
         Raises:
             ValueError: a length above `max_length`.
         """
         self._check_length(length)
-        c = self.config
-        shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
-        return Cache(
-            key=jnp.zeros(shape, c.dtype),
-            value=jnp.zeros(shape, c.dtype),
-            mask=jnp.zeros((batch, length), bool),
-            index=jnp.zeros((), jnp.int32),
+        more = (0, length - cache.mask.shape[1])
+        none = (0, 0)
+        return dataclasses.replace(
+            cache,
+            keys=tuple(jnp.pad(each, (none, none, none, more)) for each in cache.keys),
+            values=tuple(jnp.pad(each, (none, none, more, none)) for each in cache.values),
+            mask=jnp.pad(cache.mask, (none, more)),
         )
+
+    def apart(self, params: Params) -> Params:
+        """The parameters as `extend` takes them: the layers' one by one, and not stacked.
+
+        A scan copies a layer's weights to get at them. A decode loop would at every token.
+        """
+        layers = params["layers"]
+        each = [jax.tree.map(operator.itemgetter(n), layers) for n in range(self.config.layers)]
+        return {**params, "layers": tuple(each)}
 
     def extend(
         self, params: Params, cache: Cache, tokens: Array, mask: Array
@@ -463,8 +490,29 @@ class Decoder:
 
         The same numbers as `hidden` on the whole sequence, to rounding. The caller must not put
         more tokens into a cache than it has room for: XLA would overwrite the last slots.
+
+        Args:
+            params: what `apart` made of the parameters.
+            cache: the tokens before.
+            tokens: [B, s] int32.
+            mask: [B, s] bool.
         """
-        return Network(self.config).apply({"params": params}, tokens, mask, cache)
+        c = self.config
+        seen = _put(cache.mask, mask, cache.index, axis=1)
+        counted = cache.count[:, None] + jnp.cumsum(mask, axis=1, dtype=jnp.int32)
+        position = jnp.maximum(counted - 1, 0)
+        sights = [_sight(c, sliding, position, seen.shape[1]) for sliding in _kinds(c)]
+        x = _embedded(c, params["embedding"], tokens)
+        made = []
+        for layer, slides in enumerate(c.sliding or (False,) * c.layers):
+            cached = cache.keys[layer], cache.values[layer], cache.index
+            x, kept = Block(c).apply(
+                {"params": params["layers"][layer]}, x, None, (sights[slides],), seen, cached
+            )
+            made.append(kept)
+        keys, values = zip(*made, strict=True)
+        x = rms_norm(x, params["final_norm"]["scale"], c.norm_eps, c.norm_offset)
+        return x, Cache(keys, values, seen, counted[:, -1], cache.index + tokens.shape[1])
 
     def matmul_flops(self, queries: int, keys: int) -> int:
         """FLOPs of the body's matmuls for a row of `queries` new tokens over `keys` slots.
@@ -479,7 +527,7 @@ class Decoder:
 
     def _boxed(self, key: Array) -> Params:
         token, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
-        return Network(self.config).init(key, token, mask, None)["params"]
+        return Network(self.config).init(key, token, mask)["params"]
 
     def _check_length(self, length: int) -> None:
         if length > self.config.max_length:

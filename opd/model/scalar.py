@@ -51,7 +51,8 @@ class Scalar:
         Row t has seen tokens 0 .. t. At padding it is finite and means nothing.
         """
         # A tied decoder is one that has no unembedding to look for.
-        body = Decoder(dataclasses.replace(self.body.config, tied=True))
+        plain = dataclasses.replace(self.body.config, tied=True)
+        body = dataclasses.replace(self.body, config=plain)
         hidden = body.hidden(params["body"], tokens, mask)
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
         head = params["head"]

@@ -81,7 +81,8 @@ def complete(
     """
     rows = programs.batch_rows(batch["prompt"], batch["prompt_mask"], group_size)
     rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
-    return programs.rollout(world.mesh, *player, **rows, key=key, sampling=sampling, **mixed)
+    given = {**rows, "key": key, "sampling": sampling, "group_size": group_size, **mixed}
+    return programs.rollout(world.mesh, *player, **given)
 
 
 def reward(

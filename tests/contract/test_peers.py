@@ -70,8 +70,14 @@ class Chain:
     def unembedding(self, params):
         return params.T
 
-    def empty_cache(self, batch, length):
+    def prefill(self, params, tokens, mask, length):
         return ()
+
+    def grown(self, cache, length):
+        return cache
+
+    def apart(self, params):
+        return params
 
     def extend(self, params, cache, tokens, mask):
         return self.hidden(params, tokens, mask), cache

@@ -39,8 +39,16 @@ class Chain:
     def unembedding(self, params):
         return params.T
 
-    def empty_cache(self, batch, length):
-        return jnp.zeros((), jnp.int32)
+    def prefill(self, params, tokens, mask, length):
+        if self.calls is not None and tokens.shape[1]:
+            jax.debug.callback(self.calls.append, tokens.shape[1])
+        return jnp.asarray(tokens.shape[1], jnp.int32)
+
+    def grown(self, cache, length):
+        return cache
+
+    def apart(self, params):
+        return params
 
     def extend(self, params, cache, tokens, mask):
         if self.calls is not None:
@@ -195,6 +203,44 @@ def test_noise_does_not_depend_on_the_batch_split(decoder, plain, completion):
         half = plain(params, prompt[rows], prompt_mask[rows], noise(rows, 10))
         np.testing.assert_array_equal(half.tokens, completion.tokens[rows])
         np.testing.assert_allclose(half.logp, completion.logp[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [2, 9])
+def test_a_cache_that_grows_holds_the_same_tokens(decoder, completion, monkeypatch, most):
+    """In steps that a prompt is longer than, and in steps after it."""
+    monkeypatch.setattr(sampling, "BUCKET", 3)
+    monkeypatch.setattr(sampling, "BUCKETS", most)
+    rooms = sampling.buckets(4, 10)
+    assert rooms[-1] == (14, 10) and len(rooms) > 1
+    model, params, prompt, prompt_mask = decoder
+    with pytest.raises(ValueError, match="17 tokens: the model allows 16"):
+        sampler(model)(params, prompt, prompt_mask, noise(range(8), 13))
+    found = sampler(model)(params, prompt, prompt_mask, noise(range(8), 10))
+    np.testing.assert_array_equal(found.tokens, completion.tokens)
+    np.testing.assert_allclose(found.logp, completion.logp, atol=1e-5)
+
+
+def test_a_groups_prompt_is_read_once(decoder):
+    """And its rows draw what they draw alone."""
+    model, params, prompt, prompt_mask = decoder
+    rows = np.repeat([1, 6], 4)
+    given = params, prompt[rows], prompt_mask[rows], noise(range(8), 10)
+    alone, together = sampler(model)(*given), sampler(model, group_size=4)(*given)
+    np.testing.assert_array_equal(together.tokens, alone.tokens)
+    np.testing.assert_allclose(together.logp, alone.logp, atol=1e-5)
+    calls = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Read(Decoder):
+        def prefill(self, params, tokens, mask, length):
+            calls.append(tokens.shape)
+            return super().prefill(params, tokens, mask, length)
+
+    options = {"eos_ids": (EOS,), "pad_id": PAD}
+    jax.eval_shape(lambda: sampling.generate(Read(CONFIG), *given, **options, group_size=4))
+    assert calls == [(2, 3)]
+    with pytest.raises(ValueError, match="group_size is 3: a divisor of the 8 rows is allowed"):
+        sampling.generate(model, *given, **options, group_size=3)
 
 
 def test_noise_does_not_depend_on_padding_or_length(decoder, plain, completion):
@@ -372,9 +418,10 @@ def test_bfloat16_logits_come_out_of_the_matmul_in_float32(decoder):
     _, params, prompt, prompt_mask = decoder
     model = Decoder(dataclasses.replace(CONFIG, dtype="bfloat16"))
     generate = functools.partial(sampling.generate, model, eos_ids=(EOS,), pad_id=PAD)
-    arguments = (params, prompt, prompt_mask, noise(range(8), 3))
+    # As many rows as nothing else: the matrix is [8, 13], and in bfloat16.
+    arguments = (params, prompt[:5], prompt_mask[:5], noise(range(5), 3))
     program = str(jax.make_jaxpr(generate)(*arguments))
-    assert "f32[8,13] = dot_general" in program and "bf16[8,13]" not in program
+    assert "f32[5,13] = dot_general" in program and "bf16[5,13]" not in program
     assert jax.eval_shape(generate, *arguments).logp.dtype == jnp.float32
 
 

@@ -127,8 +127,8 @@ def test_eight_devices_sample_what_one_does(mesh):
     np.testing.assert_array_equal(together.mask, alone.mask)
     np.testing.assert_allclose(together.logp, alone.logp, atol=1e-5)
     assert 0 < np.mean(alone.ended) < 1
-    caches = set(re.findall(r"f32\[2,(\d+),12,1,4\]", lowered.as_text()))
-    assert caches == {"2"}  # [L, B, C, N, K]: a quarter of the eight rows on each device
+    caches = set(re.findall(r"f32\[(\d+),1,(?:4,12|12,4)\]", lowered.as_text()))
+    assert caches == {"2"}  # [B, N, K, C], [B, N, C, K]: a quarter of the rows on each device
 
 
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")  # and narrowed

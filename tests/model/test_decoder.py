@@ -87,7 +87,8 @@ def test_equals_a_numpy_forward(config, x64):
     for row, left in enumerate((0, 2)):
         expected = numpy_forward(config, params, tokens[row, left:])
         np.testing.assert_allclose(hidden[row, left:], expected, rtol=1e-10, atol=1e-10)
-    cached, _ = jax.jit(model.extend)(params, model.empty_cache(2, 8), tokens, mask)
+    empty = model.prefill(params, tokens[:, :0], mask[:, :0], 8)
+    cached, _ = jax.jit(model.extend)(model.apart(params), empty, tokens, mask)
     np.testing.assert_allclose(cached, hidden, rtol=1e-12, atol=1e-12)
 
 
@@ -121,20 +122,25 @@ def test_left_padding_changes_nothing(full, hidden):
         np.testing.assert_array_equal(other[row, left : left + 4], states[row, left : left + 4])
 
 
-def test_cached_decode_equals_the_full_forward(full, hidden):
+@pytest.mark.parametrize("first", [0, 3])
+def test_cached_decode_equals_the_full_forward(full, hidden, first):
     model, params = full
     tokens, mask = batch((0, 2, 4), 7)
     expected = hidden(params, tokens, mask)
-    extend = jax.jit(model.extend)
-    states, cache = [], model.empty_cache(3, 9)  # room to spare: empty slots must not be seen
-    for start, stop in ((0, 4), (4, 5), (5, 6), (6, 7)):
-        part, cache = extend(params, cache, tokens[:, start:stop], mask[:, start:stop])
+    extend, states, apart = jax.jit(model.extend), [], model.apart(params)
+    prefill = jax.jit(model.prefill, static_argnums=3)
+    # Room to spare: empty slots must not be seen.
+    cache = prefill(params, tokens[:, :first], mask[:, :first], 9)
+    for start, stop in ((first, 4), (4, 5), (5, 6), (6, 7)):
+        part, cache = extend(apart, cache, tokens[:, start:stop], mask[:, start:stop])
         states.append(part)
     found = jnp.concatenate(states, axis=1)
+    kept = mask[:, first:, None]
     np.testing.assert_allclose(
-        np.where(mask[..., None], found, 0), np.where(mask[..., None], expected, 0), atol=2e-5
+        np.where(kept, found, 0), np.where(kept, expected[:, first:], 0), atol=2e-5
     )
-    assert int(cache.index) == 7 and cache.key.shape == (2, 3, 9, 2, 4)
+    assert int(cache.index) == 7 and cache.keys[1].shape == (3, 2, 4, 9)
+    np.testing.assert_array_equal(cache.count, mask.sum(1))
     np.testing.assert_array_equal(cache.mask[:, :7], mask)
 
 
@@ -189,7 +195,7 @@ def test_bfloat16_computes_on_float32_parameters(full, hidden):
     tokens, mask = batch((0, 2), 5)
     states = jax.jit(half.hidden)(params, tokens, mask)
     assert states.dtype == half.unembedding(params).dtype == jnp.bfloat16
-    assert half.empty_cache(1, 2).key.dtype == jnp.bfloat16
+    assert half.prefill(params, tokens, mask, 6).keys[0].dtype == jnp.bfloat16
     wide = np.asarray(hidden(params, tokens, mask))
     difference = np.abs(states.astype(np.float32) - wide)[np.asarray(mask)]
     assert 0 < difference.mean() < 0.05 * np.abs(wide).mean()
@@ -231,8 +237,9 @@ def test_sequences_longer_than_the_model_are_refused(full):
     tokens, mask = batch((0,), 17)
     with pytest.raises(ValueError, match="17 tokens: the model allows 16"):
         model.hidden(params, tokens, mask)
+    tokens, mask = batch((0,), 4)
     with pytest.raises(ValueError, match="17 tokens: the model allows 16"):
-        model.empty_cache(1, 17)
+        model.prefill(params, tokens, mask, 17)
 
 
 def test_defaults_are_filled_in():
@@ -258,4 +265,29 @@ def test_defaults_are_filled_in():
 def test_impossible_configs_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(TINY, **wrong)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_what_is_computed_again_is_not_kept_and_gradients_stay(remat):
+    config = dataclasses.replace(TINY, width=32, mlp=256, layers=4, max_length=64)
+    params = made_up(config)
+    tokens, mask = batch((0, 2), 48)
+
+    def gradient(**how):
+        model = Decoder(config, **how)
+        total = lambda params: jnp.sum(jnp.sin(model.hidden(params, tokens, mask)))  # noqa: E731
+        compiled = jax.jit(jax.grad(total)).lower(params).compile()
+        return compiled(params), compiled.memory_analysis().temp_size_in_bytes
+
+    (kept, most), (again, less) = gradient(), gradient(remat=remat)
+    assert less < 0.8 * most
+    for left, right in zip(jax.tree.leaves(again), jax.tree.leaves(kept), strict=True):
+        assert np.abs(left - right).max() <= 1e-4 * np.abs(right).max()
+
+
+@pytest.mark.parametrize("how", [{"attention": "flash"}, {"remat": "some"}])
+def test_ways_that_are_not_there_are_refused(how):
+    with pytest.raises(ValueError, match="are allowed") as error:
+        Decoder(TINY, **how)
     assert "\n" not in str(error.value)

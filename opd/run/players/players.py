@@ -24,7 +24,8 @@ from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig, Task
 from opd.engine import programs
 from opd.fields import setting
-from opd.model.decoder import Decoder, DecoderConfig
+from opd.model.attention import KINDS
+from opd.model.decoder import REMATS, Decoder, DecoderConfig
 from opd.model.lora import INPUTS, Lora
 from opd.run.drawing import Player, World
 from opd.run.players import fit, folder, hub, trained
@@ -93,6 +94,13 @@ class PlayerConfig:
     dtype: str | None = None
     lora: LoraConfig = LoraConfig()  # of a student that has a path
     from_: str | None = None  # key `from`: WORKDIR, WORKDIR@STEP, WORKDIR@best
+    # How a sequence attends to itself: `plain` holds all its scores at once, `blockwise` a block of
+    # them, `auto` takes the latter where sequences are long. Results differ by rounding.
+    attention: str = setting("auto", choices=KINDS)
+    # What a gradient computes again in place of keeping it, layer by layer: nothing; all but the
+    # results of matmuls with weights (`dots`); everything (`full`). The same gradients, for less
+    # memory and more time.
+    remat: str = setting("none", choices=tuple(REMATS))
 
 
 def tokenized(data: DataConfig, *players: PlayerConfig) -> DataConfig:
@@ -153,6 +161,12 @@ def look(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
             tokenizer or of shorter sequences.
     """
     _check(name, config, task)
+    plan = _found(name, config, task)
+    how = dataclasses.replace(plan.model, attention=config.attention, remat=config.remat)
+    return dataclasses.replace(plan, model=how)
+
+
+def _found(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
     if config.from_ is not None:
         source = trained.find(config.from_)
         model = folder.decoder(source.workdir / "models" / "student", task)
@@ -232,7 +246,8 @@ def together(
     for plan in (teacher, student):
         model = plan.model
         if model.tokens != tokens:
-            model = Decoder(dataclasses.replace(model.config, tokens=tokens))
+            known = dataclasses.replace(model.config, tokens=tokens)
+            model = dataclasses.replace(model, config=known)
         looked = plan.hub
         if looked is not None and gone:
             note = f"{looked.path}: no completion ends in {gone}: ids from {tokens} on have no row"

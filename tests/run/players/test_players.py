@@ -100,6 +100,16 @@ def test_a_player_is_used_again_until_something_that_its_fit_depends_on_changes(
         assert len(fits) == number, change
 
 
+def test_how_a_player_is_computed_is_no_part_of_what_it_is(fits, tmp_path):
+    world = ready(debug(student=SMALL))
+    make("student", SMALL, world, tmp_path)
+    other = dataclasses.replace(SMALL, attention="blockwise", remat="full")
+    model = players.look("student", other, world.task).model
+    assert (model.attention, model.remat) == ("blockwise", "full")
+    make("student", other, world, tmp_path)
+    assert len(fits) == 1
+
+
 # --- shared between runs ---------------------------------------------------------------------
 
 

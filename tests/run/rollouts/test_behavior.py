@@ -167,7 +167,7 @@ class Broken:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    extend = empty_cache = refuse
+    extend = prefill = apart = refuse
 
 
 @pytest.mark.parametrize(
