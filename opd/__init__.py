@@ -57,9 +57,9 @@ import os
 # jaxlib 0.10.2 to at least 0.12.0 hand some reductions to a CPU library that returns wrong sums,
 # silently (jax-ml/jax issue 39103); a gradient of one estimator then leaks into another's. The
 # flag turns that library off, and costs no time here. It is read when JAX first computes.
-_LIBRARY, _SAFE = "xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_DOT"
+_LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
 if _LIBRARY not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_LIBRARY}={_SAFE}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_LIBRARY}=".strip()
 
 # Where each name lives. Its room is imported when it is first asked for: `import opd` alone imports
 # nothing. Type checkers read `__init__.pyi`.
