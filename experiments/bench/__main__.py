@@ -25,7 +25,7 @@ from experiments.bench.cases import CASES, Sizes
 from experiments.bench.measure import Busy, Plan
 from experiments.bench.side import Died
 from opd import disk
-from opd.run.settings import launch
+from opd.run.settings import command, launch
 
 _PEER = flags.DEFINE_string("peer", None, "who stands beside us: trl, liger")
 _PYTHON = flags.DEFINE_string("peer_python", None, "the Python of the peer's environment")
@@ -43,9 +43,10 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     Raises:
         ValueError: a user's mistake; nothing has been started.
     """
-    command, *given = sys.argv if argv is None else argv
+    program, *given = sys.argv if argv is None else argv
     name = given.pop(0) if given and not given[0].startswith("-") else None
-    launch.parse([command, *given], __doc__ or "")
+    command.helped([program, *given], __doc__ or "")
+    launch.parse([program, *given])
     if name not in CASES:
         said = "is missing" if name is None else f"{name!r} is unknown"
         raise ValueError(f"the case {said}: {', '.join(CASES)} are allowed")
@@ -96,4 +97,4 @@ def job(plan: Plan, file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(prepare)
+    command.run(prepare)

@@ -101,6 +101,36 @@ def test_chunks_do_not_matter(chunk):
     assert_trees_close(numpy(stats), whole()[1])
 
 
+@pytest.mark.parametrize("positions", [1, 3, 5])
+def test_blocks_do_not_matter(positions, monkeypatch):
+    """Of a CPU's caches: 15 positions by one, by three and by five."""
+    monkeypatch.setitem(vocab.BLOCK, "cpu", positions * V)
+    assert WHOLE.sizes(B, T, V) == (T, positions)
+    found = numpy(jax.jit(lambda: pull(case()))())
+    assert_trees_close(found, whole())
+    given = case()
+    stats = vocab.stats(given.student, given.teacher, given.rollout.tokens, WHOLE)
+    assert_trees_close(numpy(stats), whole()[1])
+
+
+@pytest.mark.parametrize("estimators", [1, 6])
+@pytest.mark.parametrize("batch, length, size", [(4, 96, 151936), (512, 8192, 151936), (1, 7, 10)])
+def test_a_chunk_follows_from_the_shapes(batch, length, size, estimators):
+    """At most so many logits on a device, in no more chunks than that takes."""
+    for platform, shards in (("cpu", 1), ("tpu", 1), ("gpu", 8)):
+        how = Pass(shards=shards, platform=platform)
+        chunk, block = how.sizes(batch, length, size, estimators)
+        held = vocab.HELD.get(platform, vocab.HELD_ELSEWHERE)
+        rows = -(-batch // shards)
+        assert 1 <= chunk <= length and batch * chunk % block == 0
+        assert chunk == 1 or (2 + estimators) * rows * chunk * size <= held
+        fewer = -(-length // chunk) - 1  # chunks that would not do
+        assert not fewer or (2 + estimators) * rows * -(-length // fewer) * size > held
+        small = platform == "cpu" and block * size <= vocab.BLOCK["cpu"]
+        assert small or block == batch * chunk
+        assert dataclasses.replace(how, chunk=5).sizes(batch, length, size)[0] == 5
+
+
 @pytest.mark.parametrize("name", ["opd", "opd_resampled@k=2", "reinforce"])
 def test_one_estimator_is_a_column_of_many(name):
     """Rows share forward, statistics and uniforms; none changes another."""

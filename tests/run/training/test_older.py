@@ -65,7 +65,7 @@ def test_a_training_of_before_a_key_is_gone_on_with(tmp_path):
 
 def test_a_key_that_was_added_and_isn_t_at_its_default_is_another_config(tmp_path):
     workdir = begun(debug(), tmp_path, *ADDED)
-    with pytest.raises(ValueError, match="of another config: config.chunk was 128, now 64"):
+    with pytest.raises(ValueError, match="of another config: config.chunk was None, now 64"):
         train.check(debug(chunk=64), workdir)
 
 
@@ -126,7 +126,7 @@ def test_a_comparison_of_before_a_key_is_shown(tmp_path):
     workdir = begun(debug(), tmp_path, *ADDED, file="results.json", schema=compare.SCHEMA)
     results = json.loads((workdir / "results.json").read_text())
     assert compare.compare(debug(), workdir) == results
-    with pytest.raises(ValueError, match="of another config: config.chunk was 128, now 64"):
+    with pytest.raises(ValueError, match="of another config: config.chunk was None, now 64"):
         compare.compare(debug(chunk=64), workdir)
 
 
