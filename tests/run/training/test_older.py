@@ -116,7 +116,7 @@ def test_a_training_that_was_made_before_a_key_trains_on(tmp_path):
     disk.dump_json(without(content, *ADDED), tmp_path / "config.json")
     done = train.train(debug(updates=3), tmp_path)
     assert (done["step"], done["resumed_from"]) == (3, [2])
-    assert json.loads((tmp_path / "config.json").read_text())["config"]["chunk"] == 128
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["chunk"] is None
 
 
 # --- comparisons -----------------------------------------------------------------------------
