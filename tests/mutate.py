@@ -95,7 +95,7 @@ def judged(copy: Path, mutant: Mutant) -> dict:
     killed_by, own = None, own_tests(mutant.path)
     if own and not passes(copy, own, SLOWEST):
         killed_by = "own"
-    elif not passes(copy, WIDER, SLOWEST):
+    elif not passes(copy, (*WIDER, "-m", "not slow and not deep"), SLOWEST):
         killed_by = "wider"
     shutil.copy(ROOT / mutant.path, target)
     names = ("path", "line", "function", "statement", "before", "after")
