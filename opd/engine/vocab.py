@@ -140,10 +140,8 @@ def stats(
 
     With the divergences that some local rules descend.
     """
-
-    chunk, block = how.sizes(*tokens.shape, _ids(student))
-
-    chunk, block = how.sizes(*tokens.shape, _ids(student))
+    batch, length = tokens.shape
+    chunk, block = how.sizes(batch, length, _ids(student))
 
     def of_block(part) -> TokenStats:
         x, y, tokens = part
@@ -215,7 +213,8 @@ def pull(
         d_hidden, added = zip(*made, strict=True)
         return added, (d_hidden, statistics)
 
-    chunk, block = how.sizes(*tokens.shape, _ids(student), len(rules))
+    batch, length = tokens.shape
+    chunk, block = how.sizes(batch, length, _ids(student), len(rules))
     matrix = student.unembedding
     start = tuple(None if matrix is None else jnp.zeros(matrix.shape, wide) for _ in rules)
     teacher_hidden = None if teacher is None else teacher.hidden
