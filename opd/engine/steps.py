@@ -127,11 +127,12 @@ def pull_back(
     cotangent, stats = estimator.cotangents(
         student, teacher, rollout, methods, uniforms, how, coefs
     )
-    if len(methods) == 1:  # mapped, the backward's matmuls have an axis of one that costs a copy
+    if len(methods) == 1:
         (alone,) = vjp(jax.tree.map(lambda leaf: leaf[0], cotangent))
         return jax.tree.map(lambda leaf: leaf[None], alone), stats
-    (gradients,) = jax.vmap(vjp)(cotangent)
-    return gradients, stats
+    # One after the other: side by side, the backward's matmuls have an axis more, and XLA moves it
+    # about in memory for longer than they take.
+    return jax.lax.map(lambda each: vjp(each)[0], cotangent), stats
 
 
 def accumulate(
