@@ -20,6 +20,7 @@ from experiments.bench import busy, cases, ours, protocol, roofline
 from experiments.bench.cases import CASES, PEERS, THREADS, Case, Sizes
 from experiments.bench.side import ROOT, Side, Step
 from experiments.parity import memory as folders
+from opd.engine.vocab import Pass
 from opd.method import table
 
 WARM = 2  # steps before those that count: the first compiles
@@ -274,7 +275,7 @@ def limits(plan: Plan, taken: Sequence[float], peaks: Mapping[str, Any]) -> Json
         ours.decoder(plan.sizes, layers)
         for layers in (plan.sizes.layers, plan.sizes.teacher_layers)
     )
-    method, how = table.parse(cases.METHOD), ours.passes(plan.chunk)
+    method, how = table.parse(cases.METHOD), Pass(chunk=plan.chunk)
     count = len(cases.ESTIMATORS)
     counts = roofline.counted(plan.case.step, plan.sizes, models, method, count, how)
     found: Json = {**counts, **peaks}

@@ -47,11 +47,6 @@ def decoder(sizes: Sizes, layers: int) -> Decoder:
     )
 
 
-def passes(chunk: int | None) -> Pass:
-    """The vocabulary pass: a given chunk, or the product's own."""
-    return Pass() if chunk is None else Pass(chunk=chunk)
-
-
 SKETCH = 2048  # a probe's usual width
 
 
@@ -60,7 +55,7 @@ class Training:
 
     def __init__(self, work: dict[str, Any]):
         self.sizes = sizes = Sizes(**work["sizes"])
-        self.how, self.seed = passes(work["chunk"]), work["seed"]
+        self.how, self.seed = Pass(chunk=work["chunk"]), work["seed"]
         self.mesh = sharding.make_mesh(jax.devices()[:1])
         self.student = decoder(sizes, sizes.layers)
         self.teacher = decoder(sizes, sizes.teacher_layers)

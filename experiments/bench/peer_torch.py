@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ def model(sizes: Sizes, layers: int, seed: int) -> Any:
 
 class Training:
     """A student in training and its teacher, on prompts and given tokens of the sizes."""
+
+    # A peer's own: KL(student || teacher) of tokens, mean over those of the completion.
+    loss: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, work: dict[str, Any]):
         torch.set_num_threads(work["threads"])
@@ -97,7 +101,3 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         if not torch.isfinite(loss.detach()).item():
             raise RuntimeError(f"the loss is {loss.item()}")
-
-    def loss(self, tokens: torch.Tensor) -> torch.Tensor:
-        """KL(student || teacher), mean over the completion's tokens."""
-        raise NotImplementedError

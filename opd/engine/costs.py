@@ -85,7 +85,7 @@ def flops(
         prompt: P, padding included.
         length: T, padding included.
         how: the vocabulary pass, whose chunk counts.
-        rows: of a batch, from which a chunk that isn't given follows.
+        rows: of a batch or its part, from which a chunk that isn't given follows.
 
     Returns:
         FLOPs of `rollout`, `teacher` and `update`, and their `total`.

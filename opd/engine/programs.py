@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,8 +106,8 @@ def _state(state: State, call: Call) -> State:
 def _how(how: Pass, call: Call) -> Pass:
     """With the devices that rows are split over, from which its sizes follow."""
     mesh = call["mesh"]
-    shards = math.prod(mesh.shape[axis] for axis in sharding.RULES["batch"])
-    return dataclasses.replace(how, shards=shards, platform=mesh.devices.flat[0].platform)
+    platform = mesh.devices.flat[0].platform
+    return dataclasses.replace(how, shards=sharding.row_shards(mesh), platform=platform)
 
 
 # Arguments by name. What isn't here (a key, a seed) lies where it lies.
@@ -240,7 +239,7 @@ def rollout(
     device; else a device would read prompts that it has no rows of.
     """
     other = None if partner is None else Partner(partner, partner_params, share)
-    if (len(prompt) // group_size) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    if (len(prompt) // group_size) % sharding.row_shards(mesh):
         group_size = 1
     return steps.rollout_step(
         model, params, prompt, prompt_mask, group, row, key, sampling, prefix, other, group_size

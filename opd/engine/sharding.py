@@ -129,6 +129,11 @@ def shapes(model: Model | Scalar, widest: np.dtype) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are split, where they divide it."""
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
 def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     """An array [B, ...] with its rows split over `data` and `fsdp`, as far as they divide B."""
     names = ("batch", *(None,) * (len(shape) - 1)) if shape else ()

@@ -1,10 +1,9 @@
 """The chunked pass over the vocabulary: token statistics, and the pull-back of K estimators.
 
 Nothing of size [B, T, V] ever exists: the time axis is cut into chunks of c tokens, and one chunk's
-logits [c, B, V] are built, used and dropped. Along T and never along B x T: flattened, every device
-of a mesh would compute every token. The matmuls are a chunk's; what comes between them goes by
-blocks of a few tokens, which a CPU's caches hold. Time is the first axis inside, so that chunks and
-blocks are contiguous.
+logits [B, c, V] are built, used and dropped. Along T and never along B x T: flattened, every device
+of a mesh would compute every token. The matmuls are a chunk's; on a lone CPU what comes between
+them goes by blocks of a few of its B c positions, which the caches hold.
 
 One temperature serves both sides; the policy is softmax(logits / temperature).
 """

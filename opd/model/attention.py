@@ -40,6 +40,13 @@ def visible(query: Array, key: Array, seen: Array, window: Array | None) -> Arra
     return found if window is None else found & (query - key < window)[None]
 
 
+def _grouped(query: Array, kv_heads: int, scale: float | None) -> Array:
+    """Scaled queries by the key head that they read, [B, S, N, G, K]."""
+    batch, length, heads, dim = query.shape
+    scale = dim**-0.5 if scale is None else scale
+    return query.reshape(batch, length, kv_heads, heads // kv_heads, dim) * scale
+
+
 def over_sequence(
     query: Array,
     key: Array,
@@ -65,10 +72,8 @@ def over_sequence(
     Returns:
         [B, S, H, K].
     """
-    batch, length, heads, dim = query.shape
-    kv_heads = key.shape[2]
-    scale = dim**-0.5 if scale is None else scale
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim) * scale
+    length = query.shape[1]
+    grouped = _grouped(query, key.shape[2], scale)
     if how == "auto":
         how = "blockwise" if length >= sizes()[0] else "plain"
     if how == "blockwise":
@@ -237,12 +242,9 @@ def over_cache(
     Returns:
         [B, s, H, K].
     """
-    batch, length, heads, dim = query.shape
-    kv_heads, slots = keys.shape[1], keys.shape[3]
+    length, slots = query.shape[1], keys.shape[3]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scale = dim**-0.5 if scale is None else scale
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, dim) * scale
-    grouped = jnp.moveaxis(grouped, 1, 2)  # [B, N, s, G, K]
+    grouped = jnp.moveaxis(_grouped(query, keys.shape[1], scale), 1, 2)  # [B, N, s, G, K]
     # Not by einsum, which would turn its operands round and so copy the cache.
     scores = jax.lax.dot_general(
         grouped, keys, (((4,), (2,)), ((0, 1), (0, 1))), preferred_element_type=wide

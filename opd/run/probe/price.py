@@ -87,7 +87,7 @@ def price(
         seconds = tuple(each / count for each in costs.whole([taken[name] for name in used]))
         flops = costs.flops(
             student.model, teacher.model, method, drawn.prompt.shape[1], drawn.mask.shape[1],
-            world.scoring,
+            world.scoring, count // config.microbatches,
         )  # fmt: skip
         prices[method.name] = Price(seconds, flops["total"], costs.peak_bytes(compiled[key]))
     return prices

@@ -196,9 +196,8 @@ class Policy:
         task, teacher = self.world.task, None if self.teacher is None else self.teacher.model
         sizes = task.max_prompt, task.max_completion
         rollouts = self.config.prompts * self.config.group_size
-        flops = costs.flops(
-            self.student, teacher, self.method, *sizes, self.world.scoring, rollouts
-        )
+        rows = rollouts // self.config.optimizer.microbatches
+        flops = costs.flops(self.student, teacher, self.method, *sizes, self.world.scoring, rows)
         return float(rollouts * (flops["total"] if fresh else flops["update"]))
 
 
