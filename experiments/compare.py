@@ -63,4 +63,4 @@ def job(config: Config, workdir: Path, plan: compare.Plan) -> None:
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

@@ -129,4 +129,4 @@ def job(config: Config, workdir: Path, plan: train.Plan, step: int | str) -> Non
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

@@ -63,4 +63,4 @@ def job(given: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

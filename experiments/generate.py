@@ -82,4 +82,4 @@ def job(checkpoint: hub.Folder, tokenizer: HubTokenizer) -> None:
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

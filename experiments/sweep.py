@@ -71,4 +71,4 @@ def job(config: Path, points: list[sweep.Point], workdir: Path, jobs: int) -> No
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

@@ -66,4 +66,4 @@ def job(config: Config, workdir: Path, plan: train.Plan) -> None:
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

@@ -10,6 +10,7 @@ listed with a reason in tests/equivalent_mutants.json and count as neither. An h
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent import futures
 from pathlib import Path
 from queue import Queue
@@ -39,16 +40,23 @@ ALSO = {
     "opd/method/axes.py": ("tests/method/test_table.py", "tests/method/test_facts.py"),
     "opd/measure/losses.py": ("tests/contract/test_published_losses.py",),
 }
-# What notices the rest, soonest first.
-WIDER = (
-    "tests/method", "tests/measure", "tests/contract", "tests/floor0", "tests/engine",
-    "tests/test_interface.py", "tests/report", "tests/run/probe", "tests/run/rollouts",
-    "tests/run/training/test_train.py", "tests/experiments",
-)  # fmt: skip
+# What notices the rest, by the module's room: the rooms that stand on it, soonest first.
+WIDER = {
+    "opd": ("tests/floor0", "tests/method", "tests/measure", "tests/engine"),
+    "opd/method": ("tests/method", "tests/contract", "tests/engine", "tests/floor0"),
+    "opd/measure": (
+        "tests/measure", "tests/test_interface.py", "tests/report", "tests/run/probe",
+        "tests/experiments",
+    ),
+    "opd/engine": (
+        "tests/engine", "tests/contract", "tests/floor0", "tests/test_interface.py",
+        "tests/run/rollouts", "tests/run/probe", "tests/run/training/test_train.py",
+    ),
+}  # fmt: skip
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "runs", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
 )
-SLOWEST = 1800  # seconds for the wider tests; a mutant that hangs is killed
+SLOWEST = 1800  # seconds for tests; what takes longer is in no case called killed
 
 
 def own_tests(path: str) -> list[str]:
@@ -75,28 +83,41 @@ def files(globs: Sequence[str]) -> list[str]:
     return paths
 
 
-def passes(copy: Path, tests: Sequence[str], seconds: float) -> bool:
-    """Whether tests pass in a copy, within a time."""
+def passes(copy: Path, tests: Sequence[str]) -> bool:
+    """Whether tests pass in a copy.
+
+    Raises:
+        subprocess.TimeoutExpired: they take too long.
+    """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        run = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        return False
+    run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=SLOWEST)
     return run.returncode == 0
 
 
+def check(copy: Path, tests: Iterable[str]) -> None:
+    """Leaves where tests of an unbroken copy fail."""
+    if not passes(copy, list(tests)):
+        sys.exit("the tests fail though nothing is broken")
+
+
+def wider_tests(path: str) -> tuple[str, ...]:
+    """The fast tests of the rooms that stand on a module's."""
+    return (*WIDER[Path(path).parent.as_posix()], "-m", "not slow and not deep")
+
+
 def judged(copy: Path, mutant: Mutant) -> dict:
-    """What kills a mutant: `own`, `wider`, or nothing."""
+    """What kills a mutant: `own` or `wider` tests, or nothing; `time` if they took too long."""
     began, target = time.perf_counter(), copy / mutant.path
     target.write_text(mutants.source(ROOT, mutant), encoding="utf-8")
     killed_by, own = None, own_tests(mutant.path)
-    if own and not passes(copy, own, SLOWEST):
-        killed_by = "own"
-    elif not passes(copy, (*WIDER, "-m", "not slow and not deep"), SLOWEST):
-        killed_by = "wider"
+    try:
+        if own and not passes(copy, own):
+            killed_by = "own"
+        elif not passes(copy, wider_tests(mutant.path)):
+            killed_by = "wider"
+    except subprocess.TimeoutExpired:
+        killed_by = "time"
     shutil.copy(ROOT / mutant.path, target)
     names = ("path", "line", "function", "statement", "before", "after")
     seconds = round(time.perf_counter() - began, 1)
@@ -111,11 +132,11 @@ def summary(records: Sequence[dict]) -> str:
     for path in [*paths, None]:
         mine = [record for record in records if path in (None, record["path"])]
         own = sum(record["killed_by"] == "own" for record in mine)
-        killed = sum(record["killed_by"] is not None for record in mine)
+        killed = sum(record["killed_by"] in ("own", "wider") for record in mine)
         shares = " | ".join(f"{100 * count / len(mine):.1f} %" for count in (own, killed))
         lines.append(f"| {path or 'all'} | {len(mine)} | {shares} |")
-    alive = [record for record in records if record["killed_by"] is None]
-    words = "{path}:{line} {function}: {statement}: {before}  ->  {after}"
+    alive = [record for record in records if record["killed_by"] in (None, "time")]
+    words = "{path}:{line} {function}: {statement}: {before}  ->  {after} ({killed_by})"
     return "\n".join([*lines, "", *(words.format(**record) for record in alive)])
 
 
@@ -148,10 +169,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             finally:
                 copies.put(copy)
 
-        # A suite that fails as it is would kill everything.
-        own = sorted({test for mutant in chosen for test in own_tests(mutant.path)})
-        if not passes(copies.queue[0], own, SLOWEST):
-            sys.exit("the tests fail before anything is broken")
+        # A suite that fails as it is would kill everything. The wider ones take long: they are
+        # tried at the end, where one of them is what killed.
+        sound = functools.partial(check, copies.queue[0])
+        sound(sorted({test for mutant in chosen for test in own_tests(mutant.path)}))
         records = []
         with futures.ThreadPoolExecutor(options.jobs) as pool:
             for record in pool.map(attempt, chosen):
@@ -160,10 +181,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 where = f"{record['path']}:{record['line']}"
                 change = f"{record['before']}  ->  {record['after']}"
                 print(f"{len(records)}/{len(chosen)} {fate} {where} {change}", flush=True)
+                if options.out:  # each time: the first n of a sample are a sample
+                    record = {"seed": options.seed, "mutants": len(everything), "sampled": records}
+                    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        for suite in {
+            wider_tests(each["path"]) for each in records if each["killed_by"] == "wider"
+        }:
+            sound(suite)
     print(summary(records))
-    if options.out:
-        record = {"seed": options.seed, "mutants": len(everything), "sampled": records}
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

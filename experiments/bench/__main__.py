@@ -1,7 +1,7 @@
 """Time and memory of a case, in turn with a peer in its own environment, or with a part of itself.
 
 python -m experiments.bench CASE [--peer=trl|liger --peer_python=PATH] [--parts] [--rounds=N]
-    [--chunk=N] [--peer_chunk=N] [--json=FILE]
+    [--chunk=N] [--peer_chunk=N] [--peer_large_pages] [--json=FILE]
 
 Cases: a (generate), b (a whole distillation step), p (teacher and update on given tokens),
 c (151,936 ids), c2 (262,144 ids), probe (six estimators), reuse (a second update), long
@@ -30,6 +30,7 @@ from opd.run.settings import command, launch
 _PEER = flags.DEFINE_string("peer", None, "who stands beside us: trl, liger")
 _PYTHON = flags.DEFINE_string("peer_python", None, "the Python of the peer's environment")
 _PEER_CHUNK = flags.DEFINE_integer("peer_chunk", None, "tokens of liger's chunk; its own default")
+_PEER_PAGES = flags.DEFINE_bool("peer_large_pages", False, "large pages for the peer as well")
 _PARTS = flags.DEFINE_bool("parts", False, "say where our time goes")
 _ROUNDS = flags.DEFINE_integer("rounds", None, "steps of each side; the case's own number")
 _CHUNK = flags.DEFINE_integer("chunk", None, "tokens of a vocabulary pass; the product's own")
@@ -56,7 +57,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     case = CASES[name]
     rounds = case.rounds if _ROUNDS.value is None else _ROUNDS.value
     sizes = changed(case.sizes, _SIZES.value or "")
-    peer = _PEER.value, _PYTHON.value, _PEER_CHUNK.value
+    peer = _PEER.value, _PYTHON.value, _PEER_CHUNK.value, _PEER_PAGES.value
     plan = Plan(name, sizes, rounds, _CHUNK.value, _PARTS.value, *peer)
     measure.check(plan)
     return functools.partial(job, plan, file)
@@ -97,4 +98,4 @@ def job(plan: Plan, file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

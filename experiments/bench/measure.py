@@ -22,6 +22,7 @@ from experiments.bench.side import ROOT, Side, Step
 from experiments.parity import memory as folders
 from opd.engine.vocab import Pass
 from opd.method import table
+from opd.run.settings import pages
 
 WARM = 2  # steps before those that count: the first compiles
 OURS = "experiments.bench.ours"
@@ -44,6 +45,7 @@ class Plan:
     peer: str | None = None
     python: str | None = None  # the peer's
     peer_chunk: int | None = None
+    peer_large_pages: bool = False  # which no peer asks for by itself
 
     @property
     def case(self) -> Case:
@@ -74,8 +76,13 @@ def check(plan: Plan) -> None:
 def check_peer(plan: Plan) -> None:
     """Refuses a peer that is unknown, has no such case, isn't there or is of another version."""
     if plan.peer is None:
-        for flag, given in (("peer_python", plan.python), ("peer_chunk", plan.peer_chunk)):
-            if given is not None:
+        asked = {
+            "peer_python": plan.python is not None,
+            "peer_chunk": plan.peer_chunk is not None,
+            "peer_large_pages": plan.peer_large_pages,
+        }
+        for flag, given in asked.items():
+            if given:
                 raise ValueError(f"--{flag}: means nothing without --peer")
         return
     if plan.peer not in PEERS:
@@ -134,17 +141,20 @@ def sides(plan: Plan) -> Iterator[tuple[Side, Side | None]]:
             folders.write(work / "model", "bfloat16", plan.sizes.megabytes * 10**6)
             more["folder"] = str(work / "model")
 
-        def begun(python: str, module: str, step: str, sizes: Sizes) -> Side:
+        def begun(
+            python: str, module: str, step: str, sizes: Sizes, environment: Mapping[str, str]
+        ) -> Side:
             asked = cases.work(sizes, step, plan.chunk, plan.peer_chunk, **more)
-            return stack.enter_context(Side([python, "-m", module], asked))
+            return stack.enter_context(Side([python, "-m", module], asked, environment))
 
-        mine = begun(sys.executable, OURS, plan.case.step, plan.sizes)
+        mine = begun(sys.executable, OURS, plan.case.step, plan.sizes, os.environ)
         other = None
         if plan.peer is not None:
             module = PEERS[plan.peer].module
-            other = begun(str(plan.python), module, plan.case.step, plan.sizes)
+            environment = os.environ if plan.peer_large_pages else pages.without(os.environ)
+            other = begun(str(plan.python), module, plan.case.step, plan.sizes, environment)
         elif plan.case.reference is not None:
-            other = begun(sys.executable, OURS, *beside(plan))
+            other = begun(sys.executable, OURS, *beside(plan), os.environ)
         yield mine, other
 
 
@@ -221,9 +231,11 @@ def described(plan: Plan) -> Json:
     """What was measured, where and when."""
     name = plan.peer or plan.case.beside_name or None
     name = f"{name}, chunks of {plan.peer_chunk}" if plan.peer_chunk else name
+    name = f"{name}, in large pages" if plan.peer_large_pages else name
     command = f"python -m experiments.bench {plan.name}"
     command += f" --peer={plan.peer} --peer_python=PATH" if plan.peer else ""
     command += f" --peer_chunk={plan.peer_chunk}" if plan.peer_chunk else ""
+    command += " --peer_large_pages" if plan.peer_large_pages else ""
     command += f" --chunk={plan.chunk}" if plan.chunk else ""
     return {
         "case": plan.name,
@@ -240,6 +252,7 @@ def described(plan: Plan) -> Json:
         ),
         "goal": dataclasses.asdict(plan.case.goal),
         "precision": "float32",
+        "large_pages": pages.asked(os.environ),
         "hardware": hardware(),
     }
 

@@ -65,7 +65,7 @@ class Training:
         self.methods = tuple(map(table.parse, work["estimators"]))
         # The clip is said, so that peers clip alike.
         config = optimizer.OptimizerConfig(clip=work["clip"], warmup=0)
-        self.optimizer = optimizer.make(config, work["rate"])
+        self.optimizer = optimizer.Optimizer(config, work["rate"])
         # No id ends a row: every step draws and grades the same number of tokens.
         self.sampling = Sampling(sizes.completion, eos_ids=(), pad_id=0)
         self.state: State | None = None

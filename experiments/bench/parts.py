@@ -104,7 +104,7 @@ def updating(own: Training) -> dict[str, Part]:
 
     forward = jax.jit(hidden_of)
     descended = jax.jit(
-        lambda state, gradient: steps.descend(model, own.optimizer, state, gradient),
+        lambda state, gradient: steps.ascend(model, own.optimizer, state, gradient),
         donate_argnums=0,
     )
     hidden = forward(state.params, rollout)

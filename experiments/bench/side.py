@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,13 +27,15 @@ class Step(NamedTuple):
 class Side:
     """A process that does one side's work a step at a time; ended on leaving."""
 
-    def __init__(self, command: Sequence[str], work: Mapping[str, Any]):
+    def __init__(
+        self, command: Sequence[str], work: Mapping[str, Any], environment: Mapping[str, str]
+    ):
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
         threads = str(work["threads"])
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            env={**environment, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

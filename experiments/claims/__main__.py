@@ -138,4 +138,4 @@ def job(ids: Sequence[str], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

@@ -1,10 +1,9 @@
-"""From a config to optax: what every method is trained by."""
+"""AdamW behind limits on the gradient's norm: what every method is trained by."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from opd.types import Array, Model, Params
 # What float32 leaves of a gradient whose parts cancel: such a norm says nothing of the others.
 ROUNDING = 1e-7
 DECAY = 0.99  # of the running mean of norms
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of both moments, and of the root's denominator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,109 +64,146 @@ class CriticConfig:
 
 
 class Averaged(NamedTuple):
-    """The state of `average`."""
+    """Averaged parameters: float32 or wider, since bfloat16 rounds (1 - decay) of a move away."""
 
     average: Params
 
 
 class Norms(NamedTuple):
-    """The state of `limit`: float32 and int32 scalars."""
+    """What `limit` knows of the norms so far: float32 and int32 scalars."""
 
     total: Array  # the norms so far, the one before the last weighing DECAY of the last
     weight: Array  # of these weights the sum
     limited: Array  # updates that were scaled back
 
 
-@functools.lru_cache
-def make(config: OptimizerConfig, rate: float) -> optax.GradientTransformation:
+class Step(NamedTuple):
+    """What a step leaves."""
+
+    params: Params
+    state: optax.OptState
+    lost: Array  # sum |u| over the update's entries that rounding took, which moved nothing
+    asked: Array  # sum |u| over all
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
     """AdamW after the limits; a gradient that isn't finite is skipped and counted.
 
-    Its state is float32 or wider whatever the parameters are: 0.999 nu rounds to nu in bfloat16.
-    One object for one config: it is static, and another would compile everything again.
+    Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2. Its state is float32 or wider
+    whatever the parameters are (0.999 nu rounds to nu in bfloat16), and laid out as optax lays out
+    `apply_if_finite(chain(limit, adamw))`. Static: equal ones share a compiled program.
     """
-    down = (
-        optax.constant_schedule(rate)
-        if config.decay is None
-        else optax.cosine_decay_schedule(rate, config.decay, config.floor)
-    )
 
-    def schedule(count: Array) -> Array:
-        """From rate / warmup at the first update, which is one, to the rate, and down."""
-        return down(jnp.maximum(count - config.warmup, 0)) * jnp.minimum(
-            (count + 1) / max(config.warmup, 1), 1.0
+    config: OptimizerConfig
+    rate: float
+
+    def init(self, params: Params) -> optax.OptState:
+        """The state before the first step. An average starts as the parameters."""
+        count, params = jnp.zeros((), jnp.int32), trees.masters(params)
+        adam = optax.ScaleByAdamState(count, *(jax.tree.map(jnp.zeros_like, params) for _ in BETAS))
+        guard = optax.ApplyIfFiniteState(
+            notfinite_count=count,
+            last_finite=jnp.array(True),
+            total_notfinite=count,
+            inner_state=(
+                *self._norms(),
+                (adam, optax.EmptyState(), optax.ScaleByScheduleState(count)),
+            ),
         )
+        copy = jax.tree.map(jnp.copy, params)
+        return (guard, Averaged(copy)) if self.config.ema else guard
 
-    asked = config.spike or config.clip is not None
-    limits = [limit(config.spike, config.clip)] if asked else []
-    inner = optax.chain(*limits, optax.adamw(schedule, weight_decay=config.weight_decay))
-    guarded = guard(inner)
-    return _wide(optax.chain(guarded, average(config.ema)) if config.ema else guarded)
+    def step(self, gradient: Params, state: optax.OptState, params: Params) -> Step:
+        """One step up a gradient; both moments are of its opposite, as of a loss.
 
-
-def _wide(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same on parameters and gradients in float32 or wider."""
-
-    def init(params: Params) -> optax.OptState:
-        return inner.init(trees.masters(params))
-
-    def update(updates: Params, state: optax.OptState, params: Params | None = None):
-        return inner.update(trees.masters(updates), state, trees.masters(params))
-
-    return optax.GradientTransformation(init, update)
-
-
-def average(decay: float) -> optax.GradientTransformation:
-    """Keeps decay * average + (1 - decay) * parameters beside the updates, which it lets pass.
-
-    Stands last in a chain. The average starts as the parameters and needs no correction. It is
-    float32 or wider: (1 - decay) of a movement rounds away in bfloat16.
-    """
-
-    def init(params: Params) -> Averaged:
-        return Averaged(jax.tree.map(jnp.copy, trees.masters(params)))
-
-    def update(updates: Params, state: Averaged, params: Params | None = None):
-        moved = optax.apply_updates(trees.masters(params), updates)
-        return updates, Averaged(optax.incremental_update(moved, state.average, 1 - decay))
-
-    return optax.GradientTransformation(init, update)
-
-
-def guard(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Does nothing, and counts, where the gradient's norm isn't finite.
-
-    `optax.apply_if_finite` by the norm, which `inner` is handed: one pass over the gradient.
-    """
-    inner = optax.with_extra_args_support(inner)
-
-    def init(params: Params) -> optax.ApplyIfFiniteState:
-        nothing = jnp.zeros((), jnp.int32)
-        return optax.ApplyIfFiniteState(nothing, jnp.array(True), nothing, inner.init(params))
-
-    def update(updates: Params, state: optax.ApplyIfFiniteState, params: Params | None = None):
-        norm = trees.norm(updates)
+        In stages, each of which needs what the one before has made: moments, the update's size,
+        parameters. In one go XLA on a CPU would copy the parameters and both moments first, for
+        nothing tells it that who reads them does so before they are written.
+        """
+        config = self.config
+        gradient, params = trees.masters(gradient), trees.masters(params)
+        guard, *averages = state if config.ema else (state,)
+        *norms, (adam, none, schedule) = guard.inner_state
+        norm = trees.norm(gradient)
         finite = jnp.isfinite(norm)
+        norm, scale = jnp.where(finite, norm, 0), jnp.ones(())
+        if norms:
+            left, *norms = limit(norm, *norms, config.spike, config.clip)
+            scale = jnp.where(norm > left, left / jnp.where(norm > 0, norm, 1), 1)
+        count, beats = (jnp.where(finite, old + 1, old) for old in (adam.count, schedule.count))
+        rate = self.schedule(schedule.count)
 
-        def kept(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+        def moments(gradient: Params, mu: Params, nu: Params) -> tuple[Params, Params]:
+            down = jax.tree.map(lambda leaf: -leaf * scale.astype(leaf.dtype), gradient)
+            of = optax.tree.update_moment
+            return of(down, mu, BETAS[0], 1), of(down, nu, BETAS[1], 2)
 
-        nothing = jax.tree.map(jnp.zeros_like, updates)
-        moved, after = inner.update(
-            kept(updates, nothing), state.inner_state, params, norm=jnp.where(finite, norm, 0)
+        def update(params: Params, mu: Params, nu: Params) -> Params:
+            def leaf(param: Array, mu: Array, nu: Array) -> Array:
+                down = mu / (jnp.sqrt(nu) + EPSILON) + config.weight_decay * param
+                return (-rate).astype(param.dtype) * down
+
+            means = map(optax.tree.bias_correction, (mu, nu), BETAS, (count, count))
+            return jax.tree.map(leaf, params, *means)
+
+        def sizes(*of: Params) -> tuple[Array, Array]:
+            moved = update(*of)
+            return trees.unchanged(of[0], moved, optax.apply_updates(of[0], moved))
+
+        nothing = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
+        mu, nu = jax.lax.cond(finite, moments, lambda _, *old: old, gradient, adam.mu, adam.nu)
+        lost, asked = jax.lax.cond(finite, sizes, lambda *_: (nothing, nothing), params, mu, nu)
+        sound = finite & jnp.isfinite(asked)
+        params = jax.lax.cond(
+            sound,
+            lambda *of: optax.apply_updates(of[0], update(*of)),
+            lambda params, *_: params,
+            params, mu, nu,
+        )  # fmt: skip
+        bad = (~sound).astype(jnp.int32)
+        adam, schedule = optax.ScaleByAdamState(count, mu, nu), optax.ScaleByScheduleState(beats)
+        guard = optax.ApplyIfFiniteState(
+            notfinite_count=bad * (guard.notfinite_count + 1),
+            last_finite=sound,
+            total_notfinite=guard.total_notfinite + bad,
+            inner_state=(*norms, (adam, none, schedule)),
         )
-        bad = (~finite).astype(jnp.int32)
-        return kept(moved, nothing), optax.ApplyIfFiniteState(
-            notfinite_count=bad * (state.notfinite_count + 1),
-            last_finite=finite,
-            total_notfinite=state.total_notfinite + bad,
-            inner_state=kept(after, state.inner_state),
+        averages = [Averaged(averaged(params, each.average, config.ema)) for each in averages]
+        return Step(params, (guard, *averages) if averages else guard, lost, asked)
+
+    def schedule(self, count: Array) -> Array:
+        """The rate of update `count`: up in a line from rate / warmup, then constant or down."""
+        config = self.config
+        down = (
+            optax.constant_schedule(self.rate)
+            if config.decay is None
+            else optax.cosine_decay_schedule(self.rate, config.decay, config.floor)
         )
+        up = jnp.minimum((count + 1) / max(config.warmup, 1), 1.0)
+        return down(jnp.maximum(count - config.warmup, 0)) * up
 
-    return optax.GradientTransformation(init, update)
+    def _norms(self) -> tuple[Norms | optax.EmptyState, ...]:
+        """The state of `limit` before the first norm; none where there are no limits."""
+        if self.config.spike:
+            zero = jnp.zeros((), jnp.float32)
+            return (Norms(zero, zero, jnp.zeros((), jnp.int32)),)
+        return () if self.config.clip is None else (optax.EmptyState(),)
 
 
-def limit(spike: float, clip: float | None, decay: float = DECAY) -> optax.GradientTransformation:
-    """Scales a gradient back whose norm is above `clip`, or `spike` times the norms before it.
+def averaged(params: Params, average: Params, decay: float) -> Params:
+    """decay * average + (1 - decay) * parameters."""
+    return optax.incremental_update(params, average, 1 - decay)
+
+
+def limit(
+    norm: Array,
+    state: Norms | optax.EmptyState,
+    spike: float,
+    clip: float | None,
+    decay: float = DECAY,
+) -> tuple[Array, Norms | optax.EmptyState]:
+    """What a gradient's norm is scaled back to: `clip`, or `spike` times the norms before it.
 
     AutoClip (Seetharaman et al. 2020, arXiv:2007.14469) and ZClip (Kumar et al. 2025,
     arXiv:2504.02507) limit a norm by those before it too. What a spike does to Adam is to its
@@ -176,39 +213,29 @@ def limit(spike: float, clip: float | None, decay: float = DECAY) -> optax.Gradi
     the second. What is zero but for rounding isn't taken in: a batch without a gradient says
     nothing of the next one's.
 
-    The norm, finite, comes as the argument `norm`. 0 and None: no such limit.
+    Args:
+        norm: finite, a scalar; 0 for a gradient that isn't.
+        state: of the norms before; empty without a `spike`.
+        spike: 0: no such limit.
+        clip: None: no such limit.
+        decay: of the running mean.
+
+    Returns:
+        What is left of the norm, and the state with it.
     """
-
-    def init(params: Params) -> Norms | optax.EmptyState:
-        zero = jnp.zeros((), jnp.float32)
-        return Norms(zero, zero, jnp.zeros((), jnp.int32)) if spike else optax.EmptyState()
-
-    def update(
-        updates: Params,
-        state: Norms | optax.EmptyState,
-        params: Params | None = None,
-        *,
-        norm: Array,
-        **others: Any,
-    ):
-        left = norm.astype(jnp.float32)
-        if spike:
-            known = state.weight > 0
-            mean = state.total / jnp.where(known, state.weight, 1)
-            over = known & (left > spike * mean)
-            left = jnp.where(over, spike * mean, left)
-            told = left > ROUNDING
-            state = Norms(
-                jnp.where(told, decay * state.total + left, state.total),
-                jnp.where(told, decay * state.weight + 1, state.weight),
-                state.limited + over.astype(jnp.int32),
-            )
-        if clip is not None:
-            left = jnp.minimum(left, clip)
-        scale = jnp.where(norm > left, left / jnp.where(norm > 0, norm, 1), 1)
-        return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), updates), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    left = norm.astype(jnp.float32)
+    if spike:
+        known = state.weight > 0
+        mean = state.total / jnp.where(known, state.weight, 1)
+        over = known & (left > spike * mean)
+        left = jnp.where(over, spike * mean, left)
+        told = left > ROUNDING
+        state = Norms(
+            jnp.where(told, decay * state.total + left, state.total),
+            jnp.where(told, decay * state.weight + 1, state.weight),
+            state.limited + over.astype(jnp.int32),
+        )
+    return left if clip is None else jnp.minimum(left, clip), state
 
 
 def limited(state: optax.OptState) -> int:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from opd import trees
-from opd.engine.steps import State, descend
+from opd.engine.optimizer import Optimizer
+from opd.engine.steps import State, ascend
 from opd.model.scalar import Scalar
 from opd.types import Array, Mean, Metrics, Params, Rollout, Sum, pytree
 
@@ -64,7 +64,7 @@ def figures(scored: Array) -> dict[str, Array]:
 
 def preference_step(
     model: Scalar,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     state: State,
     pairs: Pairs,
     parts: int = 1,
@@ -77,7 +77,7 @@ def preference_step(
 
     Args:
         model: the reward model.
-        optimizer: descends on -J.
+        optimizer: ascends J.
         state: what the step changes.
         pairs: B of them.
         parts: equal parts of the batch, pulled back one after the other; pair i belongs to part
@@ -85,13 +85,13 @@ def preference_step(
     """
     count = pairs.prompt.shape[0]
 
-    def loss(params: Params, part: Pairs) -> tuple[Array, dict[str, Array]]:
+    def objective(params: Params, part: Pairs) -> tuple[Array, dict[str, Array]]:
         scored = figures(scores(model, params, part))
         totals = {name: jnp.sum(each) for name, each in scored.items()}
-        return totals["loss"] / count, totals
+        return -totals["loss"] / count, totals
 
     def one(part: Pairs) -> tuple[Params, dict[str, Array]]:
-        return jax.grad(loss, has_aux=True)(state.params, part)
+        return jax.grad(objective, has_aux=True)(state.params, part)
 
     def add(total, part: Pairs):
         return jax.tree.map(jnp.add, total, one(part)), None
@@ -102,7 +102,7 @@ def preference_step(
     shapes = jax.eval_shape(one, pairs)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     (gradient, totals), _ = jax.lax.scan(add, nothing, jax.tree.map(cut, pairs))
-    after, unchanged = descend(model, optimizer, state, gradient)
+    after, unchanged = ascend(model, optimizer, state, gradient)
     number = jnp.asarray(count, totals["loss"].dtype)
     metrics: Metrics = {name: Mean(total, number) for name, total in totals.items()}
     metrics["gradient_norm"] = Mean(trees.norm(gradient), jnp.ones(()))

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from opd import trees
 from opd.engine import estimator, preference, sharding, steps, vocab
+from opd.engine.optimizer import Optimizer
 from opd.engine.preference import Pairs
 from opd.engine.sampling import Partner
 from opd.engine.steps import Critic, Sampling, State
@@ -193,7 +194,7 @@ def adapt(mesh: Mesh, model: Decoder, params: Params, key: Array) -> Params:
 def start(
     mesh: Mesh,
     model: Model | Scalar,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     params: Params,
     critic: Critic | None = None,
 ) -> State:
@@ -203,9 +204,7 @@ def start(
     and says 0.
     """
 
-    def fresh(
-        model: Model | Scalar, params: Params, optimizer: optax.GradientTransformation
-    ) -> State:
+    def fresh(model: Model | Scalar, params: Params, optimizer: Optimizer) -> State:
         params = steps.mastered(model, jax.tree.map(jnp.copy, params))
         return State(params, optimizer.init(model.trained(params)), jnp.zeros((), jnp.int32))
 
@@ -289,7 +288,7 @@ def drift(
 def update(
     mesh: Mesh,
     model: Model,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     state: State,
     rollout: Rollout,
     teacher: Head | None,
@@ -321,7 +320,7 @@ def preferred(mesh: Mesh, model: Scalar, params: Params, pairs: Pairs) -> Array:
 def prefer(
     mesh: Mesh,
     model: Scalar,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     state: State,
     pairs: Pairs,
     parts: int = 1,

@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from opd import draws, trees
 from opd.engine import estimator, metrics, vocab
+from opd.engine.optimizer import Optimizer
 from opd.engine.sampling import Partner, generate
 from opd.engine.vocab import Head, Pass
 from opd.masked import zero
@@ -63,7 +63,7 @@ class Critic:
     """A learned baseline: who estimates, and what trains the estimate. Static."""
 
     model: Scalar
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
 
 
 def mastered(model: Model | Scalar, params: Params) -> Params:
@@ -290,7 +290,7 @@ def drift_step(
 
 def update_step(
     model: Model,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     state: State,
     rollout: Rollout,
     teacher: Head | None,
@@ -300,7 +300,7 @@ def update_step(
     parts: int = 1,
     critic: Critic | None = None,
 ) -> tuple[State, Metrics]:
-    """One optimizer step of one method: the probe with K = 1, and optax; and one of its critic.
+    """One optimizer step of one method: the probe with K = 1, and one of its critic.
 
     `parts` microbatches are pulled back one after the other. V-trace takes the critic's estimates
     of now, GAE those that the rollout has (Schulman et al. 2017, algorithm 1).
@@ -317,32 +317,30 @@ def update_step(
     uniforms = estimator.fresh_uniforms(seed, state.step, rollout, (method,))
     asked = (model, state.params, rollout, teacher, (method,), uniforms, how)
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
-    loss = jax.tree.map(lambda leaf: -leaf[0], stacked)  # what the optimizer descends
+    gradient = jax.tree.map(lambda leaf: leaf[0], stacked)
     known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
-    after, unchanged = descend(model, optimizer, state, loss)
-    critic_loss = None
+    after, unchanged = ascend(model, optimizer, state, gradient)
+    learned = None
     if critic is not None:
         cotangent = coefficients(method, known, stats, rollout.group).value
-        (critic_loss,) = learn(-cotangent.astype(value.dtype))
-        moved, _ = descend(critic.model, critic.optimizer, state.critic, critic_loss)
+        (learned,) = learn(cotangent.astype(value.dtype))
+        moved, _ = ascend(critic.model, critic.optimizer, state.critic, learned)
         after = dataclasses.replace(after, critic=moved)
     batch = metrics.Batch(
-        rollout, stats, facts.weighs(method), method, known, loss, critic_loss, unchanged
+        rollout, stats, facts.weighs(method), method, known, gradient, learned, unchanged
     )
     return after, metrics.metrics_of(batch)
 
 
-def descend(
-    model: Model | Scalar, optimizer: optax.GradientTransformation, state: State, gradient: Params
+def ascend(
+    model: Model | Scalar, optimizer: Optimizer, state: State, gradient: Params
 ) -> tuple[State, Mean]:
-    """The state after one step down a gradient, and `trees.unchanged` of that step as a share."""
+    """The state after one step up a gradient, and the share of it that rounding took."""
     part = model.trained(state.params)
-    updates, inner = optimizer.update(gradient, state.optimizer, part)
-    moved = optax.apply_updates(part, updates)
-    lost, asked = trees.unchanged(part, updates, moved)
-    params = model.with_trained(state.params, moved)
-    after = dataclasses.replace(state, params=params, optimizer=inner, step=state.step + 1)
-    return after, Mean(lost, jnp.where(asked > 0, asked, 1))  # 0 where nothing was to be moved
+    after, inner, lost, asked = optimizer.step(gradient, state.optimizer, part)
+    params = model.with_trained(state.params, after)
+    moved = dataclasses.replace(state, params=params, optimizer=inner, step=state.step + 1)
+    return moved, Mean(lost, jnp.where(asked > 0, asked, 1))  # 0 where nothing was to be moved
 
 
 def differences(methods: tuple[Method, ...]) -> tuple[int, ...]:

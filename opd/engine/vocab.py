@@ -370,6 +370,14 @@ def _in_blocks(step: Callable, whole: Any, block: int) -> Any:
     batch, length = jax.tree.leaves(whole)[0].shape[:2]
     if block >= batch * length:
         return step(whole)
-    cut = jax.tree.map(lambda leaf: leaf.reshape(-1, block, 1, *leaf.shape[2:]), whole)
-    made = jax.lax.map(step, cut)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(batch * length, *leaf.shape[2:]), whole)
+
+    def part(number: Array) -> Any:
+        # By number: what a loop is handed in blocks, XLA on a CPU copies first.
+        def cut(leaf: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(leaf, number * block, block)[:, None]
+
+        return step(jax.tree.map(cut, flat))
+
+    made = jax.lax.map(part, jnp.arange(batch * length // block))
     return jax.tree.map(lambda leaf: leaf.reshape(batch, length, *leaf.shape[3:]), made)

@@ -17,7 +17,7 @@ from opd.model.decoder import Decoder, rms_norm
 from opd.model.lora import Lora
 from opd.model.scalar import Scalar
 
-ADAM = optimizer.make(OptimizerConfig(ema=0.9), 1e-3)
+ADAM = optimizer.Optimizer(OptimizerConfig(ema=0.9), 1e-3)
 NARROW = scene.decoder(16, "bfloat16")
 ADAPTED = Decoder(dataclasses.replace(NARROW.config, lora=Lora(2, 4.0)))
 # Gemma's norms, whose scale is added to 1 before it is rounded.
@@ -77,7 +77,7 @@ def test_gradients_are_float32_and_so_are_their_sums(here, players):
 @pytest.mark.slow
 def test_kl_falls_from_bfloat16_as_it_does_in_float32(here, players):
     """At a rate that moves a bfloat16 of this size now and then only."""
-    step, opd = optimizer.make(OptimizerConfig(warmup=0), 3e-4), table.parse("opd")
+    step, opd = optimizer.Optimizer(OptimizerConfig(warmup=0), 3e-4), table.parse("opd")
     falls = {}
     for model in (scene.STUDENT, NARROW):
         params = trees.cast(players, model.config.param_dtype)
@@ -99,7 +99,7 @@ def test_kl_falls_from_bfloat16_as_it_does_in_float32(here, players):
 @pytest.mark.slow
 def test_an_update_that_rounds_away_says_so(here):
     """1e-10 beside 0.4: less than half a float32's step."""
-    step = optimizer.make(OptimizerConfig(warmup=0), 1e-10)
+    step = optimizer.Optimizer(OptimizerConfig(warmup=0), 1e-10)
     state = programs.start(here.mesh, scene.STUDENT, step, here.params)
     opd = table.parse("opd")
     asked = (here.mesh, scene.STUDENT, step, state, here.rollout, here.head, opd, 0, scene.HOW)

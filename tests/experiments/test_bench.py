@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 import textwrap
 
@@ -150,7 +151,7 @@ def fake(tmp_path, fails=0):
     file.write_text(FAKE.format(fails=fails))
     # Its folder is first on the path of a file that is run, and the project's isn't on it.
     start = f"import runpy, sys; sys.path.insert(0, '.'); runpy.run_path({str(file)!r})"
-    return Side([sys.executable, "-c", start], cases.work(SMALL, "learn", None))
+    return Side([sys.executable, "-c", start], cases.work(SMALL, "learn", None), os.environ)
 
 
 def test_two_processes_take_turns(tmp_path):
@@ -243,6 +244,7 @@ def test_the_parts_of_a_step_add_up_to_it():
         (["p", "--peer=trl"], "--peer_python is missing"),
         (["p", "--peer_python=x"], "--peer_python: means nothing without --peer"),
         (["p", "--peer_chunk=8"], "--peer_chunk: means nothing without --peer"),
+        (["p", "--peer_large_pages"], "--peer_large_pages: means nothing without --peer"),
         (["p", "--peer=trl", "--peer_chunk=8"], "--peer_chunk: trl has no chunks"),
         (["p", "--peer=liger", "--peer_chunk=1025"], "--peer_chunk=1025: 1 to 1024 are allowed"),
         (["p", "--peer=trl", "--peer_python=/no/python"], "--peer_python=/no/python: no Python"),
@@ -254,7 +256,8 @@ def test_a_mistake_is_one_line(given, said):
     with pytest.raises(ValueError) as refused:
         command.prepare(["bench", *given])
     assert said in str(refused.value) and "\n" not in str(refused.value)
-    for flag in ("peer", "peer_python", "peer_chunk", "rounds", "chunk", "sizes", "json", "parts"):
+    mine = ("rounds", "chunk", "sizes", "json", "parts")
+    for flag in ("peer", "peer_python", "peer_chunk", "peer_large_pages", *mine):
         command.flags.FLAGS[flag].unparse()
 
 

@@ -14,6 +14,7 @@ from opd import disk, fields, trees
 from opd.data import pipeline, verifiers
 from opd.data.pipeline import DataConfig
 from opd.engine import programs, sharding
+from opd.engine.optimizer import Optimizer, OptimizerConfig
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
 from opd.fields import setting
@@ -22,7 +23,7 @@ from opd.model.decoder import Decoder, DecoderConfig
 from opd.run import drawing
 from opd.run.drawing import Player, World
 from opd.run.store import progress
-from opd.types import Params, Rollout
+from opd.types import Array, Params, Rollout
 
 SFT = table.parse("sft@reduction=token_mean")
 # What a small decoder is fitted with, chosen by hand: updates of the warm-up, the share of the rate
@@ -43,15 +44,23 @@ class FitConfig:
     check_every: int = setting(50, at_least=1)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fitting(Optimizer):
+    """The optimizer of a fit of so many steps."""
+
+    steps: int
+
+    def schedule(self, count: Array) -> Array:
+        """From 0 at the first update up to the rate, and down a cosine to its end."""
+        steps = max(self.steps, 1)
+        warmup = min(WARMUP, steps // 2)
+        down = optax.warmup_cosine_decay_schedule(0.0, self.rate, warmup, steps, END * self.rate)
+        return jnp.asarray(down(count))
+
+
 def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
     """Supervised training by the `sft` row, until its steps or its accuracy are reached."""
-    steps = max(config.steps, 1)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(WARMUP, steps // 2), steps, END * config.learning_rate
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(CLIP), optax.adamw(schedule, weight_decay=0.0)
-    )
+    optimizer = _Fitting(OptimizerConfig(clip=CLIP, spike=0.0), config.learning_rate, config.steps)
     params = programs.init(world.mesh, model, seed_of(name, world.seed))
     state = programs.start(world.mesh, model, optimizer, params)
     batches = pipeline.demonstrations(world.task, "train", world.seed, config.batch)

@@ -51,7 +51,7 @@ def price(
     rollout, teacher and update in turn, interleaved, `repeats` times, on one batch of `prompts`
     as the arms train on.
     """
-    step = optimizer.make(config, config.learning_rate)
+    step = optimizer.Optimizer(config, config.learning_rate)
     batch = pipeline.prompts(world.task, "train", world.seed, prompts)[0]
 
     def draw() -> Rollout:

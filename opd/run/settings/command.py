@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from opd import disk
 from opd.data.functions import RewardError
+from opd.run.settings import pages
 
 ARGV: list[str] = []  # where config_flags finds the keys that are given; `launch` fills it
 CONFIG = config_flags.DEFINE_config_file(
@@ -40,6 +41,12 @@ def helped(argv: list[str], about: str) -> None:
         helps = (flags.FLAGS.module_help(sys.modules[__name__]), flags.FLAGS.main_module_help())
         print("\n\n".join([about.strip(), *helps]))
         sys.exit(0)
+
+
+def main(prepare: Callable[[], Callable[[], None] | None]) -> None:
+    """`run`, of a process that is a command and nothing else."""
+    pages.begin_with_large_pages()
+    run(prepare)
 
 
 def run(prepare: Callable[[], Callable[[], None] | None]) -> None:

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from opd.engine import costs, optimizer, programs, steps
+from opd.engine.optimizer import Optimizer
 from opd.engine.steps import Critic, Sampling, State
 from opd.method import facts
 from opd.method.table import Method
@@ -67,7 +67,7 @@ class Policy:
     teacher: Player | None
     method: Method
     config: Config
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     critic: Critic | None
     source: Source
     judged_by: Judge
@@ -218,14 +218,14 @@ def make(
     critic = None
     if "value" in facts.needs(method):
         slower = dataclasses.replace(config.optimizer, warmup=config.critic.warmup, ema=0.0)
-        learned = optimizer.make(slower, config.critic.learning_rate)
+        learned = optimizer.Optimizer(slower, config.critic.learning_rate)
         critic = Critic(Scalar(student.model), learned)
     source = Source(
         world=world, student=student.model, teacher=teacher, method=method, groups=config.prompts,
         buffer=config.buffer, dataset=config.dataset, reward=config.reward, seed=seed, grade=grade,
         sampling=sampling, start=student.params, workdir=workdir,
     )  # fmt: skip
-    adamw = optimizer.make(config.optimizer, rate)
+    adamw = optimizer.Optimizer(config.optimizer, rate)
     return Policy(world, *student, teacher, method, config, adamw, critic, source, judge)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import optax
 
 from opd import disk
 from opd.data import pipeline, preferences
@@ -21,6 +20,7 @@ from opd.data.functions import RewardError
 from opd.data.pipeline import Batch, Example, Task
 from opd.data.preferences import Pair
 from opd.engine import optimizer, preference, programs, sharding
+from opd.engine.optimizer import Optimizer
 from opd.engine.preference import Pairs
 from opd.engine.steps import State
 from opd.measure import intervals
@@ -44,7 +44,7 @@ class Preferences:
     world: World
     model: Scalar
     body: Params  # of the student's start
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     batches: Sequence[Batch]
     held_out: tuple[Pair, ...]
     parts: int = 1
@@ -146,7 +146,7 @@ def prepare(config: Config, workdir: Path, world: World, student: Player) -> Pre
         world,
         Scalar(student.model),
         student.params,
-        optimizer.make(config.optimizer, config.optimizer.learning_rate),
+        optimizer.Optimizer(config.optimizer, config.optimizer.learning_rate),
         preferences.batches(task, train, config.seed, config.prompts),
         tuple(pair for pair in held_out if pair.prompt in prompts),
         config.optimizer.microbatches,

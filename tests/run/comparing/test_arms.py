@@ -75,7 +75,7 @@ class Still:
     """A learner whose completions are all cut."""
 
     def __init__(self, config):
-        made = optimizer.make(config.optimizer, 1e-3)
+        made = optimizer.Optimizer(config.optimizer, 1e-3)
         self.state = SimpleNamespace(params={}, optimizer=made.init({"w": jnp.zeros(2)}))
 
     def start(self):

@@ -140,7 +140,7 @@ def saved(files, workdir, student, optimizer_of):
     config = asked(files, student=student)
     ready = checks.ready(config, ())
     player = players.make(ready.student, ready.world, workdir)
-    step = optimizer.make(OptimizerConfig(), 1e-3)
+    step = optimizer.Optimizer(OptimizerConfig(), 1e-3)
     state = programs.start(ready.world.mesh, player.model, step, player.params)
     narrow = jax.tree.map(
         lambda leaf: leaf.astype(optimizer_of) if leaf.dtype == jnp.float32 else leaf,

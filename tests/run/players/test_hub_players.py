@@ -167,7 +167,7 @@ def test_a_student_from_scratch_is_exported_too(tokenizer, monkeypatch, tmp_path
     ready = checks.ready(config, ())
     world = drawing.prepared(ready.world, tmp_path / "run")
     _, params = players.make(ready.student, world, tmp_path / "run")
-    step = optimizer.make(OptimizerConfig(), 1e-3)
+    step = optimizer.Optimizer(OptimizerConfig(), 1e-3)
     with Checkpoints(tmp_path / "run" / "checkpoints", 1) as steps:
         steps.save(1, State(params, step.init(params), jnp.int32(1)), {"update": 1})
     disk.dump_json({"config": configs.to_dict(config)}, tmp_path / "run" / "config.json")

@@ -225,7 +225,7 @@ def left(tmp_path_factory) -> tuple[Path, dict]:
         patch.setattr(checks.backend, "check", lambda: None)
         world = ready(debug())
         model, _ = make("student", SMALL, world, workdir)
-    step = optimizer.make(OptimizerConfig(ema=0.5), 1e-3)
+    step = optimizer.Optimizer(OptimizerConfig(ema=0.5), 1e-3)
     kept = {number: filled(model, world, number) for number in (2, 3, 4)}
     with Checkpoints(workdir / "checkpoints", 3) as steps, Checkpoints(workdir / "best", 1) as best:
         best.save(3, kept[3], {"update": 3})

@@ -292,7 +292,7 @@ def left(world, tmp_path_factory) -> tuple[Path, Scalar, dict]:
         )
         for number in (2, 3, 4)
     }
-    step = optimizer.make(OptimizerConfig(), 1e-3)
+    step = optimizer.Optimizer(OptimizerConfig(), 1e-3)
     with Checkpoints(workdir / "checkpoints", 3) as steps, Checkpoints(workdir / "best", 1) as best:
         best.save(3, kept[3], {"update": 3})
         for number in (2, 4):

@@ -36,7 +36,7 @@ def lying(tree):
 @pytest.mark.parametrize("lora", [None, Lora(2, 4.0)], ids=["whole", "adapter"])
 def test_it_is_what_the_arrays_take(name, lora):
     here, model = mesh(name), Decoder(dataclasses.replace(PLAIN, lora=lora))
-    adam = optimizer.make(OptimizerConfig(ema=0.9), 1e-3)
+    adam = optimizer.Optimizer(OptimizerConfig(ema=0.9), 1e-3)
     params = programs.init(here, model, 0)
     state = programs.start(here, model, adam, params, Critic(Scalar(model), adam))
     held = footprint.parts(here, model, model, critic=True, average=True)
