@@ -3,10 +3,10 @@
 python -m experiments.sweep --sweep=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
 
 With --launcher it prints a command a point that hands the training to a cluster; once they have
-run, --collect makes the table and the plot without training anything:
+run, --read makes the table and the plot without training anything:
 
 ... --workdir=DIR --dry_run --launcher="slurm --name=NAME --nodes=2 --gpus=8" | bash
-... --workdir=DIR --collect
+... --workdir=DIR --read
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the commands and stop")
 _LAUNCHER = flags.DEFINE_string(
     "launcher",
     None,
-    "with --dry_run, the commands hand the points to a cluster: tpu, xpk or slurm, and the flags of "
-    "scripts/launch_NAME",
+    "with --dry_run: print what hands the points to a cluster; tpu, xpk or slurm, then the flags "
+    "of scripts/launch_NAME",
 )
-_COLLECT = flags.DEFINE_bool("collect", False, "train nothing; the table of what is finished")
+_READ = flags.DEFINE_bool("read", False, "train nothing; make the table of what is finished")
 
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
@@ -61,10 +61,10 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
             commands = [sweep.command(config, point, workdir) for point in points]
         print("\n".join(map(shlex.join, commands)))
         return None
-    if _COLLECT.value:
+    if _READ.value:
         if not (workdir / "points").is_dir():
             raise ValueError(f"--workdir={workdir}: no sweep has run there")
-        return functools.partial(job, functools.partial(sweep.collect, points, workdir), workdir)
+        return functools.partial(job, functools.partial(sweep.read, points, workdir), workdir)
     launch.make_folder("workdir", workdir)
     train = functools.partial(sweep.run, config, points, workdir, _JOBS.value)
     return functools.partial(job, train, workdir)

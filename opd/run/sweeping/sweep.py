@@ -164,8 +164,8 @@ def finished(point: Point, workdir: Path) -> dict[str, Any] | None:
     return {"point": point, "done": json.loads(file.read_text())} if file.is_file() else None
 
 
-def collect(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
-    """One record a point, as `run` has them, of trainings that ran elsewhere; nothing is started."""
+def read(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
+    """One record a point, as `run` has them, of trainings that ran elsewhere."""
     return [
         finished(point, workdir) or {"point": point, "error": "not finished"} for point in points
     ]
