@@ -14,9 +14,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from absl.testing import flagsaver
-
-from experiments import sweep
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -201,11 +198,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("which", "arguments", "said"), REFUSED)
-def test_a_mistake_is_one_line_and_nothing_has_run(which, arguments, said):
-    done = launch(which, *arguments)
+def test_a_mistake_is_one_line_and_nothing_has_run(which, arguments, said, cluster):
+    repository, _ = cluster
+    done = launch(which, *arguments, scripts=repository / "scripts")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert said in done.stderr and not (repository / "runs").exists()
 
 
 @pytest.mark.parametrize("words", [(), ("cuda",), ("gpu", "tpu")])
@@ -226,39 +224,56 @@ def test_help_names_every_flag(which):
 
 # --- sweeps -------------------------------------------------------------------------------------
 
-ASKED = ("--sweep=configs/sweeps/gamma.py", "--workdir=/shared/my runs")
+# Command lines of one process: what is imported takes seconds.
+SWEEPS = """
+import json, sys
+from absl.testing import flagsaver
+from experiments import sweep
+from opd.run.settings import command
+for arguments in json.load(sys.stdin):
+    sys.argv = ["sweep", *arguments]
+    with flagsaver.flagsaver():
+        try:
+            command.run(sweep.prepare)
+        except SystemExit as left:
+            print("left with", left.code)
+"""
+SWEEP = ("--sweep=configs/sweeps/gamma.py", "--workdir=/shared/my runs")
 LAUNCHER = "--launcher=slurm --name=g --nodes=2 --gpus=8"
 
 
-def asked(capsys, *arguments):
-    """What the command prints before anything is run."""
-    with flagsaver.flagsaver():
-        assert sweep.prepare(["sweep", *ASKED, *arguments]) is None
-    return capsys.readouterr().out
-
-
-def test_each_point_of_a_sweep_has_a_launcher_s_command(capsys, monkeypatch):
-    """What is printed is a program of bash: a line a point, as the launcher takes it."""
-    monkeypatch.chdir(ROOT)
-    lines = asked(capsys, "--dry_run", LAUNCHER).splitlines()
-    points = runpy.run_path("configs/sweeps/gamma.py")["get_sweep"]()
+def test_each_point_of_a_sweep_has_a_launcher_s_command(cluster):
+    """What is printed is a program of bash: a line a point. By itself a sweep launches nothing."""
+    repository, host = cluster
+    shutil.copytree(ROOT / "configs", repository / "configs")
+    asked = [
+        [*SWEEP, LAUNCHER],
+        [*SWEEP, "--read", f"--workdir={host}"],
+        [*SWEEP, LAUNCHER.replace("slurm", "pbs"), "--dry_run"],
+        [*SWEEP, LAUNCHER, "--dry_run"],
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", SWEEPS], input=json.dumps(asked), capture_output=True, text=True,
+        cwd=repository, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    alone, unread, unknown = found.stderr.splitlines()
+    assert alone == "error: --launcher starts nothing: with --dry_run it prints what would"
+    assert unread == f"error: --workdir={host}: no sweep has run there"
+    assert unknown.startswith("error: --launcher=pbs ")
+    *said, left = found.stdout.splitlines()
+    refused, lines = said[:3], said[3:]
+    assert refused == ["left with 2"] * 3 and left == "left with 0"
+    assert not (repository / "runs").exists()
+    points = runpy.run_path(str(ROOT / "configs" / "sweeps" / "gamma.py"))["get_sweep"]()
     for line, point in zip(lines, points, strict=True):
         words = shlex.split(line)
         assert (
             words[0] == "scripts/launch_slurm" and "--config.models=/shared/my runs/models" in words
         )
         assert {f"--config.{key}={value}" for key, value in point.items()} < set(words)
-    first = lines[0].replace(" -- ", " --dry_run -- ", 1)
-    printed = subprocess.run(["bash", "-c", first], capture_output=True, text=True)
-    assert "sbatch --job-name=g-0" in printed.stdout and "my runs/points/" in printed.stdout
-
-
-def test_a_sweep_launches_nothing_by_itself(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match="with --dry_run it prints"):
-        asked(capsys, LAUNCHER)
-    with pytest.raises(ValueError, match="no sweep has run there"):
-        asked(capsys, "--read", f"--workdir={tmp_path}")
+    subprocess.run(["bash", "-e", "-c", lines[-1]], cwd=repository, check=True)
+    given = json.loads((host / "given").read_text())
+    assert given == ["-m", *shlex.split(lines[-1].partition(" -- ")[2]), "--distributed"]
 
 
 # --- shellcheck ---------------------------------------------------------------------------------

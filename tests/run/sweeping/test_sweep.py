@@ -3,6 +3,7 @@
 import csv
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -47,8 +48,18 @@ def test_points_share_their_players_unless_one_says_otherwise():
 SLURM = "slurm --name=g --nodes=2 --gpus=8"
 
 
-def test_a_job_of_each_point_has_a_name_of_its_own(monkeypatch):
-    monkeypatch.chdir(ROOT)
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The current folder has the launchers, and nothing that they could start."""
+    for name in ("_launch.sh", *(f"launch_{name}" for name in sweep.LAUNCHERS)):
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "train.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_job_of_each_point_has_a_name_of_its_own(clone):
     points = sweep.product({"seed": (0, 1)})
     found = sweep.launched(SLURM + " '--with=--comment=a b'", Path("c.py"), points, Path("/w x"))
     assert [words[1] for words in found] == ["--name=g-0", "--name=g-1"]
@@ -57,13 +68,9 @@ def test_a_job_of_each_point_has_a_name_of_its_own(monkeypatch):
         assert words[5:] == ["--", *sweep.training(Path("c.py"), point, Path("/w x"))]
 
 
-def test_points_on_one_tpu_have_its_name(monkeypatch, tmp_path):
+def test_points_on_one_tpu_have_its_name(clone):
     """A machine's name isn't a job's. The launcher is a stand-in: any flag will do."""
-    (tmp_path / "scripts").mkdir()
-    script = tmp_path / "scripts" / "launch_tpu"
-    script.write_text("#!/bin/sh\n")
-    script.chmod(0o755)
-    monkeypatch.chdir(tmp_path)
+    Path("scripts", "launch_tpu").write_text("#!/bin/sh\n")
     points = sweep.product({"seed": (0, 1)})
     found = sweep.launched("tpu --name=pod", Path("c.py"), points, Path("w"))
     assert [words[:3] for words in found] == [["scripts/launch_tpu", "--name=pod", "--"]] * 2
@@ -82,10 +89,7 @@ def test_points_on_one_tpu_have_its_name(monkeypatch, tmp_path):
         ("xpk --cluster=c --zone=us-east5-b --tpu_type=v6e-8 --name=" + 38 * "a", "at most 40"),
     ],
 )
-def test_a_launcher_that_refuses_is_heard_before_anything_is_printed(
-    launcher, message, monkeypatch
-):
-    monkeypatch.chdir(ROOT)
+def test_a_launcher_that_refuses_is_heard_before_anything_is_printed(launcher, message, clone):
     points = sweep.product({"seed": range(11)})
     with pytest.raises(ValueError) as error:
         sweep.launched(launcher, Path("c.py"), points, Path("w"))
