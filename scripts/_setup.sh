@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the commands that need the environment; sourced, not run.
 # `set_up [EXTRAS [LOCK]]` makes .venv and installs the project into it, unless that is done already;
 # with a lock in those versions, without it in whichever setup.py allows.

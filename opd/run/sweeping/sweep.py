@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from opd.run.store import progress
 Point = dict[str, Any]
 # What a table has of each point beside its overrides.
 FIGURES = ("kl", "accuracy", "accuracy_greedy", "length", "truncated")
+LAUNCHERS = ("slurm", "tpu", "xpk")  # scripts/launch_NAME
 
 
 def product(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
@@ -79,12 +81,51 @@ def name(point: Point) -> str:
     return f"{overrides[:90]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
-def command(config: Path, point: Point, workdir: Path) -> list[str]:
-    """The training of a point; points of the same players share them."""
+def training(config: Path, point: Point, workdir: Path) -> list[str]:
+    """A point's program and its flags; points of the same players share them."""
     overrides = {"models": workdir / "models"} | point
     flags = [f"--config.{key}={value}" for key, value in overrides.items()]
-    run = [sys.executable, "-m", "experiments.train", f"--config={config}"]
-    return [*run, *flags, f"--workdir={workdir / 'points' / name(point)}"]
+    folder = f"--workdir={workdir / 'points' / name(point)}"
+    return ["experiments.train", f"--config={config}", *flags, folder]
+
+
+def command(config: Path, point: Point, workdir: Path) -> list[str]:
+    """The training of a point, on this machine."""
+    return [sys.executable, "-m", *training(config, point, workdir)]
+
+
+def launched(
+    launcher: str, config: Path, points: Sequence[Point], workdir: Path
+) -> list[list[str]]:
+    """The command of each point that hands its training to a cluster.
+
+    `launcher` is the name of one and its flags, "slurm --name=NAME --nodes=2 --gpus=8". Jobs are
+    called NAME-0, NAME-1 and so on; of `tpu` the name is the machine's, and stays.
+
+    Raises:
+        ValueError: no such launcher, or flags that it refuses.
+    """
+    try:
+        which, *flags = shlex.split(launcher) or [""]
+    except ValueError as error:
+        raise ValueError(f"--launcher={launcher}: {error}") from None
+    if which not in LAUNCHERS:
+        raise ValueError(f"--launcher={launcher}: it begins with one of {', '.join(LAUNCHERS)}")
+    script = str(Path("scripts") / f"launch_{which}")
+    commands = []
+    for number, point in enumerate(points):
+        numbered = [
+            f"{flag}-{number}" if which != "tpu" and flag.startswith("--name=") else flag
+            for flag in flags
+        ]
+        commands.append([script, *numbered, "--", *training(config, point, workdir)])
+    # Flags are the same for all, and the last name is the longest.
+    tried = [*commands[-1][:1], "--dry_run", *commands[-1][1:]]
+    refused = subprocess.run(tried, capture_output=True, text=True, check=False)
+    if refused.returncode:
+        last = refused.stderr.strip().splitlines()[-1].removeprefix("error: ")
+        raise ValueError(f"--launcher={launcher}: {last}")
+    return commands
 
 
 def run(config: Path, points: Sequence[Point], workdir: Path, jobs: int) -> list[dict[str, Any]]:
@@ -108,14 +149,26 @@ def run(config: Path, points: Sequence[Point], workdir: Path, jobs: int) -> list
             )
             (workdir / "points" / f"{name(point)}.log").write_text(ended.stdout + ended.stderr)
             advance()
-            finished = workdir / "points" / name(point) / "done.json"
-            if ended.returncode == 0 and finished.is_file():
-                return {"point": point, "done": json.loads(finished.read_text())}
+            if ended.returncode == 0 and (found := finished(point, workdir)):
+                return found
             lines = ended.stderr.strip().splitlines() or ["it left without a word"]
             errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
             return {"point": point, "error": f"exit code {ended.returncode}: {errors[0]}"}
 
         return list(pool.map(one, points))
+
+
+def finished(point: Point, workdir: Path) -> dict[str, Any] | None:
+    """The record of a point whose training is over; None before."""
+    file = workdir / "points" / name(point) / "done.json"
+    return {"point": point, "done": json.loads(file.read_text())} if file.is_file() else None
+
+
+def read(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
+    """One record a point, as `run` has them, of trainings that ran elsewhere."""
+    return [
+        finished(point, workdir) or {"point": point, "error": "not finished"} for point in points
+    ]
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -3,12 +3,14 @@
 import csv
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from made_up_sweep import make_up
 
 from opd.method import facts
 from opd.run.settings import config as configs
@@ -41,6 +43,70 @@ def test_points_share_their_players_unless_one_says_otherwise():
     assert "--config.models=w/models" in shared and "--workdir=w/points/seed=1" in shared
     own = sweep.command(Path("c.py"), {"seed": 1, "models": "m"}, Path("w"))
     assert [flag for flag in own if "models" in flag.partition("=")[0]] == ["--config.models=m"]
+
+
+SLURM = "slurm --name=g --nodes=2 --gpus=8"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The current folder has the launchers, and nothing that they could start."""
+    for name in ("_launch.sh", *(f"launch_{name}" for name in sweep.LAUNCHERS)):
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "train.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_job_of_each_point_has_a_name_of_its_own(clone):
+    points = sweep.product({"seed": (0, 1)})
+    found = sweep.launched(SLURM + " '--with=--comment=a b'", Path("c.py"), points, Path("/w x"))
+    assert [words[1] for words in found] == ["--name=g-0", "--name=g-1"]
+    for words, point in zip(found, points, strict=True):
+        assert words[0] == "scripts/launch_slurm" and words[4] == "--with=--comment=a b"
+        assert words[5:] == ["--", *sweep.training(Path("c.py"), point, Path("/w x"))]
+
+
+def test_points_on_one_tpu_have_its_name(clone):
+    """A machine's name isn't a job's. The launcher is a stand-in: any flag will do."""
+    Path("scripts", "launch_tpu").write_text("#!/bin/sh\n")
+    points = sweep.product({"seed": (0, 1)})
+    found = sweep.launched("tpu --name=pod", Path("c.py"), points, Path("w"))
+    assert [words[:3] for words in found] == [["scripts/launch_tpu", "--name=pod", "--"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        ("", "it begins with one of slurm, tpu, xpk"),
+        ("ray --name=g", "it begins with one of slurm, tpu, xpk"),
+        ("slurm --name='g", "No closing quotation"),
+        ("slurm --nodes=2 --gpus=8", "--name is missing"),
+        ("tpu --name=pod", "--zone is missing"),
+        (SLURM + " --partition=p", "--partition is unknown"),
+        # The eleventh point's is a letter too long.
+        ("xpk --cluster=c --zone=us-east5-b --tpu_type=v6e-8 --name=" + 38 * "a", "at most 40"),
+    ],
+)
+def test_a_launcher_that_refuses_is_heard_before_anything_is_printed(launcher, message, clone):
+    points = sweep.product({"seed": range(11)})
+    with pytest.raises(ValueError) as error:
+        sweep.launched(launcher, Path("c.py"), points, Path("w"))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_points_that_ran_elsewhere_are_read(tmp_path):
+    points = sweep.product({"seed": (0, 1)})
+    make_up(tmp_path, points[1], [], ())
+    found = sweep.read(points, tmp_path)
+    assert found == [
+        {"point": points[0], "error": "not finished"},
+        {"point": points[1], "done": {}},
+    ]
+    sweep.write(found, tmp_path)
+    rows = json.loads((tmp_path / "sweep.json").read_text())
+    assert [row["error"] for row in rows] == ["not finished", None]
 
 
 @pytest.mark.parametrize(
