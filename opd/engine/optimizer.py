@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -134,33 +135,21 @@ class Optimizer:
         count, beats = (jnp.where(finite, old + 1, old) for old in (adam.count, schedule.count))
         rate = self.schedule(schedule.count)
 
-        def moments(gradient: Params, mu: Params, nu: Params) -> tuple[Params, Params]:
-            down = jax.tree.map(lambda leaf: -leaf * scale.astype(leaf.dtype), gradient)
-            of = optax.tree.update_moment
-            return of(down, mu, BETAS[0], 1), of(down, nu, BETAS[1], 2)
+        moments = functools.partial(_moments, scale)
+        update = functools.partial(_update, rate, config.weight_decay, count)
 
-        def update(params: Params, mu: Params, nu: Params) -> Params:
-            def leaf(param: Array, mu: Array, nu: Array) -> Array:
-                down = mu / (jnp.sqrt(nu) + EPSILON) + config.weight_decay * param
-                return (-rate).astype(param.dtype) * down
+        def sizes(params: Params, *of: Params) -> tuple[Array, Array]:
+            moved = update(params, *of)
+            return trees.unchanged(params, moved, optax.apply_updates(params, moved))
 
-            means = map(optax.tree.bias_correction, (mu, nu), BETAS, (count, count))
-            return jax.tree.map(leaf, params, *means)
-
-        def sizes(*of: Params) -> tuple[Array, Array]:
-            moved = update(*of)
-            return trees.unchanged(of[0], moved, optax.apply_updates(of[0], moved))
+        def move(params: Params, *of: Params) -> Params:
+            return optax.apply_updates(params, update(params, *of))
 
         nothing = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
         mu, nu = jax.lax.cond(finite, moments, lambda _, *old: old, gradient, adam.mu, adam.nu)
         lost, asked = jax.lax.cond(finite, sizes, lambda *_: (nothing, nothing), params, mu, nu)
         sound = finite & jnp.isfinite(asked)
-        params = jax.lax.cond(
-            sound,
-            lambda *of: optax.apply_updates(of[0], update(*of)),
-            lambda params, *_: params,
-            params, mu, nu,
-        )  # fmt: skip
+        params = jax.lax.cond(sound, move, lambda params, *_: params, params, mu, nu)
         bad = (~sound).astype(jnp.int32)
         adam, schedule = optax.ScaleByAdamState(count, mu, nu), optax.ScaleByScheduleState(beats)
         guard = optax.ApplyIfFiniteState(
@@ -189,6 +178,26 @@ class Optimizer:
             zero = jnp.zeros((), jnp.float32)
             return (Norms(zero, zero, jnp.zeros((), jnp.int32)),)
         return () if self.config.clip is None else (optax.EmptyState(),)
+
+
+def _moments(scale: Array, gradient: Params, mu: Params, nu: Params) -> tuple[Params, Params]:
+    """Both moments with what is left of a gradient, its sign turned."""
+    down = jax.tree.map(lambda leaf: -leaf * scale.astype(leaf.dtype), gradient)
+    of = optax.tree.update_moment
+    return of(down, mu, BETAS[0], 1), of(down, nu, BETAS[1], 2)
+
+
+def _update(
+    rate: Array, decay: float, count: Array, params: Params, mu: Params, nu: Params
+) -> Params:
+    """What the moments after `count` updates add to the parameters."""
+
+    def leaf(param: Array, mu: Array, nu: Array) -> Array:
+        down = mu / (jnp.sqrt(nu) + EPSILON) + decay * param
+        return (-rate).astype(param.dtype) * down
+
+    means = map(optax.tree.bias_correction, (mu, nu), BETAS, (count, count))
+    return jax.tree.map(leaf, params, *means)
 
 
 def averaged(params: Params, average: Params, decay: float) -> Params:
