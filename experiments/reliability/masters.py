@@ -185,8 +185,8 @@ def table(record: Mapping[str, Any]) -> str:
     merge = next(one for one in record["runs"] if one["part"] == "merge")
     found = record["difference"]
     lines.append(
-        f"\nAn adapter merged into bfloat16: logits are up to {merge['off']:.2g} from the adapter's, "
-        f"which had moved them by up to {merge['moved']:.2g}."
+        f"\nAn adapter merged into bfloat16: logits are up to {merge['off']:.2g} from the "
+        f"adapter's, which had moved them by up to {merge['moved']:.2g}."
     )
     lines.append(
         f"\nBfloat16's KL after, less float32's, paired by seed: {found['mean']:.1f} nats "

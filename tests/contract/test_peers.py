@@ -9,11 +9,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from opd import draws
 from opd.engine import metrics, programs, sampling, steps, vocab
+from opd.engine.optimizer import Optimizer, OptimizerConfig
 from opd.engine.steps import Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method import facts, local, reduction, returns, table
@@ -272,7 +272,7 @@ def test_bug_04_every_step_draws_other_rollouts():
     Here two steps with a learning rate of zero leave the parameters and differ in their samples;
     going back to a step repeats it.
     """
-    optimizer = optax.sgd(0.0)
+    optimizer = Optimizer(OptimizerConfig(weight_decay=0.1), 0.0)
     state = State(jnp.asarray(LOGITS), optimizer.init(LOGITS), jnp.zeros((), jnp.int32))
     method = table.parse("sft")
     update = jax.jit(

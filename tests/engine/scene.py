@@ -10,12 +10,13 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from opd import draws
 from opd.engine import estimator, programs, sharding
+from opd.engine.optimizer import Step
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Head, Pass
 from opd.method import table
@@ -39,8 +40,24 @@ METHODS = tuple(
         ),
     )
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ascent:
+    """An optimizer that moves the parameters by a rate times the gradient, and remembers nothing."""
+
+    rate: float
+
+    def init(self, params):
+        return ()
+
+    def step(self, gradient, state, params):
+        moved = jax.tree.map(lambda leaf, up: leaf + self.rate * up, params, gradient)
+        return Step(moved, state, jnp.zeros(()), jnp.ones(()))
+
+
 RATE = 0.5
-OPTIMIZER = optax.sgd(RATE)
+OPTIMIZER = Ascent(RATE)
 MESHES = {
     "one": {"data": 1},
     "data=8": {"data": 8},

@@ -8,10 +8,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 from opd.engine import costs, estimator, programs, sharding, steps, vocab
+from opd.engine.optimizer import Optimizer, OptimizerConfig
 from opd.engine.vocab import Head, Pass
 from opd.method import table
 from opd.model import decoder
@@ -305,7 +305,7 @@ def test_peak_bytes_of_a_known_program():
 def test_peak_bytes_of_an_update():
     """At least what comes in; the state that goes out lies where the one that came in lay."""
     mesh, method = sharding.make_mesh(jax.devices()[:1]), table.parse("opd")
-    optimizer, params = optax.sgd(0.1, momentum=0.9), params_of(STUDENT)
+    optimizer, params = Optimizer(OptimizerConfig(), 0.1), params_of(STUDENT)
     state = steps.State(params, jax.eval_shape(optimizer.init, params), array(dtype=jnp.int32))
     rollout, teacher = rollout_of(B, P, T), head_of(TEACHER, B, T)
     seed, how = array(dtype=jnp.uint32), Pass(chunk=CHUNK)

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scene
 
@@ -15,8 +14,8 @@ from opd.method import table
 from opd.model.scalar import Scalar
 
 MODEL = Scalar(scene.STUDENT)
-CRITIC = Critic(MODEL, optax.sgd(1.0))
-STEP = optax.sgd(1.0)
+CRITIC = Critic(MODEL, scene.Ascent(1.0))
+STEP = scene.Ascent(1.0)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import functools
 
 import jax
 import numpy as np
-import optax
 import scene
 
 from opd.engine import preference, programs, sharding
@@ -71,7 +70,7 @@ def loss(scored: np.ndarray) -> float:
 
 def test_a_step_goes_down_the_gradient_of_the_negative_log_likelihood(x64):
     """A step of plain SGD is the gradient; along a direction it is a central difference."""
-    scalar, optimizer, given = model("float64"), optax.sgd(RATE), pairs()
+    scalar, optimizer, given = model("float64"), scene.Ascent(RATE), pairs()
     state = ready(optimizer, "float64")
     step = functools.partial(preference.preference_step, scalar, optimizer)
     moved, metrics = jax.device_get(jax.jit(step)(state, given))
@@ -103,7 +102,7 @@ def test_a_step_goes_down_the_gradient_of_the_negative_log_likelihood(x64):
 
 
 def test_parts_and_the_mesh_change_nothing():
-    scalar, optimizer, params = model(), optax.sgd(RATE), scene.params(model(), 1)
+    scalar, optimizer, params = model(), scene.Ascent(RATE), scene.params(model(), 1)
 
     def prefer(mesh, parts):
         state = programs.start(mesh, scalar, optimizer, params)

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from opd.engine import steps
+from opd.engine.optimizer import Optimizer, OptimizerConfig
 from opd.engine.vocab import Pass
 from opd.method import table
 from opd.model import lora
@@ -104,7 +104,7 @@ def test_the_gradient_is_the_whole_ones_through_the_product(moved):
 @pytest.mark.slow
 def test_only_the_adapter_moves(params):
     start = ADAPTED.adapted(params, jax.random.key(1))
-    optimizer = optax.adamw(1e-2)
+    optimizer = Optimizer(OptimizerConfig(weight_decay=1e-4), 1e-2)
     state = steps.State(start, optimizer.init(ADAPTED.trained(start)), jnp.zeros((), jnp.int32))
     teacher = Decoder(PLAIN)
     side = steps.head(teacher, teacher.init(jax.random.key(9)), batch())
