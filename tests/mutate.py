@@ -153,9 +153,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     everything = [
         m for path in files(options.files.split(",")) for m in mutants.mutants(ROOT, path)
     ]
-    known = [mutant for mutant in everything if mutant.key not in equal]
-    chosen = random.Random(options.seed).sample(known, min(options.count, len(known)))
-    print(f"{len(everything)} mutants, {len(everything) - len(known)} listed as equivalent")
+    sampled = random.Random(options.seed).sample(everything, min(options.count, len(everything)))
+    chosen = [mutant for mutant in sampled if mutant.key not in equal]
+    same = len(sampled) - len(chosen)
+    print(f"{len(sampled)} of {len(everything)} mutants, {same} of them listed as equivalent")
     with tempfile.TemporaryDirectory() as folder:
         copies: Queue[Path] = Queue()
         for job in range(options.jobs):

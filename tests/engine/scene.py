@@ -44,7 +44,7 @@ METHODS = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Ascent:
-    """An optimizer that moves the parameters by a rate times the gradient, and remembers nothing."""
+    """An optimizer that adds a rate times the gradient, and remembers nothing."""
 
     rate: float
 
