@@ -316,7 +316,8 @@ def test_peak_bytes_of_an_update():
     logits_bytes = 4 * B * CHUNK * STUDENT.vocab
     peak = costs.peak_bytes(compiled)
     assert isinstance(peak, int)
-    assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
+    flag = 1  # of the state, that the last gradient was finite: no update reads it
+    assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes - flag
     assert state_bytes + logits_bytes < peak < 6 * state_bytes
 
 
