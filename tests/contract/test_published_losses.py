@@ -75,3 +75,19 @@ def test_one_pass_is_two_passes(found):
     with jax.enable_x64(True):
         one = cotangents(case, names, one_pass=True)
     np.testing.assert_allclose(one, np.stack([two[name] for name in names]), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("mean", "wanted"),
+    [
+        (losses.over_rollouts, 9 / 4),
+        (losses.over_constant, 9 / 20),
+        (losses.over_tokens, 1.0),
+        (losses.over_tokens_of_ended, 1.0),
+    ],
+)
+def test_a_mean_of_ones_counts_what_is_graded(mean, wanted):
+    """Of 4 rollouts of at most 5 tokens, 9 of which are graded; what isn't counts for nothing."""
+    mask = np.arange(5) < np.array([2, 3, 1, 3])[:, None]
+    ones = np.where(mask, 1.0, 77.0)
+    assert float(mean(ones, mask)) == pytest.approx(wanted)

@@ -295,6 +295,12 @@ def test_a_bias_is_named(name, reason):
     assert reason in (facts.bias(table.parse(name)) or "")
 
 
+def test_a_term_without_a_ratio_isnt_told_which_one_fails():
+    """Nothing is said of ratios where none was asked for."""
+    said = facts.bias(table.parse("opd_sampled@behavior=teacher"))
+    assert said == "the teacher's tokens were not drawn from the student"
+
+
 @pytest.mark.parametrize(
     ("name", "law", "reason"),
     [
