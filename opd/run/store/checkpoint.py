@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from opd import disk
+from opd import disk, processes
 from opd.fields import setting
 from opd.types import Params
 
@@ -91,7 +91,7 @@ class Checkpoints:
             steps = [step]
         for candidate in steps:
             try:
-                damage = _damage(self.folder, candidate)
+                damage = processes.told(_damage(self.folder, candidate))
                 if damage is not None:
                     raise ValueError(damage)
                 items = {
@@ -130,20 +130,24 @@ class Checkpoints:
     def _set_aside(self, step: int) -> Path:
         """Moves a step to where no start looks for one; nothing that might be of use is lost."""
         aside = self.folder.with_name(f"{self.folder.name}.damaged") / str(step)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        (self.folder / str(step)).rename(aside)
-        _sums(self.folder, step).unlink(missing_ok=True)
+        if processes.first():
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+            _sums(self.folder, step).unlink(missing_ok=True)
+        processes.barrier()
         self._manager.reload()
         return aside
 
     def _settle(self) -> None:
         """Waits for what is being written, and lists its files; forgets steps that are gone."""
         self._manager.wait_until_finished()
-        for step in self._pending:
+        pending, self._pending = self._pending, []
+        if not processes.first():
+            return
+        for step in pending:
             if (self.folder / str(step)).is_dir():
                 disk.dump_json(_files(self.folder / str(step)), _sums(self.folder, step))
-        self._pending.clear()
         there = {_sums(self.folder, step) for step in self._manager.all_steps()}
         for stale in set(self.folder.glob("*.sums.json")) - there:
             stale.unlink()
@@ -164,7 +168,7 @@ def _on_host(memory: dict[str, Any]) -> dict[str, Any]:
             if not part:
                 continue
         else:
-            part = np.asarray(part)
+            part = np.asarray(processes.on_host(part))
         host[name] = part
     return host
 
@@ -292,7 +296,7 @@ def digest(params: Params) -> str:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     for path in sorted(leaves):
-        array = np.asarray(leaves[path])
+        array = np.asarray(processes.on_host(leaves[path]))
         if sys.byteorder == "big":
             array = array.byteswap()
         for part in (path, str(array.dtype), str(array.shape)):
@@ -302,15 +306,19 @@ def digest(params: Params) -> str:
 
 
 def lock(workdir: Path) -> TextIO:
-    """Holds a workdir until the process ends, or the file is closed.
+    """Holds a workdir until the process ends, or the file is closed; the first one does for all.
 
     Raises:
         ValueError: another process has it.
     """
     file = open(workdir / ".lock", "a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    taken = False
+    if processes.first():
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            taken = True
+    if processes.told(taken):
         file.close()
-        raise ValueError(f"--workdir={workdir}: another process is at work there") from None
+        raise ValueError(f"--workdir={workdir}: another process is at work there")
     return file
