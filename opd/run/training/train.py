@@ -48,6 +48,7 @@ FREE = (
     "config.evaluate.",
     "config.probe.",
     "config.models",
+    "config.mesh.",
 )
 # Figures whose being infinite or NaN says where a gradient's comes from.
 CULPRITS = ("loss", "reward", "kl", "entropy", "gradient_norm", "critic_gradient_norm")
