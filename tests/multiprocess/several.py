@@ -78,13 +78,16 @@ def jsonl(file: Path) -> list[dict]:
 def alike(one: object, other: object, close: float = 1e-5, name: str = "") -> None:
     """Asserts the same texts, counts and tokens, and numbers that differ by `close` at most.
 
-    Relative, or absolute below 1. Fields that measure time are left out.
+    Relative, or absolute below 1. An interval's ends may differ by a hundred times that: of few
+    groups they are differences of nearly equal numbers, on one device and on eight too. Fields
+    that measure time are left out.
     """
     if isinstance(one, dict):
         assert one.keys() == other.keys(), name
         for key in one:
             if "second" not in key:
-                alike(one[key], other[key], close, f"{name}.{key}")
+                loose = 100 if key in ("low", "high") else 1
+                alike(one[key], other[key], loose * close, f"{name}.{key}")
     elif isinstance(one, list):
         assert len(one) == len(other), name
         for number, pair in enumerate(zip(one, other)):

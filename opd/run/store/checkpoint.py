@@ -90,30 +90,21 @@ class Checkpoints:
                 raise ValueError(f"{self.folder}: no checkpoint {step}; there are: {known}")
             steps = [step]
         for candidate in steps:
+            found, reason = None, None
             try:
-                damage = processes.told(_damage(self.folder, candidate))
-                if damage is not None:
-                    raise ValueError(damage)
-                items = {
-                    "tree": ocp.args.StandardRestore(abstract),
-                    "note": ocp.args.JsonRestore(),
-                }
-                if (self.folder / str(candidate) / "memory").is_dir():
-                    items["memory"] = ocp.args.StandardRestore()
-                parts = self._manager.restore(candidate, args=ocp.args.Composite(**items))
-                memory = parts["memory"] if "memory" in items else {}
-                return Step(parts["tree"], parts["note"], memory)
+                found = self._read(candidate, abstract)
             except Exception as error:  # orbax and tensorstore raise what they like
                 if _no_fault(error):
                     raise
                 reason = " ".join(str(error).split())[:200]
-                what = f"checkpoint {candidate} of {self.folder} is damaged ({reason})"
-                if step is not None:
-                    raise ValueError(what) from None
-                aside = self._set_aside(candidate)
-                print(
-                    f"warning: {what}: set aside as {aside}; taking the one before", file=sys.stderr
-                )
+            reason = processes.mistake(reason)
+            if reason is None:
+                return found
+            what = f"checkpoint {candidate} of {self.folder} is damaged ({reason})"
+            if step is not None:
+                raise ValueError(what)
+            aside = self._set_aside(candidate)
+            print(f"warning: {what}: set aside as {aside}; taking the one before", file=sys.stderr)
         return None
 
     def close(self) -> None:
@@ -126,6 +117,22 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _read(self, step: int, abstract: Any) -> Step:
+        """A step, if its files are as they were written; of several processes the first looks.
+
+        Raises:
+            ValueError: they aren't.
+            Exception: of orbax and tensorstore.
+        """
+        damage = processes.told(_damage(self.folder, step) if processes.first() else None)
+        if damage is not None:
+            raise ValueError(damage)
+        items = {"tree": ocp.args.StandardRestore(abstract), "note": ocp.args.JsonRestore()}
+        if (self.folder / str(step) / "memory").is_dir():
+            items["memory"] = ocp.args.StandardRestore()
+        parts = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return Step(parts["tree"], parts["note"], parts["memory"] if "memory" in items else {})
 
     def _set_aside(self, step: int) -> Path:
         """Moves a step to where no start looks for one; nothing that might be of use is lost."""
