@@ -26,7 +26,15 @@ WAIT = 300  # seconds that processes wait for each other at the start
 HEARTBEAT = 30
 LAST = 60  # seconds that processes wait for each other at the end
 # What the error says of an operation that another process's end has cut short.
-CUT = ("gloo", "coordination", "connection closed", "connection reset", "socket closed", "nccl")
+CUT = (
+    "gloo",
+    "nccl",
+    "coordination",
+    "connection closed",
+    "connection reset",
+    "socket closed",
+    "barrier timed out",
+)
 
 
 class Apart(ValueError):
