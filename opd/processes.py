@@ -224,17 +224,26 @@ def after_first(act: Callable[[], T]) -> T:
 def on_host(tree: Any) -> Any:
     """A tree with its arrays whole, as NumPy's: together where devices of others have parts."""
     import jax
+    from jax.sharding import NamedSharding, PartitionSpec
 
-    if count() == 1:
-        return jax.device_get(tree)
-    from jax.experimental import multihost_utils
+    leaves, form = jax.tree.flatten(tree)
+    split = [at for at, leaf in enumerate(leaves) if count() > 1 and _is_split(leaf)]
+    if split:
+        parts = [leaves[at] for at in split]
+        everywhere = [NamedSharding(part.sharding.mesh, PartitionSpec()) for part in parts]
+        for at, whole in zip(split, jax.jit(_same, out_shardings=everywhere)(parts), strict=True):
+            leaves[at] = whole
+    return jax.tree.unflatten(form, jax.device_get(leaves))
 
-    def whole(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return multihost_utils.process_allgather(leaf, tiled=True)
-        return jax.device_get(leaf)
 
-    return jax.tree.map(whole, tree)
+def _is_split(leaf: Any) -> bool:
+    """Whether devices of other processes have parts of it that ours lack."""
+    is_array = isinstance(leaf, sys.modules["jax"].Array)
+    return is_array and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 # --- ends ---------------------------------------------------------------------------------------
