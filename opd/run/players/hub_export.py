@@ -70,6 +70,7 @@ def save(
         ValueError: something is there already.
     """
     refuse_taken(path)
+    processes.barrier()
     family = hub.family_named(described, path)
     # Older transformers read one name of the dtype, newer ones the other.
     dtypes = dict.fromkeys(("torch_dtype", "dtype"), config.param_dtype)
@@ -84,6 +85,7 @@ def save(
 def save_adapter(path: Path, config: DecoderConfig, params: Params, described: Json) -> None:
     """Writes an adapter in PEFT's form: adapter_config.json and its matrices, A [r, inputs]..."""
     refuse_taken(path)
+    processes.barrier()
     family = hub.family_named(described, path) if described else family_of(_plain(config))
     adapter, tensors = config.lora, {}
     for target in adapter.targets:
