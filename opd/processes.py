@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -84,15 +85,21 @@ def start(wanted: Mapping[str, Any]) -> None:
 
     On a CPU each has the devices that JAX_NUM_CPU_DEVICES says, and gloo between them.
 
+    Where not all come in time this process ends, with one line and code 2.
+
     Raises:
-        ValueError: no cluster that JAX knows, or not all processes came.
+        ValueError: no cluster that JAX knows, or an address that can't be had.
     """
     import jax
 
+    late = threading.Timer(WAIT, _late, [wanted.get("coordinator_address", "the cluster's first")])
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             **wanted,
-            initialization_timeout=WAIT,
+            initialization_timeout=WAIT
+            + LAST,  # at its end JAX would abort, with a page of its own
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=LAST,
         )
@@ -105,8 +112,16 @@ def start(wanted: Mapping[str, Any]) -> None:
             f"--distributed: JAX finds no cluster here ({reason}); allowed are SLURM, TPU pods, "
             "GKE and the like, or --coordinator, --processes and --process"
         ) from None
+    finally:
+        late.cancel()
     # JAX would have this signal for itself.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _late(where: str) -> None:
+    """Ends a process that the others didn't come to."""
+    print(f"error: not all processes came to {where} within {WAIT} s", file=sys.stderr)
+    leave(2)
 
 
 def count() -> int:
