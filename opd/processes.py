@@ -98,8 +98,7 @@ def start(wanted: Mapping[str, Any]) -> None:
     try:
         jax.distributed.initialize(
             **wanted,
-            initialization_timeout=WAIT
-            + LAST,  # at its end JAX would abort, with a page of its own
+            initialization_timeout=WAIT + LAST,  # JAX would abort then, with a page of its own
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=LAST,
         )

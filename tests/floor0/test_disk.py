@@ -123,7 +123,7 @@ def test_read_jsonl_names_the_broken_line(tmp_path):
 
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
     dump_json({"a": 1}, tmp_path / "there.json")
-    (tmp_path / "lines.jsonl").write_text('{"update": 1}\n{"update": 2}\n')
+    (tmp_path / "lines.jsonl").write_text('{"update": 1}\n{"update": 2}\n{"upd')
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(processes, "first", lambda: False)
     dump_json({"a": 2}, tmp_path / "there.json")

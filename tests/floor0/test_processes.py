@@ -1,5 +1,9 @@
 """Flags of several processes, and what meetings are where there is one process alone."""
 
+import signal
+import time
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,6 +38,46 @@ def test_flags_that_are_half_given_are_refused_on_one_line(flags, said):
     with pytest.raises(ValueError, match=".+") as refused:
         processes.wanted(*flags)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def joining(monkeypatch):
+    """JAX's own start, to be replaced; the signal's handler stays as it is."""
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    return lambda act: monkeypatch.setattr(jax.distributed, "initialize", act)
+
+
+def test_processes_that_do_not_come_end_the_others(joining, monkeypatch, capsys):
+    left = []
+    monkeypatch.setattr(processes, "WAIT", 0.01)
+    monkeypatch.setattr(processes, "leave", left.append)
+    joining(lambda **told: time.sleep(1))
+    processes.start(processes.wanted(*WHOLE))
+    assert left == [2]
+    said = capsys.readouterr().err
+    assert said == "error: not all processes came to host:1234 within 0.01 s\n"
+
+
+def test_processes_that_come_are_left_alone(joining, monkeypatch):
+    told, left = [], []
+    monkeypatch.setattr(processes, "WAIT", 0.2)
+    monkeypatch.setattr(processes, "leave", left.append)
+    joining(lambda **given: told.append(given))
+    processes.start(processes.wanted(*WHOLE))
+    time.sleep(0.4)
+    assert left == [] and told[0]["heartbeat_timeout_seconds"] <= 30
+    assert told[0]["coordinator_address"] == "host:1234"
+
+
+def test_a_start_that_jax_refuses_is_said_on_one_line(joining):
+    def refuse(**told):
+        raise RuntimeError("address in use:\nhost")
+
+    joining(refuse)
+    with pytest.raises(ValueError, match="--coordinator=host:1234: .*in use: host"):
+        processes.start(processes.wanted(*WHOLE))
+    with pytest.raises(ValueError, match="--distributed: JAX finds no cluster"):
+        processes.start({})
 
 
 def test_a_process_alone_is_the_first_and_meets_nobody():
