@@ -54,7 +54,14 @@ class Checkpoints:
         self._pending: list[int] = []
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                # Processes meet by name: two folders may be writing the same step.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=self.folder.name
+                ),
+            ),
             item_names=("tree", "note", "memory"),
         )
 
