@@ -78,3 +78,14 @@ def test_the_first_holds_the_workdir_for_all(tmp_path, monkeypatch):
                     checkpoint.lock(tmp_path)
             else:
                 checkpoint.lock(tmp_path).close()
+
+
+def test_others_do_not_hold_it_themselves(tmp_path, monkeypatch):
+    """Else the first, which comes later, would find it taken."""
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "count", lambda: 2)
+        patch.setattr(processes, "first", lambda: False)
+        patch.setattr(processes, "gathered", lambda text: ["false", text])
+        file = checkpoint.lock(tmp_path)
+    checkpoint.lock(tmp_path).close()
+    file.close()
