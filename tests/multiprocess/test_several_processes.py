@@ -206,11 +206,14 @@ def test_a_comparison_is_the_same_in_two_processes(tmp_path):
 
 @pytest.mark.deep
 def test_an_adapter_on_a_hub_folder_is_trained_alike(one_and_two, tmp_path):
-    """Each process reads its own devices' parts of the weights."""
+    """Each process reads its own devices' parts of the weights.
+
+    By rewards: the teacher is the student's start, and Adam would make an update of its rounding.
+    """
     base = tmp_path / "base"
     succeed([start("export", f"--workdir={one_and_two[0]}", f"--path={base}", devices=1)])
     paths = [f"--config.{key}={base}" for key in ("student.path", "teacher.path", "data.tokenizer")]
-    flags = *TRAINED, *paths, "--config.student.lora.rank=2"
+    flags = *TRAINED, *paths, "--config.student.lora.rank=2", "--config.method.name=grpo"
     mesh = shaped({"data": 2, "fsdp": 2, "tensor": 2})
     alone = start("train", *flags, f"--workdir={tmp_path / 'one'}", devices=1)
     succeed([alone, *begin("train", *flags, *mesh, f"--workdir={tmp_path / 'two'}")])
