@@ -46,7 +46,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     from opd.run.settings import launch
     from opd.run.sweeping import sweep
 
-    launch.parse(argv)
+    launch.parse(argv, together=False)
     for flag in (_SWEEP, _WORKDIR):
         if not flag.value:
             raise ValueError(f"--{flag.name} is missing")

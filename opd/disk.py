@@ -1,7 +1,7 @@
 """Files that are whole or not there at all, and strict JSON in them.
 
 Strict JSON has no NaN and no infinity: both become null, so that any reader in any language can
-load what a run wrote.
+load what a run wrote. Of several processes the first alone writes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from opd import processes
 
 # What a disk refuses whatever is written: full, over quota, read-only, forbidden, broken, gone.
 REFUSALS = tuple(
@@ -101,6 +103,9 @@ def dump_json(value: Any, path: str | os.PathLike) -> None:
 def staged(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write into, which gets its name once it is complete; what was there goes."""
     staging = folder.with_name(f".incomplete-{folder.name}")
+    if not processes.first():
+        yield staging
+        return
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
@@ -113,6 +118,8 @@ def staged(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:
     """Writes a file beside its destination and renames it into place."""
+    if not processes.first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -142,7 +149,7 @@ class JsonlWriter:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path if processes.first() else os.devnull)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _mend(self.path)
         self._file = open(self.path, "a", encoding="utf-8")
@@ -186,7 +193,7 @@ def _mend(path: pathlib.Path) -> None:
 def keep_until(path: str | os.PathLike, update: int) -> None:
     """Cuts a JSONL file to the records whose `update` is not past the one given."""
     path = pathlib.Path(path)
-    if not path.exists():
+    if not processes.first() or not path.exists():
         return
     _mend(path)
     records = [record for record in read_jsonl(path) if record["update"] <= update]

@@ -12,6 +12,7 @@ FLOORS = {
     "types": 0,
     "disk": 0,
     "fields": 0,
+    "processes": 0,
     "masked": 0,
     "trees": 0,
     "draws": 0,

@@ -47,7 +47,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None]:
     program, *given = sys.argv if argv is None else argv
     name = given.pop(0) if given and not given[0].startswith("-") else None
     command.helped([program, *given], __doc__ or "")
-    launch.parse([program, *given])
+    launch.parse([program, *given], together=False)
     if name not in CASES:
         said = "is missing" if name is None else f"{name!r} is unknown"
         raise ValueError(f"the case {said}: {', '.join(CASES)} are allowed")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from opd import processes
 from opd.model.scalar import Scalar
 from opd.types import Array, Model, Params
 
@@ -148,9 +149,41 @@ def batch_shardings(tree: Any, mesh: Mesh) -> Any:
 def shard_batch(tree: Any, mesh: Mesh) -> Any:
     """A batch put on the mesh, every leaf by its leading axis.
 
-    Every process hands in the whole batch.
+    Every process hands in the whole batch, or what lies on the mesh of all of them already.
     """
-    return jax.device_put(tree, batch_shardings(tree, mesh))
+    return jax.tree.map(put, tree, batch_shardings(tree, mesh))
+
+
+def put(array: Any, where: NamedSharding) -> Array:
+    """An array laid out; of several processes each lays its own devices' parts.
+
+    Every process hands in an array of the whole shape; of its numbers its own parts are looked at.
+    """
+    if processes.count() == 1:
+        return jax.device_put(array, where)
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return jax.jit(_same, out_shardings=where)(array)
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+def _same(array: Array) -> Array:
+    return array
+
+
+def own_rows(*arrays: Array) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Which rows of arrays [B, ...] lie on this process's devices, [n], and the rows, on the host.
+
+    All arrays are split over their rows, alike.
+    """
+    if processes.count() == 1:
+        return np.arange(len(arrays[0])), [np.asarray(array) for array in arrays]
+    found = []
+    for array in arrays:
+        parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+        found.append([(start, np.asarray(parts[start])) for start in sorted(parts)])
+    rows = np.concatenate([start + np.arange(len(part)) for start, part in found[0]])
+    return rows, [np.concatenate([part for _, part in parts]) for parts in found]
 
 
 def constrain(x: Array, names: Sequence[str | None], mesh: Mesh) -> Array:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from opd import draws
+from opd import draws, processes
 from opd.data import pipeline
+from opd.data.functions import RewardError
 from opd.data.pipeline import Example, Task
 from opd.engine import programs, sharding
 from opd.engine.steps import Sampling
@@ -48,7 +49,8 @@ class Player(NamedTuple):
 
 def prepared(world: World, workdir: Path) -> World:
     """The world with its data under the workdir: found there, or written."""
-    return dataclasses.replace(world, task=pipeline.keep(world.task, workdir))
+    task = processes.after_first(lambda: pipeline.keep(world.task, workdir))
+    return dataclasses.replace(world, task=task)
 
 
 def draw(
@@ -98,16 +100,35 @@ def reward(
     """
     if task.verifier is None:
         return rollout
-    tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
-    answers, texts = (
-        listed and [one for one in listed for _ in range(group_size)] for listed in (answers, texts)
-    )
-    return rewarded(rollout, pipeline.verify(task, tokens, mask, answers, texts))
+
+    def verified(rows: np.ndarray, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        theirs, asked = (
+            listed and [listed[row // group_size] for row in rows] for listed in (answers, texts)
+        )
+        return pipeline.verify(task, tokens, mask, theirs, asked)
+
+    return graded(rollout, verified)
+
+
+def graded(
+    rollout: Rollout, grade: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+) -> Rollout:
+    """The rollout with rewards of its rows: each process grades those on its own devices.
+
+    `grade` is of rows [n], their tokens and mask [n, T].
+
+    Raises:
+        RewardError: it raised that, at any process.
+    """
+    rows, (tokens, mask) = sharding.own_rows(rollout.tokens, rollout.mask)
+    reward = np.full(len(rollout.tokens), np.nan, np.float32)
+    reward[rows] = processes.together(lambda: grade(rows, tokens, mask), RewardError)
+    return rewarded(rollout, reward)
 
 
 def rewarded(rollout: Rollout, reward: Any) -> Rollout:
     """The rollout with rewards [B] in float32, laid out as its rows are."""
-    laid = jax.device_put(jnp.asarray(reward, jnp.float32), rollout.ended.sharding)
+    laid = sharding.put(jnp.asarray(reward, jnp.float32), rollout.ended.sharding)
     return dataclasses.replace(rollout, reward=laid)
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from opd.disk import JsonlWriter, dump_json, dumps, read_jsonl, strict
+from opd import processes
+from opd.disk import JsonlWriter, dump_json, dumps, keep_until, read_jsonl, staged, strict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +119,19 @@ def test_read_jsonl_names_the_broken_line(tmp_path):
     path.write_text('{"a": 1}\n\n{"a": \n')
     with pytest.raises(ValueError, match="line 3"):
         read_jsonl(path)
+
+
+def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
+    dump_json({"a": 1}, tmp_path / "there.json")
+    (tmp_path / "lines.jsonl").write_text('{"update": 1}\n{"update": 2}\n{"upd')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(processes, "first", lambda: False)
+    dump_json({"a": 2}, tmp_path / "there.json")
+    keep_until(tmp_path / "lines.jsonl", 1)
+    with JsonlWriter(tmp_path / "lines.jsonl") as file:
+        file.write({"update": 3})
+    with staged(tmp_path / "folder") as staging:
+        assert staging.parent == tmp_path and not staging.exists()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(ValueError, match="no form"):
+        dump_json({"a": object()}, tmp_path / "there.json")

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from opd import disk
+from opd import disk, processes
 from opd.data import pipeline
 from opd.engine import backend, estimator, programs
 from opd.fields import to_dict
@@ -68,7 +68,8 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
     """
     plan = plan or check(config, workdir)
     config = plan.config
-    done = finished(workdir)
+    checks.agree(config, plan.inputs, workdir)
+    done = processes.told(finished(workdir))
     if done is not None:
         return done
     backend.make_room()
@@ -165,7 +166,8 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
     }  # fmt: skip
     results = disk.strict(results)
     results["advice"] = advice.advise(results)
-    report.write(results, workdir)
+    if processes.first():
+        report.write(results, workdir)
     disk.dump_json(results, workdir / "results.json")
     return results
 
@@ -239,7 +241,8 @@ def self_test(world: World, student: Player, config: Config) -> None:
     drawn = drawing.draw(world, student, batch, 0, world.seed, world.group_size)
     head = programs.head(world.mesh, *student, drawn)
     stats = programs.score(world.mesh, *student, drawn, head, world.scoring)
-    largest = float(np.max(np.abs(np.asarray(stats.kl) * np.asarray(drawn.mask))))
+    kl, mask = processes.on_host((stats.kl, drawn.mask))
+    largest = float(np.max(np.abs(kl * mask)))
     names = dict.fromkeys(method.name for method in (*config.arms, *config.probe.methods))
     rows = tuple(map(table.parse, names))
     methods = (*(row for row in rows if facts.vanishes(row)), table.parse("k1_loss"))
@@ -247,7 +250,8 @@ def self_test(world: World, student: Player, config: Config) -> None:
     gradients = programs.gradients(
         world.mesh, *student, drawn, head, methods, uniforms, world.scoring
     )
-    norms = np.sqrt(np.diag(np.asarray(programs.gram(gradients), np.float64)))
+    gram = np.asarray(processes.on_host(programs.gram(gradients)), np.float64)
+    norms = np.sqrt(np.diag(gram))
     shares = norms[:-1] / norms[-1]
     model: Decoder = student.model
     # Far above what rounding adds up to, 2^-24 and 2^-8 a number; a wrong sign leaves a share of 1.
@@ -270,7 +274,8 @@ def best(tried: list[arms.Arm], method: table.Method, judge: evaluate.Judge) -> 
 
 
 def _fresh(path: Path) -> Path:
-    path.unlink(missing_ok=True)
+    if processes.first():
+        path.unlink(missing_ok=True)
     return path
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from opd import disk
+from opd import disk, processes
 from opd.data.pipeline import Task
 from opd.engine import sharding, steps
 from opd.model.decoder import Decoder, DecoderConfig
@@ -120,16 +120,22 @@ def _refuse_tokenizer(folder: Path, tokens: list[str], task: Task) -> None:
 
 
 def save(folder: Path, model: Decoder, params: Params, identity: Any, task: Task) -> None:
-    """Writes a player's folder, complete, and only then gives it its name."""
+    """Writes a player's folder, complete, and only then gives it its name.
+
+    Of several processes each writes its own devices' parts.
+    """
     with disk.staged(folder) as staging:
+        processes.barrier()
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(staging.resolve() / "params", params)
+        processes.barrier()
         describe(staging, model, identity, task)
+    processes.barrier()
 
 
 def describe(folder: Path, model: Decoder, identity: Any, task: Task) -> None:
     """Writes a folder's player.json, of the files that are there; one that is there stays."""
-    if (folder / "player.json").exists():
+    if not processes.first() or (folder / "player.json").exists():
         return
     description = {
         "decoder": dataclasses.asdict(model.config),

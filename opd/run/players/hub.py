@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from opd import disk
+from opd import disk, processes
 from opd.data import hub_tokenizer
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
@@ -265,7 +265,7 @@ def _threads() -> futures.ThreadPoolExecutor:
 def keep(source: Path, player: Path) -> None:
     """Keeps what a checkpoint has beside its weights in a player's folder: an export needs it."""
     beside = player / KEPT
-    if not beside.is_dir():
+    if processes.first() and not beside.is_dir():
         with disk.staged(beside) as staging:
             shutil.copyfile(source / CONFIG, staging / CONFIG)
             hub_tokenizer.copy(source, staging)
@@ -276,7 +276,7 @@ def load(folder: Folder, mesh: Mesh) -> Params:
 
     What is to be said of the folder is said on standard error.
     """
-    if jax.process_index() == 0:
+    if processes.first():
         for note in folder.notes:
             print(note, file=sys.stderr, flush=True)
     shardings = sharding.param_shardings(Decoder(folder.config), mesh)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from opd import disk
+from opd import disk, processes
 from opd.model.decoder import DecoderConfig
 from opd.model.families import FAMILIES
 from opd.model.families.family import Family, Json
@@ -70,24 +70,28 @@ def save(
         ValueError: something is there already.
     """
     refuse_taken(path)
+    processes.barrier()
     family = hub.family_named(described, path)
     # Older transformers read one name of the dtype, newer ones the other.
     dtypes = dict.fromkeys(("torch_dtype", "dtype"), config.param_dtype)
     with disk.staged(path) as staging:
         disk.dump_json({**described, **dtypes}, staging / "config.json")
         _write(staging, list(_tensors(family, config, params)), shard_bytes)
-        beside(staging)
+        if processes.first():
+            beside(staging)
+    processes.barrier()
 
 
 def save_adapter(path: Path, config: DecoderConfig, params: Params, described: Json) -> None:
     """Writes an adapter in PEFT's form: adapter_config.json and its matrices, A [r, inputs]..."""
     refuse_taken(path)
+    processes.barrier()
     family = hub.family_named(described, path) if described else family_of(_plain(config))
     adapter, tensors = config.lora, {}
     for target in adapter.targets:
         place = family.tensors["layers", target]
         for form, theirs in ((A, "lora_A"), (B, "lora_B")):
-            stacked = np.asarray(params["layers"][form.format(target)])
+            stacked = processes.on_host(params["layers"][form.format(target)])
             for layer, ours in enumerate(stacked):
                 name = place.name.format(layer=layer).removesuffix(".weight")
                 rows = (
@@ -109,7 +113,8 @@ def save_adapter(path: Path, config: DecoderConfig, params: Params, described: J
     }
     with disk.staged(path) as staging:
         disk.dump_json(described_adapter, staging / "adapter_config.json")
-        safetensors.numpy.save_file(tensors, staging / ADAPTER, metadata={"format": "pt"})
+        _save(tensors, staging / ADAPTER)
+    processes.barrier()
 
 
 def _plain(config: DecoderConfig) -> DecoderConfig:
@@ -133,7 +138,7 @@ def _tensors(
         if path[0] != "layers":
 
             def whole(leaf=leaf, place=place) -> np.ndarray:
-                ours = np.asarray(leaf).astype(dtype, copy=False)
+                ours = processes.on_host(leaf).astype(dtype, copy=False)
                 return np.ascontiguousarray(place.theirs(ours))
 
             yield place.name, whole, size
@@ -141,10 +146,16 @@ def _tensors(
         for layer in range(config.layers):
 
             def one(leaf=leaf, place=place, layer=layer) -> np.ndarray:
-                ours = np.asarray(leaf[layer]).astype(dtype, copy=False)
+                ours = processes.on_host(leaf[layer]).astype(dtype, copy=False)
                 return np.ascontiguousarray(place.theirs(ours))
 
             yield place.name.format(layer=layer), one, size // config.layers
+
+
+def _save(tensors: dict[str, np.ndarray], file: Path) -> None:
+    """Writes a safetensors file; of several processes the first does."""
+    if processes.first():
+        safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _write(folder: Path, tensors: list, shard_bytes: int) -> None:
@@ -164,7 +175,7 @@ def _write(folder: Path, tensors: list, shard_bytes: int) -> None:
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         whole = {tensor: get() for tensor, get, _ in shard}
-        safetensors.numpy.save_file(whole, folder / name, metadata={"format": "pt"})
+        _save(whole, folder / name)
         placed |= dict.fromkeys(whole, name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": placed}

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from opd import draws, fields, trees
+from opd import draws, fields, processes, trees
 from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.chat import PLAIN, ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
@@ -191,7 +191,7 @@ def complete(
     rows = programs.batch_rows(prompt, mask, 1)
     key = draws.key(seed, 0, "action")
     drawn = programs.rollout(mesh, policy.model, policy.params, **rows, key=key, sampling=sampling)
-    completions = zip(np.asarray(drawn.tokens), np.asarray(drawn.mask), strict=True)
+    completions = zip(*processes.on_host((drawn.tokens, drawn.mask)), strict=True)
     return [tokenizer.decode(row[graded].tolist()) for row, graded in completions]
 
 

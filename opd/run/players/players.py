@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from opd import processes
 from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig, Task
@@ -326,7 +327,7 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
         return Player(plan.model, _fitted(plan, identity, world, here))
     named = Path(models) / _name(plan.name, identity)
     with _alone(named):
-        shared = _shared(named, identity)
+        shared = Path(processes.told(str(_shared(named, identity))))
         params = _fitted(plan, identity, world, shared)
     folder.describe(here, plan.model, {"path": str(shared)}, world.task)
     return Player(plan.model, params)
@@ -364,7 +365,7 @@ def _from_path(plan: PlayerPlan, world: World) -> Params:
 
 def _fitted(plan: PlayerPlan, identity: Any, world: World, where: Path) -> Params:
     """The parameters that a folder has of this identity; fitted and saved where it has none."""
-    if _has(where, identity):
+    if processes.told(_has(where, identity)):
         with contextlib.suppress(ValueError):  # damaged where sizes don't show it: made anew
             return folder.load(plan.model, where, world.mesh)
     params = fit.fit(plan.name, plan.model, plan.config.fit, world)
@@ -384,12 +385,20 @@ def _has(where: Path, identity: Any) -> bool:
 
 @contextlib.contextmanager
 def _alone(where: Path) -> Iterator[None]:
-    """Holds the lock beside a folder; waits, and says so, while another process has it."""
+    """Holds the lock beside a folder; waits, and says so, while another process has it.
+
+    Of the processes of one run the first holds it for all, who wait with it.
+    """
     where.parent.mkdir(parents=True, exist_ok=True)
+    if not processes.first():
+        processes.barrier()
+        yield
+        return
     with open(where.with_name(f".{where.name}.lock"), "a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"waiting for another process that makes {where}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        processes.barrier()
         yield

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from opd import draws
+from opd import draws, processes
 from opd.engine import programs, sharding
 from opd.measure import intervals
 from opd.method import facts
@@ -147,7 +147,7 @@ def coefficients(
         extend: how a trunk is continued.
         piece: rows that are continued together.
     """
-    trunk = jax.device_get(trunk)
+    trunk = processes.on_host(trunk)
     trunks = dict(zip((method.name for method in plan.methods), coefs, strict=True))
     pushed = [
         _pushed(plan.branched, trunk, jax.random.fold_in(key, 1 + r), group_size, extend, piece)
@@ -221,7 +221,7 @@ def _continued(
             reward=None,
         )
         prefix = np.where(np.arange(length) < at[:, None], part.tokens, -1)
-        continued.append(_take(jax.device_get(extend(part, prefix, key, which)), slice(count)))
+        continued.append(_take(processes.on_host(extend(part, prefix, key, which)), slice(count)))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *continued)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from opd import processes
 from opd.data import pipeline
 from opd.data.pipeline import Example
 from opd.engine import programs
@@ -61,13 +62,13 @@ def evaluate(
     earned = drawn.reward
     if grade is not None:
         earned = grade(drawn, batch, 1).reward
-        judged["reward"] = intervals.mean_interval(np.asarray(earned))
+        judged["reward"] = intervals.mean_interval(processes.on_host(earned))
     if teacher is not None:
         head = programs.head(world.mesh, *teacher, drawn)
         stats = programs.score(world.mesh, *policy, drawn, head, world.scoring)
-        kl = np.asarray(jnp.sum(zero(stats.kl, drawn.mask), 1))
+        kl = processes.on_host(jnp.sum(zero(stats.kl, drawn.mask), 1))
         judged["kl"] = intervals.mean_interval(kl, floor=0.0)
-    tokens, mask = np.asarray(drawn.tokens), np.asarray(drawn.mask)
+    tokens, mask, earned = processes.on_host((drawn.tokens, drawn.mask, earned))
     shown = [
         {
             "prompt": example.prompt,
@@ -85,14 +86,14 @@ def figures(drawn: Sequence[Rollout], best: Sequence[Rollout] | None) -> dict[st
 
     `drawn` are parts of one sample, `best` the same prompts' likeliest completions.
     """
-    length = np.concatenate([np.asarray(jnp.sum(part.mask, 1)) for part in drawn])
-    ended = np.concatenate([np.asarray(part.ended) for part in drawn])
+    length = np.concatenate([processes.on_host(jnp.sum(part.mask, 1)) for part in drawn])
+    ended = np.concatenate([processes.on_host(part.ended) for part in drawn])
     judged: dict[str, Any] = {
         "length": intervals.mean_interval(length, floor=0.0),
         "truncated": intervals.proportion_interval(~ended),
     }
     if best is not None:
         for name, parts in (("accuracy", drawn), ("accuracy_greedy", best)):
-            reward = np.concatenate([np.asarray(part.reward) for part in parts])
+            reward = np.concatenate([processes.on_host(part.reward) for part in parts])
             judged[name] = intervals.proportion_interval(reward)
     return judged

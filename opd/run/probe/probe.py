@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from opd import draws
+from opd import draws, processes
 from opd.data import pipeline
 from opd.engine import estimator, programs, steps
 from opd.fields import setting
@@ -141,7 +141,7 @@ def follow(
     plan = branches.plan(config.methods, 0)
     batch = Batch(step, rollout, [])
     measured = _measure(world, student, teacher, plan, config.sketch, seed, [batch])
-    tokens, _ = jax.device_get(rollout).digests()
+    tokens, _ = processes.on_host(rollout).digests()
     return [{"rollouts_digest": tokens} | entry for entry in entries(measured, name="training")]
 
 
@@ -183,11 +183,12 @@ def _measure(
             world.mesh, *student, rollout, head, columns, coefficients, uniforms, total,
             world.scoring, world.group_size, sketch_width,
         )  # fmt: skip
+        gram, sketch, rollout, stats = processes.on_host((gram, sketch, rollout, stats))
         grams.append(np.asarray(gram, np.float64))
         sketches.append(np.asarray(sketch, np.float64))
-        rollouts.append(jax.device_get(rollout))
-        scored.append(jax.device_get(stats))
-    sums = np.asarray(programs.gram(total), np.float64)
+        rollouts.append(rollout)
+        scored.append(stats)
+    sums = np.asarray(processes.on_host(programs.gram(total)), np.float64)
     moments = as_gradients(
         np.concatenate(grams), sums, np.concatenate(sketches), plan, world.group_size
     )
@@ -441,7 +442,7 @@ def staleness(measured: Measured, world: World, policy: Player) -> dict[str, flo
             ratio = importance.log_ratio(
                 now.logp_student, jnp.asarray(rollout.logp_behavior), mask, kind
             )
-            parts.append(np.asarray(ratio))
+            parts.append(processes.on_host(ratio))
     mask = jnp.asarray(np.concatenate(masks))
     shares = {
         kind: importance.effective_sample_size(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from opd import disk, draws
+from opd import disk, draws, processes
 from opd.data import pipeline
 from opd.data.pipeline import Batch, Task
 from opd.engine import sharding
@@ -333,7 +333,7 @@ def _merged(where: np.ndarray, left: Rollout, right: Rollout) -> Rollout:
     def choose(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.where(where.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
 
-    return jax.tree.map(choose, *jax.device_get((left, right)))
+    return jax.tree.map(choose, *processes.on_host((left, right)))
 
 
 # --- redraws ------------------------------------------------------------------------------------
@@ -372,11 +372,12 @@ def _figures(method: Method, rollout: Rollout) -> dict[str, float]:
     """What can be told of the rows whatever their behavior."""
     figures = {}
     if rollout.reward is not None:
-        size = np.bincount(np.asarray(rollout.group))[0]
-        level = grouped.level(np.asarray(rollout.reward).reshape(-1, size))
+        group, reward = processes.on_host((rollout.group, rollout.reward))
+        size = np.bincount(group)[0]
+        level = grouped.level(reward.reshape(-1, size))
         figures |= {"degenerate": float(np.mean(level))} if size > 1 else {}
     if method.behavior == "mixture" and method.origin.level != "token":
-        figures["student_share"] = float(np.mean(np.asarray(rollout.version) != FOREIGN))
+        figures["student_share"] = float(np.mean(processes.on_host(rollout.version) != FOREIGN))
     return figures
 
 
@@ -397,7 +398,7 @@ def _logged(source: Source) -> Groups:
     identity = _identity(source, whose, player)
     path = grouped.path_of(source.workdir / "dataset", whose, identity)
     logged = grouped.read(path, identity)
-    if logged is None:
+    if processes.some(logged is None):
         logged = _log(source, player, version)
         grouped.write(path, identity, logged)
     return logged

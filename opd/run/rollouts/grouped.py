@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from opd import disk
+from opd import disk, processes
 from opd.types import Rollout
 
 # Prompt groups by the rollout's field, [U, G, ...] each: without `group` and `row`.
@@ -21,6 +21,7 @@ Groups = dict[str, np.ndarray]
 def split(rollout: Rollout, group_size: int) -> Groups:
     """A rollout's fields on the host, a row of arrays a group."""
     groups = {}
+    rollout = processes.on_host(rollout)
     for field in dataclasses.fields(Rollout):
         value = getattr(rollout, field.name)
         if value is not None and field.name not in ("group", "row"):

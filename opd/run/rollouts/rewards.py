@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from opd import processes
 from opd.data import functions, pipeline
 from opd.data.pipeline import Batch, Task
 from opd.engine import programs
@@ -138,15 +139,18 @@ def _by_function(
     Raises:
         RewardError: the function raised, or returned something other than a finite number.
     """
-    tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
-    graded = []
-    for row in range(len(tokens)):
-        prompt, answer = (batch[key][row // group_size] for key in ("texts", "answers"))
-        completion = pipeline.decode_completion(task, tokens[row], mask[row])
-        texts = (prompt, completion, answer or None)
-        shown = {"prompt": prompt, "completion": completion}
-        graded.append(functions.reward(f"{KEY} = {name!r}", function, *texts, **shown))
-    return drawing.rewarded(rollout, np.asarray(graded, np.float32))
+
+    def grade(rows: np.ndarray, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        graded = []
+        for row, drawn, own in zip(rows, tokens, mask):
+            prompt, answer = (batch[key][row // group_size] for key in ("texts", "answers"))
+            completion = pipeline.decode_completion(task, drawn, own)
+            texts = (prompt, completion, answer or None)
+            shown = {"prompt": prompt, "completion": completion}
+            graded.append(functions.reward(f"{KEY} = {name!r}", function, *texts, **shown))
+        return np.asarray(graded, np.float32)
+
+    return drawing.graded(rollout, grade)
 
 
 # --- a reward model --------------------------------------------------------------------------
@@ -160,8 +164,8 @@ def _by_model(
     A sequence that comes twice earns the first one's score: rounding differs from row to row, and
     a group's standard deviation would make rewards of it.
     """
-    scores = np.asarray(programs.reward_of(world.mesh, model, params, rollout))
-    tokens, mask = np.asarray(rollout.sequence), np.asarray(rollout.sequence_mask)
+    earned = programs.reward_of(world.mesh, model, params, rollout)
+    scores, tokens, mask = processes.on_host((earned, rollout.sequence, rollout.sequence_mask))
     _, first, which = np.unique(
         np.where(mask, tokens, -1), axis=0, return_index=True, return_inverse=True
     )

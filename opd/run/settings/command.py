@@ -8,16 +8,20 @@ is imported here alone: the rest (`launch`, and all that runs) takes seconds, an
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from opd import disk
+from opd import disk, processes
 from opd.data.functions import RewardError
 from opd.run.settings import pages
 
@@ -30,6 +34,14 @@ GIN_FILE = flags.DEFINE_multi_string(
 )
 GIN_BINDINGS = flags.DEFINE_multi_string(
     "gin_bindings", [], "keys after those: 'optimizer.learning_rate = 1e-3'; repeatable"
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "of several processes: HOST:PORT at which the first one is found"
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "of several processes: their number", 1)
+PROCESS = flags.DEFINE_integer("process", None, "of several processes: which this is, from 0", 0)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "one of several processes, as SLURM, a TPU pod or GKE has it"
 )
 Flag = flags.FlagHolder[Any]
 HELP = ("-h", "-help", "--help", "--helpfull")
@@ -54,24 +66,61 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
 
     A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
     ours, and keeps its traceback, unless a full, read-only or broken disk is behind it; a
-    RewardError is the user's whenever it comes.
+    RewardError is the user's whenever it comes. Of several processes all leave with 2 for a
+    mistake at any, or where they don't belong together; with 4 where another one has ended.
     """
+    try:
+        _run(prepare)
+    except Exception as error:
+        if processes.count() == 1:
+            raise
+        if processes.cut_short(error):
+            print(f"error: {ENDED}", file=sys.stderr)
+            processes.leave(4)
+        traceback.print_exc()
+        processes.leave(1)
+    sys.exit(0)
+
+
+ENDED = (
+    "another process of this run has ended: start all of them again with the same command, and "
+    "they go on from the last checkpoint"
+)
+
+
+def _run(prepare: Callable[[], Callable[[], None] | None]) -> None:
+    job, mistake = None, None
     try:
         job = prepare()
     except ValueError as error:
-        print(f"error: {message(error)}", file=sys.stderr)
+        mistake = message(error)
+    mistake = processes.mistake(mistake)
+    if mistake is not None:
+        print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
-    if job is not None:
-        with _threads_are_quiet():
-            try:
+    if job is None:
+        return
+    with _threads_are_quiet():
+        try:
+            if processes.count() > 1:
+                processes.agree(_versions())
+            with processes.one_voice():
                 job()
-            except RewardError as error:
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(2)
-            except Exception as error:
-                _leave_if_refused(error)
-                raise
-    sys.exit(0)
+        except (RewardError, processes.Apart) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except Exception as error:
+            _leave_if_refused(error)
+            raise
+
+
+def _versions() -> dict[str, str]:
+    """What runs here: JAX by its versions, this package by its sources."""
+    sources = hashlib.sha256()
+    for file in sorted(Path(disk.__file__).parent.rglob("*.py")):
+        sources.update(file.read_bytes())
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib")}
+    return versions | {"opd's sources": sources.hexdigest()[:12]}
 
 
 def message(error: ValueError) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from opd import fields
+from opd import fields, processes
 from opd.engine import backend
 from opd.method import facts, table
 from opd.run.settings import command, gin_config
@@ -23,8 +23,14 @@ from opd.run.settings import config as configs
 from opd.run.settings.config import Config
 
 
-def parse(argv: list[str]) -> Config | None:
+def parse(argv: list[str], together: bool = True) -> Config | None:
     """The config that the command line asks for; None without a config file and gin.
+
+    Where the flags say that this is one of several processes, it joins the others.
+
+    Args:
+        argv: the command and its flags.
+        together: whether the command can run in several processes.
 
     Raises:
         ValueError: a flag, key, value or file that is wrong.
@@ -42,6 +48,7 @@ def parse(argv: list[str]) -> Config | None:
         raise ValueError(_one_line(error, file)) from None
     if rest:
         raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --config.KEY=VALUE")
+    _join(together)
     if values is None:
         return None
     gin_config.bind(
@@ -55,6 +62,18 @@ def parse(argv: list[str]) -> Config | None:
                 example = f"--{key}='A;B' or --{key}=\"('A', 'B')\""
                 raise ValueError(f"{error}\nseveral values are given as {example}") from None
         raise
+
+
+def _join(allowed: bool) -> None:
+    """Joins the other processes, if there are any."""
+    told = command.COORDINATOR.value, command.PROCESSES.value, command.PROCESS.value
+    wanted = processes.wanted(*told, command.DISTRIBUTED.value)
+    if wanted is None:
+        return
+    if not allowed:
+        flag = "distributed" if command.DISTRIBUTED.value else "coordinator"
+        raise ValueError(f"--{flag}: this command runs in one process; allowed is none")
+    processes.start(wanted)
 
 
 def asked(
@@ -73,12 +92,14 @@ def asked(
     config = parse(argv)
     for listing, listed in ((list_methods, methods), (list_axes, axes)):
         if listing.value:
-            print(listed())
+            with processes.one_voice():
+                print(listed())
             return None
     if config is None:
         raise ValueError(f"--config is missing; for instance --config={example}")
     if print_config.value:
-        print(json.dumps(fields.to_dict(config), indent=1))
+        with processes.one_voice():
+            print(json.dumps(fields.to_dict(config), indent=1))
         return None
     if not workdir.value:
         raise ValueError("--workdir is missing; it is the folder that the run writes into")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from opd import disk
+from opd import disk, processes
 from opd.fields import setting
 from opd.types import Params
 
@@ -54,7 +54,14 @@ class Checkpoints:
         self._pending: list[int] = []
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                # Processes meet by name: two folders may be writing the same step.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=self.folder.name
+                ),
+            ),
             item_names=("tree", "note", "memory"),
         )
 
@@ -90,30 +97,21 @@ class Checkpoints:
                 raise ValueError(f"{self.folder}: no checkpoint {step}; there are: {known}")
             steps = [step]
         for candidate in steps:
+            found, reason = None, None
             try:
-                damage = _damage(self.folder, candidate)
-                if damage is not None:
-                    raise ValueError(damage)
-                items = {
-                    "tree": ocp.args.StandardRestore(abstract),
-                    "note": ocp.args.JsonRestore(),
-                }
-                if (self.folder / str(candidate) / "memory").is_dir():
-                    items["memory"] = ocp.args.StandardRestore()
-                parts = self._manager.restore(candidate, args=ocp.args.Composite(**items))
-                memory = parts["memory"] if "memory" in items else {}
-                return Step(parts["tree"], parts["note"], memory)
+                found = self._read(candidate, abstract)
             except Exception as error:  # orbax and tensorstore raise what they like
                 if _no_fault(error):
                     raise
                 reason = " ".join(str(error).split())[:200]
-                what = f"checkpoint {candidate} of {self.folder} is damaged ({reason})"
-                if step is not None:
-                    raise ValueError(what) from None
-                aside = self._set_aside(candidate)
-                print(
-                    f"warning: {what}: set aside as {aside}; taking the one before", file=sys.stderr
-                )
+            reason = processes.mistake(reason)
+            if reason is None:
+                return found
+            what = f"checkpoint {candidate} of {self.folder} is damaged ({reason})"
+            if step is not None:
+                raise ValueError(what)
+            aside = self._set_aside(candidate)
+            print(f"warning: {what}: set aside as {aside}; taking the one before", file=sys.stderr)
         return None
 
     def close(self) -> None:
@@ -127,23 +125,43 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _read(self, step: int, abstract: Any) -> Step:
+        """A step, if its files are as they were written; of several processes the first looks.
+
+        Raises:
+            ValueError: they aren't.
+            Exception: of orbax and tensorstore.
+        """
+        damage = processes.told(_damage(self.folder, step) if processes.first() else None)
+        if damage is not None:
+            raise ValueError(damage)
+        items = {"tree": ocp.args.StandardRestore(abstract), "note": ocp.args.JsonRestore()}
+        if (self.folder / str(step) / "memory").is_dir():
+            items["memory"] = ocp.args.StandardRestore()
+        parts = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return Step(parts["tree"], parts["note"], parts["memory"] if "memory" in items else {})
+
     def _set_aside(self, step: int) -> Path:
         """Moves a step to where no start looks for one; nothing that might be of use is lost."""
         aside = self.folder.with_name(f"{self.folder.name}.damaged") / str(step)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        (self.folder / str(step)).rename(aside)
-        _sums(self.folder, step).unlink(missing_ok=True)
+        if processes.first():
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+            _sums(self.folder, step).unlink(missing_ok=True)
+        processes.barrier()
         self._manager.reload()
         return aside
 
     def _settle(self) -> None:
         """Waits for what is being written, and lists its files; forgets steps that are gone."""
         self._manager.wait_until_finished()
-        for step in self._pending:
+        pending, self._pending = self._pending, []
+        if not processes.first():
+            return
+        for step in pending:
             if (self.folder / str(step)).is_dir():
                 disk.dump_json(_files(self.folder / str(step)), _sums(self.folder, step))
-        self._pending.clear()
         there = {_sums(self.folder, step) for step in self._manager.all_steps()}
         for stale in set(self.folder.glob("*.sums.json")) - there:
             stale.unlink()
@@ -164,7 +182,7 @@ def _on_host(memory: dict[str, Any]) -> dict[str, Any]:
             if not part:
                 continue
         else:
-            part = np.asarray(part)
+            part = np.asarray(processes.on_host(part))
         host[name] = part
     return host
 
@@ -292,7 +310,7 @@ def digest(params: Params) -> str:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     for path in sorted(leaves):
-        array = np.asarray(leaves[path])
+        array = np.asarray(processes.on_host(leaves[path]))
         if sys.byteorder == "big":
             array = array.byteswap()
         for part in (path, str(array.dtype), str(array.shape)):
@@ -302,15 +320,19 @@ def digest(params: Params) -> str:
 
 
 def lock(workdir: Path) -> TextIO:
-    """Holds a workdir until the process ends, or the file is closed.
+    """Holds a workdir until the process ends, or the file is closed; the first one does for all.
 
     Raises:
         ValueError: another process has it.
     """
     file = open(workdir / ".lock", "a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    taken = False
+    if processes.first():
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            taken = True
+    if processes.told(taken):
         file.close()
-        raise ValueError(f"--workdir={workdir}: another process is at work there") from None
+        raise ValueError(f"--workdir={workdir}: another process is at work there")
     return file

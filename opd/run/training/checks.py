@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from opd import disk, fields
+from opd import disk, fields, processes
 from opd.data import pipeline, verifiers
 from opd.data.pipeline import Task
 from opd.engine import backend, sharding
@@ -79,6 +81,45 @@ def _as_then(values: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(given, Mapping):
             whole[part] = {**keys, **given}
     return whole
+
+
+def agree(config: Config, inputs: Mapping[str, Any], workdir: Path) -> None:
+    """Refuses processes of another config, other data or another workdir: together.
+
+    Raises:
+        Apart: names what differs, or says that the workdir isn't one folder for all.
+    """
+    if processes.count() == 1:
+        return
+    values = flat(disk.strict(to_dict(config))) | flat(disk.strict(inputs), "inputs")
+    processes.agree({name: repr(value) for name, value in values.items()})
+    if processes.first():
+        workdir.mkdir(parents=True, exist_ok=True)
+    token = processes.told(uuid.uuid4().hex)
+    sign = workdir / f".here-{token}"
+    if processes.first():
+        sign.touch()
+    processes.barrier()
+    found = _there(sign)
+    apart = processes.some(not found)
+    if processes.first():
+        sign.unlink()
+    if apart:
+        raise processes.Apart(
+            f"--workdir={workdir}: not one folder for all processes; allowed is one that they share"
+        )
+
+
+def _there(path: Path) -> bool:
+    """Whether a file is there; a network's file system may take a while to show it."""
+    for _ in range(SHOWN):
+        if path.parent.is_dir() and path.name in os.listdir(path.parent):
+            return True
+        time.sleep(1)
+    return False
+
+
+SHOWN = 20  # seconds within which a file that one host has written is seen by another
 
 
 def same(

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from opd import processes
 from opd.engine import costs, optimizer, programs, steps
 from opd.engine.optimizer import Optimizer
 from opd.engine.steps import Critic, Sampling, State
@@ -124,7 +124,7 @@ class Policy:
             self.world.mesh, self.student, self.optimizer, state, in_use.rollout, head, self.method,
             self.source.seed, self.world.scoring, self.config.optimizer.microbatches, self.critic,
         )  # fmt: skip
-        values = {name: np.asarray(metric.value()) for name, metric in metrics.items()}
+        values = processes.on_host({name: metric.value() for name, metric in metrics.items()})
         line = {"drift_from": "sampled", "ess_of": facts.weighs(self.method)} | line
         line |= {"uses": memory["uses"], "flops": self._flops(fresh)}
         return state, memory, values | line

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from opd import disk
+from opd import disk, processes
 from opd.data import pipeline, preferences
 from opd.data.functions import RewardError
 from opd.data.pipeline import Batch, Example, Task
@@ -63,7 +63,8 @@ class Preferences:
         state, metrics = programs.prefer(
             self.world.mesh, self.model, self.optimizer, state, pairs, self.parts
         )
-        return state, memory, {name: np.asarray(each.value()) for name, each in metrics.items()}
+        values = processes.on_host({name: each.value() for name, each in metrics.items()})
+        return state, memory, values
 
     def params(self, state: State) -> Params:
         """What evaluation, digest and export take."""
@@ -79,8 +80,8 @@ class Preferences:
         _, unit = np.unique([pair.prompt for pair in self.held_out], return_inverse=True)
         counts = np.bincount(unit)
         figures = {
-            name: intervals.mean_interval(np.bincount(unit, np.asarray(each)), counts)
-            for name, each in preference.figures(scores).items()
+            name: intervals.mean_interval(np.bincount(unit, each), counts)
+            for name, each in processes.on_host(preference.figures(scores)).items()
         }
         shown = [
             {
@@ -90,7 +91,7 @@ class Preferences:
                 "rejected": pair.rejected,
                 "reward_rejected": float(rejected),
             }
-            for pair, (chosen, rejected) in zip(self.held_out[:samples], np.asarray(scores))
+            for pair, (chosen, rejected) in zip(self.held_out[:samples], processes.on_host(scores))
         ]
         return figures, shown
 
@@ -164,7 +165,7 @@ def _read(file: str, task: Task) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
 
 def _made_once(config: Config, file: Path, world: World, student: Player) -> tuple[Pair, ...]:
     """The pairs that a start before this one made, or new ones."""
-    if not file.exists():
+    if not processes.told(file.exists()):
         pairs = tuple(made(config, world, student))
         if len({pair.prompt for pair in pairs}) < 3:  # one to train on and two held out
             raise RewardError(
@@ -173,6 +174,7 @@ def _made_once(config: Config, file: Path, world: World, student: Player) -> tup
                 "give config.reward.pairs"
             )
         disk.replace_file(file, preferences.text(pairs).encode())
+        processes.barrier()
     return preferences.read(file, world.task)
 
 
@@ -192,10 +194,8 @@ def made(config: Config, world: World, student: Player) -> Iterator[Pair]:
             drawn = drawing.draw(
                 world, student, batch, PAIRS_STEP + number, world.seed, world.group_size
             )
-            parts = (drawn.tokens, drawn.mask, drawn.reward)
-            rows = [
-                np.asarray(part).reshape(-1, world.group_size, *part.shape[1:]) for part in parts
-            ]
+            parts = processes.on_host((drawn.tokens, drawn.mask, drawn.reward))
+            rows = [part.reshape(-1, world.group_size, *part.shape[1:]) for part in parts]
             left = count - number * config.prompts  # the last batch has more than are asked for
             for index, *group in list(zip(batch["index"], *rows))[:left]:
                 pair = _pair(task, examples[index], *group)

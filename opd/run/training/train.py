@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from opd import disk
+from opd import disk, processes
 from opd.data import pipeline
 from opd.engine import backend, costs, optimizer
 from opd.engine.steps import Sampling
@@ -48,6 +48,7 @@ FREE = (
     "config.evaluate.",
     "config.probe.",
     "config.models",
+    "config.mesh.",
 )
 # Figures whose being infinite or NaN says where a gradient's comes from.
 CULPRITS = ("loss", "reward", "kl", "entropy", "gradient_norm", "critic_gradient_norm")
@@ -127,17 +128,20 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
 
     Raises:
         ValueError: what `check` finds wrong, or another process in the workdir.
+        Apart: the processes differ in config, data or workdir.
         Diverged: more than `optimizer.skips` gradients in a row were not finite.
     """
     plan = plan or check(config, workdir)
     config = plan.config
+    checks.agree(config, plan.inputs, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.lock(workdir), Terminated() as terminated:
-        done = _read(workdir / "done.json")
+        done = processes.told(_read(workdir / "done.json"))
         if done is not None and (done["step"] >= config.updates or done["stopped"]):
             return done
         backend.make_room()
-        (workdir / "done.json").unlink(missing_ok=True)
+        if processes.first():
+            (workdir / "done.json").unlink(missing_ok=True)
         begun = {"config": to_dict(config), "inputs": plan.inputs}
         disk.dump_json(begun, workdir / "config.json")
         return _train(config, workdir, plan, terminated)
@@ -186,7 +190,7 @@ def _train(
                     if better:
                         best.save(note.update, learner.params(state), dataclasses.asdict(note))
                 over = note.update >= config.updates or _stale(note, config)
-                leave = over or terminated.asked
+                leave = processes.some(terminated.asked) or over
                 if note.update > saved and (leave or note.update % config.checkpoint.every == 0):
                     checkpoints.save(note.update, state, dataclasses.asdict(note), memory)
                     saved = note.update
@@ -282,6 +286,7 @@ def step_there(workdir: Path, step: str | None) -> int | str:
 
 def score(config: Config, workdir: Path, plan: Plan, step: int | str) -> dict[str, Any]:
     """The evaluation of one checkpoint: its update, and the figures with their intervals."""
+    checks.agree(config, plan.inputs, workdir)
     learner = prepare(config, workdir, plan)
     state = learner.start()
     folder = workdir / ("best" if step == "best" else "checkpoints")
@@ -339,7 +344,10 @@ def _begun(workdir: Path) -> dict[str, Any] | None:
 
 
 class Terminated:
-    """SIGTERM as a question: asked once there is something to save, at once before that."""
+    """SIGTERM as a question: asked once there is something to save, at once before that.
+
+    Of several processes none leaves alone: it is asked of all, before the next update.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -361,6 +369,6 @@ class Terminated:
 
     def _hear(self, number: int, frame: object) -> None:
         self.asked = True
-        if not self._deferred:
+        if not self._deferred and processes.count() == 1:
             print("asked to stop: there was nothing to save yet", file=sys.stderr)
             sys.exit(0)

@@ -162,6 +162,12 @@ MISTAKES = {
     ),
     "unknown flag": ([DEBUG, "--worksdir=x"], "worksdir"),
     "positional argument": ([DEBUG, "runs/debug"], "unknown argument 'runs/debug'"),
+    "one of how many": ([DEBUG, "--process=1"], "--process without --coordinator: allowed are"),
+    "a process too many": (
+        [DEBUG, "--coordinator=127.0.0.1:1", "--processes=2", "--process=2"],
+        "--process=2: allowed is 0 to 1 (--processes)",
+    ),
+    "no cluster": ([DEBUG, "--distributed"], "--distributed: JAX finds no cluster here"),
     "data not there": (
         [DEBUG, "--config.data.prompts={nowhere}", "--config.data.tokenizer=byte"],
         "nowhere.jsonl: cannot be read",
