@@ -71,6 +71,10 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
     """
     try:
         _run(prepare)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read what we print has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if processes.count() == 1:
             raise

@@ -529,3 +529,14 @@ def test_an_endless_message_is_cut_in_its_middle_and_after_three_lines():
     assert first.startswith("given xxx") and first.endswith("x: allowed is y") and len(first) < 1010
     assert rest == ["2", "3"]
     assert commands.message(ValueError("")) == "ValueError"
+
+
+def test_a_reader_that_has_read_enough_is_no_traceback():
+    """`... | head -1`: a list of 25 rows, and then more than a pipe holds."""
+    listed = [sys.executable, "-m", "experiments.train", "--list_methods"]
+    process = subprocess.Popen(
+        listed, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+    process.stderr.close()
