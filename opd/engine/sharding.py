@@ -26,6 +26,7 @@ RULES: dict[str, tuple[str, ...]] = {
     # activations
     "batch": ("data", "fsdp"),
     "time": (),
+    "sequence": ("tensor",),  # between layers, where every token is for itself
     # parameters; activations share them
     "vocab": ("tensor",),
     "embed": ("fsdp",),
@@ -131,7 +132,7 @@ def shapes(model: Model | Scalar, widest: np.dtype) -> Params:
 
 def row_shards(mesh: Mesh) -> int:
     """Over how many devices the rows of a batch are split, where they divide it."""
-    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    return Layout(mesh).pieces("batch")
 
 
 def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
@@ -151,6 +152,26 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     Every process hands in the whole batch.
     """
     return jax.device_put(tree, batch_shardings(tree, mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the table says of the arrays inside a program, as `opd.layout` asks it."""
+
+    mesh: Mesh
+
+    def constrain(self, x: Array, names: Sequence[str | None]) -> Array:
+        """`constrain`; on a mesh of one device there is nothing to say."""
+        return x if self.mesh.size == 1 else constrain(x, names, self.mesh)
+
+    def pieces(self, name: str) -> int:
+        """Over how many devices an axis of that name is split, where they divide it."""
+        return math.prod(self.mesh.shape[axis] for axis in RULES[name])
+
+    @property
+    def platform(self) -> str:
+        """What the mesh's devices are: cpu, gpu, tpu."""
+        return self.mesh.devices.flat[0].platform
 
 
 def constrain(x: Array, names: Sequence[str | None], mesh: Mesh) -> Array:

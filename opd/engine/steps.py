@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from opd import draws, trees
+from opd import draws, layout, trees
 from opd.engine import estimator, metrics, vocab
 from opd.engine.sampling import Partner, generate
 from opd.engine.vocab import Head, Pass
@@ -165,8 +165,12 @@ def accumulate(
         gradients, _ = pull_back(
             model, params, rollout, side(hidden), methods, uniforms, how, coefs
         )
-        return jax.tree.map(jnp.add, total, gradients), None
+        return jax.tree.map(sharded, jax.tree.map(jnp.add, total, gradients), names), None
 
+    def sharded(leaf: Array, names: tuple[str, ...]) -> Array:
+        return layout.constrain(leaf, "estimator", *names)
+
+    names = model.trained(model.axes())
     hidden = None if teacher is None else teacher.hidden
     rules = methods[0].rules if len(methods) == 1 else ()
     _, scored = jax.lax.scan(score, None, jax.tree.map(cut, (rollout, hidden)))

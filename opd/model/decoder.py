@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from opd import layout
 from opd.model import attention, lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
@@ -255,7 +256,8 @@ class Block(nn.Module):
         if len(sights) > 1:
             sight = jax.tree.map(lambda all, near: jnp.where(slides, near, all), *sights)
 
-        y = Norm(c, "norm", name="attention_norm")(x)
+        x = layout.constrain(x, "batch", "sequence", None)
+        y = layout.constrain(Norm(c, "norm", name="attention_norm")(x), "batch", "time", None)
         shape, axes = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
         kv_shape, kv_axes = (c.width, c.kv_heads, c.head_dim), ("embed", "kv_heads", "head_dim")
         query = self.project(y, "q", shape, axes) + self.bias("q", shape[1:], axes[1:])
@@ -266,6 +268,10 @@ class Block(nn.Module):
             query = Norm(c, "head_dim", name="q_norm")(query)
             key = Norm(c, "head_dim", name="k_norm")(key)
         query, key = (rotary.rotate(each, sight.cos, sight.sin) for each in (query, key))
+        query = layout.constrain(query, "batch", "time", "heads", "head_dim")
+        key, value = (
+            layout.constrain(each, "batch", "time", "kv_heads", "head_dim") for each in (key, value)
+        )
         how = sight.window, c.query_scale, c.attention_cap
         if cached is None:
             kept = (key, value) if self.keep else None
@@ -274,19 +280,25 @@ class Block(nn.Module):
             keys, values, index = cached
             keys = _put(keys, jnp.moveaxis(key, 1, 3), index, axis=3)
             values = _put(values, jnp.swapaxes(value, 1, 2), index, axis=2)
-            kept = keys, values
+            kept = keys, values = _by_heads(keys), _by_heads(values)
             out = attention.over_cache(query, keys, values, seen, index, *how)
+        out = layout.constrain(out, "batch", "time", "heads", "head_dim")
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
         out = self.project(out, "o", shape, axes)
         x = x + (Norm(c, "norm", name="attention_post_norm")(out) if c.post_norm else out)
 
-        y = Norm(c, "norm", name="mlp_norm")(x)
-        gate = self.project(y, "gate", (c.width, c.mlp), ("embed", "mlp"))
-        up = self.project(y, "up", (c.width, c.mlp), ("embed", "mlp"))
+        x = layout.constrain(x, "batch", "sequence", None)
+        y = layout.constrain(Norm(c, "norm", name="mlp_norm")(x), "batch", "time", None)
+        gate, up = (
+            layout.constrain(
+                self.project(y, name, (c.width, c.mlp), ("embed", "mlp")), "batch", "time", "mlp"
+            )
+            for name in ("gate", "up")
+        )
         out = ACTIVATIONS[c.activation](gate) * up
         out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
         x = x + (Norm(c, "norm", name="mlp_post_norm")(out) if c.post_norm else out)
-        return x, kept
+        return layout.constrain(x, "batch", "sequence", None), kept
 
 
 class Network(nn.Module):
@@ -321,8 +333,10 @@ class Network(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.attention, self.keep, name="layers")
         slides = jnp.asarray(c.sliding or (False,) * c.layers)
-        x, kept = layers(_embedded(c, embedding, tokens), slides, tuple(sights), mask, None)
-        return Norm(c, "norm", name="final_norm")(x), kept
+        x = layout.constrain(_embedded(c, embedding, tokens), "batch", "sequence", None)
+        x, kept = layers(x, slides, tuple(sights), mask, None)
+        x = Norm(c, "norm", name="final_norm")(x)
+        return layout.constrain(x, "batch", "time", None), kept
 
 
 def _kinds(config: DecoderConfig) -> tuple[bool, ...]:
@@ -354,6 +368,11 @@ def _embedded(config: DecoderConfig, embedding: Array, tokens: Array) -> Array:
     return x if config.embed_scale == 1 else x * jnp.asarray(config.embed_scale, x.dtype)
 
 
+def _by_heads(cached: Array) -> Array:
+    """Keys [B, N, K, C] or values [B, N, C, K] of a cache, as a device of its heads has them."""
+    return layout.constrain(cached, "batch", "kv_heads", None, None)
+
+
 def _put(array: Array, part: Array, index: Array, axis: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(array, part, index, axis)
 
@@ -371,8 +390,12 @@ class Decoder:
     config: DecoderConfig
     attention: str = "auto"  # of a sequence to itself: one of attention.KINDS
     remat: str = "none"  # what a gradient computes again in place of keeping it: one of REMATS
+    rows: int | None = None  # of a batch, that `hidden` computes at once at most; None: all
+    gather: bool = True  # `apart` gathers what is split over `fsdp`, once for a whole decode loop
 
     def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"rows is {self.rows}: 1 or more, or None, are allowed")
         for name, allowed in (("attention", attention.KINDS), ("remat", REMATS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -428,9 +451,23 @@ class Decoder:
         Raises:
             ValueError: S above `max_length`.
         """
-        self._check_length(tokens.shape[1])
+        batch, length = tokens.shape
+        self._check_length(length)
+        more = -length % layout.pieces("sequence")
+        if more:  # nobody sees them, and every device has as many tokens
+            tokens, mask = (jnp.pad(each, ((0, 0), (0, more))) for each in (tokens, mask))
         network = Network(self.config, self.attention, self.remat)
-        return network.apply({"params": params}, tokens, mask)[0]
+
+        def at_once(part: tuple[Array, Array]) -> Array:
+            return network.apply({"params": params}, *part)[0][:, :length]
+
+        parts = 1 if self.rows is None else _parts(batch, self.rows)
+        if parts == 1:
+            return at_once((tokens, mask))
+        # Row i is of part i mod `parts`: a mesh keeps the rows that it has.
+        cut = [jnp.moveaxis(x.reshape(-1, parts, x.shape[1]), 1, 0) for x in (tokens, mask)]
+        found = jnp.moveaxis(jax.lax.map(at_once, tuple(cut)), 0, 1)
+        return found.reshape(batch, *found.shape[2:])
 
     def unembedding(self, params: Params) -> Array:
         """[V, D] in the computation's dtype: logits are hidden @ unembedding.T."""
@@ -469,16 +506,21 @@ class Decoder:
         none = (0, 0)
         return dataclasses.replace(
             cache,
-            keys=tuple(jnp.pad(each, (none, none, none, more)) for each in cache.keys),
-            values=tuple(jnp.pad(each, (none, none, more, none)) for each in cache.values),
+            keys=tuple(_by_heads(jnp.pad(each, (none, none, none, more))) for each in cache.keys),
+            values=tuple(
+                _by_heads(jnp.pad(each, (none, none, more, none))) for each in cache.values
+            ),
             mask=jnp.pad(cache.mask, (none, more)),
         )
 
     def apart(self, params: Params) -> Params:
         """The parameters as `extend` takes them: the layers' one by one, and not stacked.
 
-        A scan copies a layer's weights to get at them. A decode loop would at every token.
+        A scan copies a layer's weights to get at them. A decode loop would at every token. Nor does
+        it gather them at every token, where each device has the memory for its heads' whole ones.
         """
+        if self.gather:
+            params = jax.tree.map(_gathered, params, self.axes())
         layers = params["layers"]
         each = [jax.tree.map(operator.itemgetter(n), layers) for n in range(self.config.layers)]
         return {**params, "layers": tuple(each)}
@@ -534,6 +576,16 @@ class Decoder:
             raise ValueError(
                 f"a sequence of {length} tokens: the model allows {self.config.max_length}"
             )
+
+
+def _parts(batch: int, most: int) -> int:
+    """Into how many equal parts of at most so many rows a batch is cut: the fewest."""
+    return next(n for n in range(-(-batch // most), batch + 1) if batch % n == 0)
+
+
+def _gathered(leaf: Array, names: tuple[str, ...]) -> Array:
+    """A parameter that isn't split by its width; by heads and by the MLP's inner width it stays."""
+    return layout.constrain(leaf, *(None if name == "embed" else name for name in names))
 
 
 def _is_box(leaf: Any) -> bool:
