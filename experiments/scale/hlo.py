@@ -27,9 +27,14 @@ _BODY = re.compile(r"body=%?([\w.\-]+)")
 _CALLED = re.compile(r"\bcalls=%?([\w.\-]+)")
 _APPLIED = re.compile(r"\bto_apply=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_INDEX = re.compile(r"index=(\d+)")
+_OPERANDS = re.compile(r"%([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
+_AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 
 
@@ -138,13 +143,10 @@ def walk(
         for one in module.get(name, ()):
             yield one, times
             if one.opcode == "while":
-                known = _TURNS.search(one.rest)
-                if known:
-                    count = int(known[1])
-                elif depth == 0 and turns is not None:
+                count = _known(module, one)
+                if count is None and depth == 0 and turns is not None:
                     count, unknown = turns(unknown), unknown + 1
-                else:
-                    count = 1
+                count = 1 if count is None else count
                 yield from of(_BODY.search(one.rest)[1], times * count, depth + 1)
             elif one.opcode in ("call", "async-start"):
                 called = _APPLIED.search(one.rest) or _CALLED.search(one.rest)
@@ -156,6 +158,54 @@ def walk(
                         yield from of(branch.strip().lstrip("%"), times, depth + 1)
 
     yield from of(entry, 1, 0)
+
+
+def _known(module: Module, loop: Instruction) -> int | None:
+    """How often a loop turns, as far as its text says: counted from 0 to a constant, by steps."""
+    said = _TURNS.search(loop.rest)
+    if said:
+        return int(said[1])
+    condition = module.get(_CONDITION.search(loop.rest)[1], [])
+    last = condition[-1] if condition else None
+    if last is None or last.opcode != "compare" or "direction=LT" not in last.rest:
+        return None
+    counter, bound = _operands(last)
+    until = _number(condition, bound)
+    return None if until is None else -(-until // _step(module, loop, condition, counter))
+
+
+def _operands(one: Instruction) -> list[str]:
+    return _OPERANDS.findall(one.rest.partition(")")[0])
+
+
+def _named(computation: list[Instruction], name: str) -> Instruction | None:
+    return next((one for one in computation if one.name == name), None)
+
+
+def _number(computation: list[Instruction], name: str) -> int | None:
+    """The whole number that a name stands for, if it does."""
+    one = _named(computation, name)
+    if one is None or one.opcode != "constant":
+        return None
+    return int(one.rest.partition(")")[0])
+
+
+def _step(module: Module, loop: Instruction, condition: list[Instruction], counter: str) -> int:
+    """What a turn adds to the counter; 1 where the text doesn't say."""
+    body = module[_BODY.search(loop.rest)[1]]
+    read = _named(condition, counter)
+    at = _INDEX.search(read.rest) if read is not None else None
+    carried = _operands(body[-1])
+    if at is None or body[-1].opcode != "tuple" or int(at[1]) >= len(carried):
+        return 1
+    step, one = 0, _named(body, carried[int(at[1])])
+    while one is not None and one.opcode == "add":
+        left, right = _operands(one)
+        added = _number(body, right)
+        if added is None:
+            break
+        step, one = step + added, _named(body, left)
+    return max(step, 1)
 
 
 def collectives(module: Module, entry: str, turns: Turns | None = None) -> dict[str, dict]:
@@ -189,9 +239,14 @@ def _sent(kind: str, one: Instruction) -> int:
 
 
 def _group(rest: str) -> int:
+    """How many devices take part together."""
     iota = _IOTA.search(rest)
     if iota:
         return int(iota[2])
+    named = _MESH.search(rest)
+    if named:
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
+        return math.prod(int(part or sizes[axis]) for axis, part in _AXIS.findall(named[2]))
     listed = _LISTED.search(rest)
     return max(1, len(listed[1].split(","))) if listed else 1
 

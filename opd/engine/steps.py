@@ -152,6 +152,7 @@ def accumulate(
     """
 
     cut, join = _cut(parts), _join
+    teacher = vocab.gathered(teacher)  # once, and not for every part
 
     def side(hidden: Array | None) -> Head | None:
         return None if teacher is None else dataclasses.replace(teacher, hidden=hidden)

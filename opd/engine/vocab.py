@@ -153,7 +153,7 @@ def stats(
         both = _both_logits(student, teacher, *hidden)
         return carry, _in_blocks(of_block, (*both, tokens), block)
 
-    student, teacher = _gathered(student), _gathered(teacher)
+    student, teacher = gathered(student), gathered(teacher)
     whole = (student.hidden, None if teacher is None else teacher.hidden, tokens)
     return _over_chunks(of_chunk, None, whole, chunk)[1]
 
@@ -217,7 +217,7 @@ def pull(
 
     batch, length = tokens.shape
     chunk, block = how.sizes(batch, length, _ids(student), len(rules))
-    student, teacher = _gathered(student), _gathered(teacher)
+    student, teacher = gathered(student), gathered(teacher)
     matrix, shards = student.unembedding, _shards(how, batch)
     start = tuple(None if matrix is None else _nothing(matrix, shards, wide) for _ in rules)
     teacher_hidden = None if teacher is None else teacher.hidden
@@ -230,7 +230,7 @@ def pull(
     return dataclasses.replace(student, hidden=d_hidden, unembedding=d_matrix), statistics
 
 
-def _gathered(head: Head | None) -> Head | None:
+def gathered(head: Head | None) -> Head | None:
     """A side whose matrix is split by token ids alone: gathered once, and not for every chunk."""
     if head is None or head.unembedding is None:
         return head
