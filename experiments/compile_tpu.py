@@ -1,7 +1,8 @@
 """An update's programs, compiled for TPUs that needn't be there: do they fit, and what limits them?
 
 python -m experiments.compile_tpu --config=configs/scale/NAME.py [--topology=v5e:16x16]
-    [--json=FILE] [--programs='teacher;update'] [--plain] [--config.KEY=VALUE ...]
+    [--json=FILE] [--programs='teacher;update'] [--plain] [--try]
+    [--config.KEY=VALUE ...]
 
 The compiler is libtpu's own (`pip install -e '.[tpu]'`); no TPU is used. Seconds are a prediction,
 of the peaks in `experiments/scale/chips.py`. Leaves with code 1 where a program doesn't fit, or
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _TOPOLOGY = flags.DEFINE_string("topology", None, "chips, v5e:16x16; the config's own TOPOLOGY")
 _PROGRAMS = flags.DEFINE_string("programs", None, "some of rollout;teacher;update; all")
 _PLAIN = flags.DEFINE_bool("plain", False, "don't say how arrays inside lie: what that saves")
+_TRY = flags.DEFINE_bool("try", False, "of what doesn't fit, compile again with smaller keys")
 _JSON = flags.DEFINE_string("json", None, "a file for the result")
 
 # No TPU is to be looked for: libtpu would ask the machine's metadata where it is.
@@ -107,7 +109,7 @@ def run(
     """Compiles, prints, writes; leaves with code 1 where something is wrong with a program."""
     import jax
 
-    from experiments.scale import measure
+    from experiments.scale import knobs, measure
     from experiments.scale.chips import CHIPS
     from opd import disk
     from opd.engine import sharding
@@ -119,6 +121,9 @@ def run(
         print(f"compiling {name} for {topology}", file=sys.stderr, flush=True)
         found[name] = measure.measured(job, CHIPS[kind], name)
         print(measure.line(name, found[name]), flush=True)
+        if _TRY.value and not found[name]["fits"]:
+            found[name]["tried"] = knobs.tried(job, CHIPS[kind], name)
+            print(measure.attempts(found[name]), flush=True)
     report = {
         "command": given,
         "topology": topology,

@@ -26,6 +26,9 @@ class Layout(Protocol):
     def pieces(self, name: str) -> int:
         """Over how many devices an axis of that name is split, where they divide it."""
 
+    def summed(self, x: Array, names: Names) -> Array:
+        """The sum of x [n, ...] over its first axis, of which each of n devices has one."""
+
     @property
     def platform(self) -> str:
         """What the mesh's devices are: cpu, gpu, tpu."""
@@ -54,6 +57,16 @@ def pieces(name: str) -> int:
     """Over how many devices an axis of that name is split, where they divide it."""
     layout = _LAYOUT.get()
     return 1 if layout is None else layout.pieces(name)
+
+
+def summed(x: Array, *names: str | None) -> Array:
+    """The sum of x [n, ...] over its first axis, laid by the names of those that are left.
+
+    Where the first axis is laid by rows, each device sends what belongs to others and keeps no sum
+    but its own; in the dtype of x.
+    """
+    layout = _LAYOUT.get()
+    return x.sum(0) if layout is None else layout.summed(x, names)
 
 
 def platform() -> str:

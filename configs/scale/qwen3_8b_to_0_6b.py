@@ -16,4 +16,5 @@ def get_config():
     config = _qwen3.get_config("Qwen3-8B", "Qwen3-0.6B", 256, prompt=256, length=1024)
     config.mesh.update(data=1, fsdp=16, tensor=1)
     config.optimizer.microbatches = 4
+    config.teacher.rows = config.student.rows = 64
     return config

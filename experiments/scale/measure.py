@@ -187,6 +187,15 @@ def line(name: str, each: Report) -> str:
     )
 
 
+def attempts(each: Report) -> str:
+    """What was tried where a program doesn't fit, for a terminal."""
+    lines = ["  there is no smaller key to try"] if not each["tried"] else []
+    for said, found in each["tried"].items():
+        used = "?" if found["hbm_used"] is None else f"{found['hbm_used'] / GIB:.2f} GiB"
+        lines.append(f"  with config.{said}: {used}, {'fits' if found['fits'] else 'too much'}")
+    return "\n".join(lines)
+
+
 def _buffers(each: Report) -> list[str]:
     return [
         f"  {one['bytes'] / GIB:7.3f} GiB {one['shape']} {one['name']}"

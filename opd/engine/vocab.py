@@ -255,7 +255,7 @@ def _nothing(matrix: Array, shards: int, wide: Any) -> Array:
 
 def _added(total: Array) -> Array:
     """What `_nothing` began, whole, and in the shards of the parameter that it belongs to."""
-    return total if total.ndim == 2 else layout.constrain(jnp.sum(total, 0), "vocab", "embed")
+    return total if total.ndim == 2 else layout.summed(total, "vocab", "embed")
 
 
 def _into_head(

@@ -153,3 +153,21 @@ def test_gradients_of_the_vocabulary_meet_once_and_not_at_every_chunk():
         and any(np.prod(shape.sizes) >= least for shape in one.shapes)
     ]
     assert not moved, [one.says for one in moved]
+
+
+@pytest.mark.parametrize("name", ["data=8", "data=4,tensor=2", NAME])
+def test_a_sum_over_devices_is_the_sum_and_lies_in_its_shards(name):
+    mesh = scene.mesh(name)
+    rows = sharding.row_shards(mesh)
+    x = np.random.default_rng(0).normal(size=(rows, 6, 4)).astype(np.float32)
+
+    @jax.jit
+    def summed(x):
+        with layout.by(sharding.Layout(mesh)):
+            return layout.summed(layout.constrain(x, "batch", "vocab", None), "vocab", "embed")
+
+    found = summed(x)
+    np.testing.assert_allclose(found, x.sum(0), atol=1e-6)
+    want = sharding.spec(("vocab", "embed"), (6, 4), mesh)
+    assert found.sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, want), 2)
+    np.testing.assert_allclose(layout.summed(jnp.asarray(x)), x.sum(0), atol=1e-6)

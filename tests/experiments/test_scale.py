@@ -1,5 +1,6 @@
 """Compiling ahead of time and planning: their arithmetic, what they read, what they refuse."""
 
+import dataclasses
 import json
 import math
 import os
@@ -7,9 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from experiments.scale import chips, hlo, job, measure, predict
+from experiments.scale import chips, hlo, job, knobs, measure, predict
+from opd.engine import sharding
+from opd.engine.steps import Sampling
+from opd.engine.vocab import Pass
+from opd.method import table
+from opd.model.decoder import Decoder, DecoderConfig
 from opd.run.settings import config as configs
 
 ROOT = Path(__file__).parents[2]
@@ -169,8 +176,6 @@ def test_published_sizes_are_those_of_their_names():
 
 
 def measure_parameters(model):
-    import jax
-
     leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
@@ -189,6 +194,45 @@ def test_a_prediction_is_of_the_peaks():
     slow = predict.predicted(found, chip, "teacher", sent)["predicted"]
     assert slow["seconds"]["links"] == 10.0 and slow["bottleneck"] == "links"
     assert slow["mfu"]["at_worst"] < slow["mfu"]["at_best"] < 1
+
+
+def small(**student):
+    """A job of small decoders on eight devices: 4 groups of 4, 20 + 284 tokens, 46 ids."""
+    sizes = {"vocab": 46, "layers": 2, "heads": 4, "kv_heads": 2, "tied": False, "max_length": 304}
+    models = [
+        Decoder(DecoderConfig(width=width, mlp=2 * width, **sizes), attention="blockwise")
+        for width in (16, 24)
+    ]
+    config = configs.build(
+        {"prompts": 4, "group_size": 4, "chunk": 40, "optimizer": {"microbatches": 2}}
+    )
+    return job.Job(
+        config=config,
+        mesh=sharding.make_mesh(jax.devices(), data=2, fsdp=2, tensor=2),
+        student=dataclasses.replace(models[0], remat="full", **student),
+        teacher=dataclasses.replace(models[1], rows=8),
+        method=table.parse("opd"),
+        sampling=Sampling(284, (1,), 0),
+        scoring=Pass(chunk=40),
+        prompt=20,
+        length=284,
+    )
+
+
+@pytest.mark.parametrize("name", ["rollout", "teacher", "update"])
+def test_no_program_holds_all_logits_or_all_scores(name):
+    """Of 4 rows of a device's own, 2 at a time, 40 of 284 positions have logits at once."""
+    found = measure.measured(small(), chips.CHIPS["v5e"], name)
+    assert found["fits"] and found["arguments"] > 0 and found["temporaries"] > 0
+    assert not measure.wrong({name: found}) and found["scores_of_all_pairs"] == []
+    most = {"rollout": 4, "teacher": 0, "update": 2 * 40}[name]
+    assert found["positions"] == 4 * 284 and found["logits_of_positions"] <= most
+    assert found["collectives"] and found["largest_buffers"]
+
+
+def test_scores_of_all_pairs_are_found_where_there_are_some():
+    found = measure.measured(small(attention="plain"), chips.CHIPS["v5e"], "update")
+    assert found["scores_of_all_pairs"] and measure.wrong({"update": found})
 
 
 # ------------------------------------------------------------------------------------ commands
@@ -281,3 +325,25 @@ def test_a_plan_is_a_prediction_and_takes_a_report(tmp_path):
     assert "by links" in told.stdout and "8 of 15.75 GiB a chip, compiled" in told.stdout
     other = called("plan", CONFIG, "--chips=v6e-16", f"--report={file}")
     assert other.returncode == 2 and "is of" in other.stderr
+
+
+def test_smaller_keys_are_those_that_the_program_has(monkeypatch):
+    """The config of four microbatches of 64 rows, on 16 devices; a teacher of 64 rows at once."""
+    found = job.of(configs.build(read(ROOT / SMALL)["get_config"]().to_dict()), job.nowhere(16))
+    names = {name: list(knobs.smaller(found, name)) for name in ("rollout", "teacher", "update")}
+    assert names == {
+        "rollout": ["student.gather = False"],
+        "teacher": ["teacher.rows = 16"],
+        "update": ["optimizer.microbatches = 8"],
+    }
+    asked = []
+
+    def measured(job, chip, name):
+        asked.append(job.config.optimizer.microbatches)
+        return {"fits": True, "hbm_used": 3 * 2**30}
+
+    monkeypatch.setattr(measure, "measured", measured)
+    report = {"tried": knobs.tried(found, chips.CHIPS["v5e"], "update")}
+    assert asked == [8]
+    said = "  with config.optimizer.microbatches = 8: 3.00 GiB, fits"
+    assert measure.attempts(report) == said
