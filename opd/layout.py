@@ -30,6 +30,10 @@ class Layout(Protocol):
         """The sum of x [n, ...] over its first axis, of which each of n devices has one."""
 
     @property
+    def devices(self) -> int:
+        """How many the mesh has."""
+
+    @property
     def platform(self) -> str:
         """What the mesh's devices are: cpu, gpu, tpu."""
 
@@ -67,6 +71,12 @@ def summed(x: Array, *names: str | None) -> Array:
     """
     layout = _LAYOUT.get()
     return x.sum(0) if layout is None else layout.summed(x, names)
+
+
+def devices() -> int:
+    """How many devices share a program."""
+    layout = _LAYOUT.get()
+    return 1 if layout is None else layout.devices
 
 
 def platform() -> str:

@@ -193,6 +193,11 @@ class Layout:
         )(x)
 
     @property
+    def devices(self) -> int:
+        """How many the mesh has."""
+        return self.mesh.size
+
+    @property
     def platform(self) -> str:
         """What the mesh's devices are: cpu, gpu, tpu."""
         return self.mesh.devices.flat[0].platform

@@ -164,8 +164,12 @@ def times(x: Array, matrix: Array, inputs: int) -> Array:
     """x [B, S, inputs...] times matrix [inputs..., outputs...], as a product of two matrices.
 
     So the gradient of the matrix is one too: XLA on the CPU writes the transpose of a
-    [B, S, inputs] to memory first, which takes as long as the product.
+    [B, S, inputs] to memory first, which takes as long as the product. A mesh splits both B and S,
+    which one axis of both couldn't say.
     """
+    if layout.devices() > 1:
+        last = tuple(range(x.ndim - inputs, x.ndim))
+        return jax.lax.dot_general(x, matrix, ((last, tuple(range(inputs))), ((), ())))
     rows = x.reshape(-1, math.prod(x.shape[-inputs:]))
     product = rows @ matrix.reshape(rows.shape[1], -1)
     return product.reshape(*x.shape[:-inputs], *matrix.shape[inputs:])
@@ -205,6 +209,9 @@ class Block(nn.Module):
     config: DecoderConfig
     attention: str = "auto"  # of a sequence to itself
     keep: bool = False  # give a sequence's keys and values back, [B, S, N, K]
+    # Gather a matrix over `fsdp` where it is used. Else activations would be, once there are more
+    # of them: those of all tokens of a batch, for a gradient.
+    whole: bool = True
 
     def matrix(
         self,
@@ -220,7 +227,8 @@ class Block(nn.Module):
         # The two projections that write into the residual stream share its variance (GPT-2).
         variance = 1.0 / (2 * c.layers) if name in ("o", "down") else 1.0
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
-        return self.param(name, init, shape, jnp.dtype(dtype or c.param_dtype)).astype(c.dtype)
+        found = self.param(name, init, shape, jnp.dtype(dtype or c.param_dtype)).astype(c.dtype)
+        return _gathered(found, axes) if self.whole else found
 
     def project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
         """x [B, S, inputs...] times a matrix [inputs..., outputs...], and its adapter's share."""
@@ -284,7 +292,7 @@ class Block(nn.Module):
             out = attention.over_cache(query, keys, values, seen, index, *how)
         out = layout.constrain(out, "batch", "time", "heads", "head_dim")
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
-        out = self.project(out, "o", shape, axes)
+        out = layout.constrain(self.project(out, "o", shape, axes), "batch", "sequence", None)
         x = x + (Norm(c, "norm", name="attention_post_norm")(out) if c.post_norm else out)
 
         x = layout.constrain(x, "batch", "sequence", None)
@@ -297,6 +305,7 @@ class Block(nn.Module):
         )
         out = ACTIVATIONS[c.activation](gate) * up
         out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
+        out = layout.constrain(out, "batch", "sequence", None)
         x = x + (Norm(c, "norm", name="mlp_post_norm")(out) if c.post_norm else out)
         return layout.constrain(x, "batch", "sequence", None), kept
 
@@ -548,7 +557,7 @@ class Decoder:
         made = []
         for layer, slides in enumerate(c.sliding or (False,) * c.layers):
             cached = cache.keys[layer], cache.values[layer], cache.index
-            x, kept = Block(c).apply(
+            x, kept = Block(c, whole=False).apply(
                 {"params": params["layers"][layer]}, x, None, (sights[slides],), seen, cached
             )
             made.append(kept)
