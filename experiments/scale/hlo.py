@@ -29,6 +29,7 @@ _APPLIED = re.compile(r"\bto_apply=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _INDEX = re.compile(r"index=(\d+)")
 _OPERANDS = re.compile(r"%([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
@@ -136,12 +137,20 @@ def walk(
     module: Module, entry: str, turns: Turns | None = None
 ) -> Iterator[tuple[Instruction, int]]:
     """Every instruction that runs by itself (not inside a fusion), and how often it does."""
+    for one, times, _ in _walk(module, entry, turns):
+        yield one, times
+
+
+def _walk(
+    module: Module, entry: str, turns: Turns | None
+) -> Iterator[tuple[Instruction, int, str]]:
+    """`walk`, and the name of the computation that each is of."""
     unknown = 0
 
-    def of(name: str, times: int, depth: int) -> Iterator[tuple[Instruction, int]]:
+    def of(name: str, times: int, depth: int) -> Iterator[tuple[Instruction, int, str]]:
         nonlocal unknown
         for one in module.get(name, ()):
-            yield one, times
+            yield one, times, name
             if one.opcode == "while":
                 count = _known(module, one)
                 if count is None and depth == 0 and turns is not None:
@@ -212,18 +221,37 @@ def collectives(module: Module, entry: str, turns: Turns | None = None) -> dict[
     """By kind: how often a step runs one, and the bytes that a chip sends for them by a ring.
 
     Of n chips, an all-gather to s bytes sends s (n - 1) / n, a reduce-scatter of s bytes as much,
-    an all-reduce twice that, an all-to-all of s bytes s (n - 1) / n, a permutation s.
+    an all-reduce twice that, an all-to-all of s bytes s (n - 1) / n, a permutation s. The TPU's
+    compiler writes one that runs beside other work into several fusions, under one number, and a
+    reduce-scatter as the fusion of an all-reduce and a slice.
     """
     found: dict[str, dict] = {}
-    for one, times in walk(module, entry, turns):
-        kind = one.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
-            continue
-        size = _sent(kind, one)
-        line = found.setdefault(kind, {"count": 0, "bytes": 0})
-        line["count"] += times
-        line["bytes"] += times * size
+    seen: set[tuple[str, str]] = set()
+    for one, times, where in _walk(module, entry, turns):
+        for inner in _within(module, one):
+            kind, number = inner.opcode.removesuffix("-start"), _CHANNEL.search(inner.rest)
+            # Beside a loop, a fusion of it is in there too.
+            key = None if number is None else ("" if inner is not one else where, number[1])
+            if kind not in COLLECTIVES or key in seen:
+                continue
+            seen |= set() if key is None else {key}
+            size = _sent(kind, inner)
+            if inner is not one and "calls=%all-reduce-scatter" in one.rest:
+                kind, size = "reduce-scatter", size // 2
+            line = found.setdefault(kind, {"count": 0, "bytes": 0})
+            line["count"] += times
+            line["bytes"] += times * size
     return found
+
+
+def _within(module: Module, one: Instruction) -> Iterator[Instruction]:
+    """An instruction, or those of the fusion that it is."""
+    called = _CALLED.search(one.rest) if one.opcode == "fusion" else None
+    if called is None:
+        yield one
+        return
+    for inner in module.get(called[1], ()):
+        yield from _within(module, inner)
 
 
 def _sent(kind: str, one: Instruction) -> int:

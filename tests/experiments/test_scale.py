@@ -83,6 +83,42 @@ def test_what_runs_in_loops_counts_as_often_as_they_turn():
     assert hlo.collectives(*hlo.parse(LOOPS))["collective-permute"]["count"] == 3
 
 
+BESIDE = """HloModule jit_f
+
+%start (x: f32[4]) -> f32[16] {
+  %x = f32[4]{0} parameter(0)
+  ROOT %g.1 = f32[16]{0} all-gather(%x), channel_id=7, replica_groups=NAMED
+}
+
+%done (x.1: f32[4]) -> f32[16] {
+  %x.1 = f32[4]{0} parameter(0)
+  ROOT %g.2 = f32[16]{0} all-gather(%x.1), channel_id=7, replica_groups=NAMED
+}
+
+%all-reduce-scatter.1 (x.2: f32[16]) -> f32[4] {
+  %x.2 = f32[16]{0} parameter(0)
+  %r = f32[16]{0} all-reduce(%x.2), channel_id=8, replica_groups=NAMED, to_apply=%add
+  ROOT %mine = f32[4]{0} dynamic-slice(%r, %at), dynamic_slice_sizes={4}
+}
+
+ENTRY %main (y: f32[4]) -> f32[4] {
+  %y = f32[4]{0} parameter(0)
+  %s = f32[16]{0} fusion(%y), kind=kCustom, calls=%start
+  %d = f32[16]{0} fusion(%s), kind=kCustom, calls=%done
+  ROOT %rs = f32[4]{0} fusion(%d), kind=kCustom, calls=%all-reduce-scatter.1
+}
+""".replace("NAMED", "mesh['data'=3,'fsdp'=4] {'fsdp'}")
+
+
+def test_what_runs_beside_other_work_counts_once():
+    """One all-gather in two fusions, under one number; and a reduce-scatter as the TPU has it."""
+    found = hlo.collectives(*hlo.parse(BESIDE))
+    assert found == {
+        "all-gather": {"count": 1, "bytes": 48},
+        "reduce-scatter": {"count": 1, "bytes": 48},
+    }
+
+
 def test_the_largest_buffers_are_of_the_large_memory_and_named():
     first, *_ = hlo.largest(*hlo.parse(LOOPS))
     assert first == {"shape": "bf16[8,100]", "bytes": 2048, "name": "jit(f)/layers/dot"}
