@@ -116,7 +116,20 @@ def run(
 
     if _PLAIN.value:
         sharding.Layout.constrain = lambda self, x, names: x
-    found = {}
+
+    def report() -> dict[str, Any]:
+        return {
+            "command": given,
+            "topology": topology,
+            "chips": job.mesh.size,
+            "mesh": dict(job.mesh.shape),
+            "jax": jax.__version__,
+            "libtpu": importlib.metadata.version("libtpu"),
+            **measure.whole(found),
+            "programs": found,
+        }
+
+    found: dict[str, Any] = {}
     for name in asked:
         print(f"compiling {name} for {topology}", file=sys.stderr, flush=True)
         found[name] = measure.measured(job, CHIPS[kind], name)
@@ -124,20 +137,10 @@ def run(
         if _TRY.value and not found[name]["fits"]:
             found[name]["tried"] = knobs.tried(job, CHIPS[kind], name)
             print(measure.attempts(found[name]), flush=True)
-    report = {
-        "command": given,
-        "topology": topology,
-        "chips": job.mesh.size,
-        "mesh": dict(job.mesh.shape),
-        "jax": jax.__version__,
-        "libtpu": importlib.metadata.version("libtpu"),
-        **measure.whole(found),
-        "programs": found,
-    }
-    print(measure.summary(report), flush=True)
-    if file is not None:
-        disk.dump_json(report, file)
-    sys.exit(0 if report["fits"] and not measure.wrong(found) else 1)
+        if file is not None:  # a program takes minutes: what there is isn't lost
+            disk.dump_json(report(), file)
+    print(measure.summary(report()), flush=True)
+    sys.exit(0 if report()["fits"] and not measure.wrong(found) else 1)
 
 
 if __name__ == "__main__":

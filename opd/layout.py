@@ -13,7 +13,8 @@ from typing import Protocol
 
 import jax
 
-Array = jax.Array
+from opd.types import Array
+
 Names = Sequence[str | None]
 
 
