@@ -34,8 +34,13 @@ _PLAIN = flags.DEFINE_bool("plain", False, "don't say how arrays inside lie: wha
 _TRY = flags.DEFINE_bool("try", False, "of what doesn't fit, compile again with smaller keys")
 _JSON = flags.DEFINE_string("json", None, "a file for the result")
 
-# No TPU is to be looked for: libtpu would ask the machine's metadata where it is.
-ALONE = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+# No TPU is to be looked for, in the machine's metadata or locked against other processes.
+ALONE = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def prepare(argv: list[str] | None = None) -> Callable[[], None]:
