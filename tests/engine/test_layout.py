@@ -88,9 +88,9 @@ def test_rows_in_parts_are_rows_at_once(rows):
     found = programs.hidden(here.mesh, teacher, params, here.rollout)
     np.testing.assert_allclose(found, here.head.hidden, atol=1e-5)
     lowered = text(programs.hidden.lower(here.mesh, teacher, params, here.rollout))
-    mlp = [size for size in arrays(lowered) if size[-1:] == (teacher.config.mlp // 2,)]
+    queries = (TOKENS - 1, teacher.config.heads // 2, teacher.config.head_dim)
     at_once = {1: 1, 3: 1, 4: 1, 16: 4, 99: 4}[rows]  # of a device's own 4
-    assert {size[0] for size in mlp if len(size) == 3 and size[1] > 1} == {at_once}
+    assert {size[0] for size in arrays(lowered) if size[1:] == queries} == {at_once}
 
 
 def test_rows_are_refused_where_there_are_none():
