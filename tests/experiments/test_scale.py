@@ -255,7 +255,9 @@ def small(**student):
     )
 
 
-@pytest.mark.parametrize("name", ["rollout", "teacher", "update"])
+@pytest.mark.parametrize(
+    "name", ["rollout", "teacher", pytest.param("update", marks=pytest.mark.slow)]
+)
 def test_no_program_holds_all_logits_or_all_scores(name):
     """Of 4 rows of a device's own, 2 at a time, 40 of 284 positions have logits at once."""
     found = measure.measured(small(), chips.CHIPS["v5e"], name)
@@ -266,6 +268,7 @@ def test_no_program_holds_all_logits_or_all_scores(name):
     assert found["collectives"] and found["largest_buffers"]
 
 
+@pytest.mark.slow
 def test_scores_of_all_pairs_are_found_where_there_are_some():
     found = measure.measured(small(attention="plain"), chips.CHIPS["v5e"], "update")
     assert found["scores_of_all_pairs"] and measure.wrong({"update": found})
