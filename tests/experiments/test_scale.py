@@ -300,7 +300,6 @@ CONFIG = f"--config={SMALL}"
         ("plan", [CONFIG], "--chips is missing"),
         ("plan", [CONFIG, "--chips=v5e"], "--chips=v5e"),
         ("plan", [CONFIG, "--chips=v5e-15"], "mesh data=1, fsdp=16"),
-        ("plan", [CONFIG, "--chips=v5e-16", "--config.mesh.tensor=3"], "mesh data=1"),
         ("plan", [CONFIG, "--chips=v5e-16", "--config.student.path=GPT-5"], "Qwen3-8B"),
         ("plan", [CONFIG, "--chips=v5e-16", "--config.prompts=3"], "a multiple of the 16"),
         ("plan", [CONFIG, "--chips=v5e-16", "--report=none.json"], "--report=none.json"),
