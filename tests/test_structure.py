@@ -16,6 +16,7 @@ FLOORS = {
     "masked": 0,
     "trees": 0,
     "draws": 0,
+    "layout": 0,
     "method": 1,
     "model": 1,
     "measure": 1,

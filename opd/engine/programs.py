@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from opd import trees
+from opd import layout, trees
 from opd.engine import estimator, preference, sharding, steps, vocab
 from opd.engine.optimizer import Optimizer
 from opd.engine.preference import Pairs
@@ -107,8 +107,9 @@ def _state(state: State, call: Call) -> State:
 def _how(how: Pass, call: Call) -> Pass:
     """With the devices that rows are split over, from which its sizes follow."""
     mesh = call["mesh"]
-    platform = mesh.devices.flat[0].platform
-    return dataclasses.replace(how, shards=sharding.row_shards(mesh), platform=platform)
+    return dataclasses.replace(
+        how, shards=sharding.row_shards(mesh), platform=sharding.Layout(mesh).platform
+    )
 
 
 # Arguments by name. What isn't here (a key, a seed) lies where it lies.
@@ -157,7 +158,9 @@ def program(*results: Layout | None, **layouts: Layout | None):
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             call = bound.arguments
-            made = function(**{name: place(name, value, call) for name, value in call.items()})
+            given = {name: place(name, value, call) for name, value in call.items()}
+            with layout.by(sharding.Layout(call["mesh"])):  # and what is made on the way
+                made = function(**given)
             parts = made if len(results) > 1 else (made,)
             out = tuple(
                 part if lay is None else lay(part, call)

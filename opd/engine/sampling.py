@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from opd import draws, trees
+from opd import draws, layout, trees
 from opd.engine import vocab
 from opd.types import Array, Model, Params, pytree
 
@@ -114,7 +114,8 @@ def generate(
         policies.append((partner.model, partner.params))
     # [D, V], laid out as a product with [B, D] reads it: for a few rows that is most of its time.
     matrices = [
-        jax.lax.optimization_barrier(model.unembedding(params).T) for model, params in policies
+        jax.lax.optimization_barrier(layout.constrain(model.unembedding(params).T, None, "vocab"))
+        for model, params in policies
     ]
     # A model computes in its matrix's dtype. Rounded once, or it would be at every token.
     policies = [
@@ -143,7 +144,7 @@ def generate(
         ):
             hidden, cache = model.extend(parts, cache, state.last[:, None], known[:, None])
             caches.append(cache)
-            found = logits_of(hidden[:, 0], matrix)
+            found = layout.constrain(logits_of(hidden[:, 0], matrix), "batch", "vocab")
             logits.append(cut(vocab.shaped(found, model.logit_cap, model.tokens)))
         mixture = logits[0] if len(logits) == 1 else mixed(logits[0], logits[1], share)
         uniform = jax.lax.dynamic_index_in_dim(uniforms, t, axis=1, keepdims=False)

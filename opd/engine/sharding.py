@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, ...]] = {
     # activations
     "batch": ("data", "fsdp"),
     "time": (),
+    "sequence": ("tensor",),  # between layers, where every token is for itself
     # parameters; activations share them
     "vocab": ("tensor",),
     "embed": ("fsdp",),
@@ -132,7 +133,7 @@ def shapes(model: Model | Scalar, widest: np.dtype) -> Params:
 
 def row_shards(mesh: Mesh) -> int:
     """Over how many devices the rows of a batch are split, where they divide it."""
-    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    return Layout(mesh).pieces("batch")
 
 
 def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
@@ -184,6 +185,62 @@ def own_rows(*arrays: Array) -> tuple[np.ndarray, list[np.ndarray]]:
         found.append([(start, np.asarray(parts[start])) for start in sorted(parts)])
     rows = np.concatenate([start + np.arange(len(part)) for start, part in found[0]])
     return rows, [np.concatenate([part for _, part in parts]) for parts in found]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the table says of the arrays inside a program, as `opd.layout` asks it."""
+
+    mesh: Mesh
+
+    def constrain(self, x: Array, names: Sequence[str | None]) -> Array:
+        """`constrain`; on a mesh of one device there is nothing to say."""
+        return x if self.mesh.size == 1 else constrain(x, names, self.mesh)
+
+    def pieces(self, name: str) -> int:
+        """Over how many devices an axis of that name is split, where they divide it."""
+        return math.prod(self.mesh.shape[axis] for axis in RULES[name])
+
+    def summed(self, x: Array, names: Sequence[str | None]) -> Array:
+        """The sum of x [n, ...] over its first axis, which is split as rows are, n ways.
+
+        A collective by hand: XLA's own would sum it whole, on every device and in a narrower type.
+        """
+        rows = tuple(axis for axis in RULES["batch"] if self.mesh.shape[axis] > 1)
+        laid = [_axes(part) for part in spec(names, x.shape[1:], self.mesh)]
+        scattered = [(at, axis) for at, part in enumerate(laid) for axis in part if axis in rows]
+        whole = [tuple(axis for axis in part if axis not in rows) or None for part in laid]
+
+        def meet(part: Array) -> Array:
+            part = part[0]
+            for at, axis in scattered:
+                part = jax.lax.psum_scatter(part, axis, scatter_dimension=at, tiled=True)
+            left = tuple(axis for axis in rows if axis not in {axis for _, axis in scattered})
+            return jax.lax.psum(part, left) if left else part
+
+        return jax.shard_map(
+            meet,
+            mesh=self.mesh,
+            in_specs=PartitionSpec(rows, *whole),
+            out_specs=PartitionSpec(*(part or None for part in laid)),
+        )(x)
+
+    @property
+    def devices(self) -> int:
+        """How many the mesh has."""
+        return self.mesh.size
+
+    @property
+    def platform(self) -> str:
+        """What the mesh's devices are: cpu, gpu, tpu."""
+        return self.mesh.devices.flat[0].platform
+
+
+def _axes(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of a spec."""
+    if part is None:
+        return ()
+    return (part,) if isinstance(part, str) else tuple(part)
 
 
 def constrain(x: Array, names: Sequence[str | None], mesh: Mesh) -> Array:

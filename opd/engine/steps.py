@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from opd import draws, trees
+from opd import draws, layout, trees
 from opd.engine import estimator, metrics, vocab
 from opd.engine.optimizer import Optimizer
 from opd.engine.sampling import Partner, generate
@@ -152,6 +152,7 @@ def accumulate(
     """
 
     cut, join = _cut(parts), _join
+    teacher = vocab.gathered(teacher)  # once, and not for every part
 
     def side(hidden: Array | None) -> Head | None:
         return None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
@@ -165,8 +166,12 @@ def accumulate(
         gradients, _ = pull_back(
             model, params, rollout, side(hidden), methods, uniforms, how, coefs
         )
-        return jax.tree.map(jnp.add, total, gradients), None
+        return jax.tree.map(sharded, jax.tree.map(jnp.add, total, gradients), names), None
 
+    def sharded(leaf: Array, names: tuple[str, ...]) -> Array:
+        return layout.constrain(leaf, "estimator", *names)
+
+    names = model.trained(model.axes())
     hidden = None if teacher is None else teacher.hidden
     rules = methods[0].rules if len(methods) == 1 else ()
     _, scored = jax.lax.scan(score, None, jax.tree.map(cut, (rollout, hidden)))

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from opd import layout
 from opd.masked import zero
 from opd.method import local
 from opd.types import Array, Coefficients, TokenStats
@@ -120,6 +121,7 @@ def logits(head: Head) -> Array:
         precision="highest",
         preferred_element_type=wide,
     )
+    product = layout.constrain(product, "batch", *(None,) * (product.ndim - 2), "vocab")
     return shaped(product, head.cap, head.tokens)
 
 
@@ -151,6 +153,7 @@ def stats(
         both = _both_logits(student, teacher, *hidden)
         return carry, _in_blocks(of_block, (*both, tokens), block)
 
+    student, teacher = gathered(student), gathered(teacher)
     whole = (student.hidden, None if teacher is None else teacher.hidden, tokens)
     return _over_chunks(of_chunk, None, whole, chunk)[1]
 
@@ -206,7 +209,7 @@ def pull(
         both = _both_logits(student, teacher, hidden, teacher_hidden)
         cotangents, statistics = _in_blocks(of_block, (*both, *small), block)
         made = [
-            _into_head(student, hidden, cotangent, total)
+            _into_head(student, hidden, cotangent, total, shards)
             for cotangent, total in zip(cotangents, d_unembedding, strict=True)
         ]
         d_hidden, added = zip(*made, strict=True)
@@ -214,18 +217,49 @@ def pull(
 
     batch, length = tokens.shape
     chunk, block = how.sizes(batch, length, _ids(student), len(rules))
-    matrix = student.unembedding
-    start = tuple(None if matrix is None else jnp.zeros(matrix.shape, wide) for _ in rules)
+    student, teacher = gathered(student), gathered(teacher)
+    matrix, shards = student.unembedding, _shards(how, batch)
+    start = tuple(None if matrix is None else _nothing(matrix, shards, wide) for _ in rules)
     teacher_hidden = None if teacher is None else teacher.hidden
     whole = (student.hidden, teacher_hidden, tokens, known, uniforms)
     d_unembedding, (d_hidden, statistics) = _over_chunks(of_chunk, start, whole, chunk)
-    d_matrix = None if matrix is None else jnp.stack(d_unembedding).astype(matrix.dtype)
+    d_matrix = None
+    if matrix is not None:
+        d_matrix = jnp.stack([_added(total) for total in d_unembedding]).astype(matrix.dtype)
     d_hidden = jnp.stack(d_hidden)
     return dataclasses.replace(student, hidden=d_hidden, unembedding=d_matrix), statistics
 
 
+def gathered(head: Head | None) -> Head | None:
+    """A side whose matrix is split by token ids alone: gathered once, and not for every chunk."""
+    if head is None or head.unembedding is None:
+        return head
+    matrix = layout.constrain(head.unembedding, "vocab", None)
+    return dataclasses.replace(head, unembedding=matrix)
+
+
+def _shards(how: Pass, batch: int) -> int:
+    """Over how many devices the rows of a batch are split."""
+    return how.shards if batch % how.shards == 0 else 1
+
+
+def _nothing(matrix: Array, shards: int, wide: Any) -> Array:
+    """A sum of nothing, of cotangents [V, D]: one on each device that rows are split over.
+
+    Each adds up its own rows' cotangents, chunk by chunk, and they meet once at the end (`_added`).
+    """
+    if shards == 1:
+        return jnp.zeros(matrix.shape, wide)
+    return layout.constrain(jnp.zeros((shards, *matrix.shape), wide), "batch", "vocab", None)
+
+
+def _added(total: Array) -> Array:
+    """What `_nothing` began, whole, and in the shards of the parameter that it belongs to."""
+    return total if total.ndim == 2 else layout.summed(total, "vocab", "embed")
+
+
 def _into_head(
-    head: Head, hidden: Array, cotangent: Array, total: Array | None
+    head: Head, hidden: Array, cotangent: Array, total: Array | None, shards: int
 ) -> tuple[Array, Array | None]:
     """A chunk's cotangent of the hidden states, and its matrix's added to those before it.
 
@@ -234,6 +268,15 @@ def _into_head(
     if head.unembedding is None:
         return cotangent, None
     wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    if shards > 1:
+        cotangent = layout.constrain(cotangent, "batch", None, "vocab")
+        d_hidden = jnp.einsum(
+            "bcv,vd->bcd", cotangent, head.unembedding, preferred_element_type=wide
+        )
+        d_hidden = layout.constrain(d_hidden.astype(hidden.dtype), "batch", None, None)
+        apart = [leaf.reshape(shards, -1, leaf.shape[-1]) for leaf in (cotangent, hidden)]
+        added = jnp.einsum("gnv,gnd->gvd", *apart, preferred_element_type=wide)
+        return d_hidden, layout.constrain(total + added, "batch", "vocab", None)
     flat, rows = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (cotangent, hidden))
     d_hidden = jnp.matmul(flat, head.unembedding, preferred_element_type=wide)
     added = jnp.einsum("nv,nd->vd", flat, rows, preferred_element_type=wide)

@@ -15,6 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from opd import layout
 from opd.types import Array
 
 KINDS = ("auto", "plain", "blockwise")
@@ -25,7 +26,7 @@ def sizes() -> tuple[int, int]:
 
     On the CPU it is faster from there on. Elsewhere that isn't measured, and memory decides.
     """
-    return (256, 128) if jax.default_backend() == "cpu" else (2048, 512)
+    return (256, 128) if layout.platform() == "cpu" else (2048, 512)
 
 
 def capped(x: Array, cap: float | None) -> Array:

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from opd import layout
 from opd.model import attention, lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
@@ -163,8 +164,12 @@ def times(x: Array, matrix: Array, inputs: int) -> Array:
     """x [B, S, inputs...] times matrix [inputs..., outputs...], as a product of two matrices.
 
     So the gradient of the matrix is one too: XLA on the CPU writes the transpose of a
-    [B, S, inputs] to memory first, which takes as long as the product.
+    [B, S, inputs] to memory first, which takes as long as the product. A mesh splits both B and S,
+    which one axis of both couldn't say.
     """
+    if layout.devices() > 1:
+        last = tuple(range(x.ndim - inputs, x.ndim))
+        return jax.lax.dot_general(x, matrix, ((last, tuple(range(inputs))), ((), ())))
     rows = x.reshape(-1, math.prod(x.shape[-inputs:]))
     product = rows @ matrix.reshape(rows.shape[1], -1)
     return product.reshape(*x.shape[:-inputs], *matrix.shape[inputs:])
@@ -204,6 +209,9 @@ class Block(nn.Module):
     config: DecoderConfig
     attention: str = "auto"  # of a sequence to itself
     keep: bool = False  # give a sequence's keys and values back, [B, S, N, K]
+    # Gather a matrix over `fsdp` where it is used. Else activations would be, once there are more
+    # of them: those of all tokens of a batch, for a gradient.
+    whole: bool = True
 
     def matrix(
         self,
@@ -219,7 +227,8 @@ class Block(nn.Module):
         # The two projections that write into the residual stream share its variance (GPT-2).
         variance = 1.0 / (2 * c.layers) if name in ("o", "down") else 1.0
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
-        return self.param(name, init, shape, jnp.dtype(dtype or c.param_dtype)).astype(c.dtype)
+        found = self.param(name, init, shape, jnp.dtype(dtype or c.param_dtype)).astype(c.dtype)
+        return _gathered(found, axes) if self.whole else found
 
     def project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
         """x [B, S, inputs...] times a matrix [inputs..., outputs...], and its adapter's share."""
@@ -255,7 +264,8 @@ class Block(nn.Module):
         if len(sights) > 1:
             sight = jax.tree.map(lambda all, near: jnp.where(slides, near, all), *sights)
 
-        y = Norm(c, "norm", name="attention_norm")(x)
+        x = layout.constrain(x, "batch", "sequence", None)
+        y = layout.constrain(Norm(c, "norm", name="attention_norm")(x), "batch", "time", None)
         shape, axes = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
         kv_shape, kv_axes = (c.width, c.kv_heads, c.head_dim), ("embed", "kv_heads", "head_dim")
         query = self.project(y, "q", shape, axes) + self.bias("q", shape[1:], axes[1:])
@@ -266,6 +276,10 @@ class Block(nn.Module):
             query = Norm(c, "head_dim", name="q_norm")(query)
             key = Norm(c, "head_dim", name="k_norm")(key)
         query, key = (rotary.rotate(each, sight.cos, sight.sin) for each in (query, key))
+        query = layout.constrain(query, "batch", "time", "heads", "head_dim")
+        key, value = (
+            layout.constrain(each, "batch", "time", "kv_heads", "head_dim") for each in (key, value)
+        )
         how = sight.window, c.query_scale, c.attention_cap
         if cached is None:
             kept = (key, value) if self.keep else None
@@ -274,19 +288,26 @@ class Block(nn.Module):
             keys, values, index = cached
             keys = _put(keys, jnp.moveaxis(key, 1, 3), index, axis=3)
             values = _put(values, jnp.swapaxes(value, 1, 2), index, axis=2)
-            kept = keys, values
+            kept = keys, values = _by_heads(keys), _by_heads(values)
             out = attention.over_cache(query, keys, values, seen, index, *how)
+        out = layout.constrain(out, "batch", "time", "heads", "head_dim")
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
-        out = self.project(out, "o", shape, axes)
+        out = layout.constrain(self.project(out, "o", shape, axes), "batch", "sequence", None)
         x = x + (Norm(c, "norm", name="attention_post_norm")(out) if c.post_norm else out)
 
-        y = Norm(c, "norm", name="mlp_norm")(x)
-        gate = self.project(y, "gate", (c.width, c.mlp), ("embed", "mlp"))
-        up = self.project(y, "up", (c.width, c.mlp), ("embed", "mlp"))
+        x = layout.constrain(x, "batch", "sequence", None)
+        y = layout.constrain(Norm(c, "norm", name="mlp_norm")(x), "batch", "time", None)
+        gate, up = (
+            layout.constrain(
+                self.project(y, name, (c.width, c.mlp), ("embed", "mlp")), "batch", "time", "mlp"
+            )
+            for name in ("gate", "up")
+        )
         out = ACTIVATIONS[c.activation](gate) * up
         out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
+        out = layout.constrain(out, "batch", "sequence", None)
         x = x + (Norm(c, "norm", name="mlp_post_norm")(out) if c.post_norm else out)
-        return x, kept
+        return layout.constrain(x, "batch", "sequence", None), kept
 
 
 class Network(nn.Module):
@@ -321,8 +342,10 @@ class Network(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.attention, self.keep, name="layers")
         slides = jnp.asarray(c.sliding or (False,) * c.layers)
-        x, kept = layers(_embedded(c, embedding, tokens), slides, tuple(sights), mask, None)
-        return Norm(c, "norm", name="final_norm")(x), kept
+        x = layout.constrain(_embedded(c, embedding, tokens), "batch", "sequence", None)
+        x, kept = layers(x, slides, tuple(sights), mask, None)
+        x = Norm(c, "norm", name="final_norm")(x)
+        return layout.constrain(x, "batch", "time", None), kept
 
 
 def _kinds(config: DecoderConfig) -> tuple[bool, ...]:
@@ -354,6 +377,11 @@ def _embedded(config: DecoderConfig, embedding: Array, tokens: Array) -> Array:
     return x if config.embed_scale == 1 else x * jnp.asarray(config.embed_scale, x.dtype)
 
 
+def _by_heads(cached: Array) -> Array:
+    """Keys [B, N, K, C] or values [B, N, C, K] of a cache, as a device of its heads has them."""
+    return layout.constrain(cached, "batch", "kv_heads", None, None)
+
+
 def _put(array: Array, part: Array, index: Array, axis: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(array, part, index, axis)
 
@@ -371,8 +399,12 @@ class Decoder:
     config: DecoderConfig
     attention: str = "auto"  # of a sequence to itself: one of attention.KINDS
     remat: str = "none"  # what a gradient computes again in place of keeping it: one of REMATS
+    rows: int | None = None  # of a batch, that `hidden` computes at once at most; None: all
+    gather: bool = True  # `apart` gathers what is split over `fsdp`, once for a whole decode loop
 
     def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"rows is {self.rows}: 1 or more, or None, are allowed")
         for name, allowed in (("attention", attention.KINDS), ("remat", REMATS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -428,9 +460,23 @@ class Decoder:
         Raises:
             ValueError: S above `max_length`.
         """
-        self._check_length(tokens.shape[1])
+        batch, length = tokens.shape
+        self._check_length(length)
+        more = -length % layout.pieces("sequence")
+        if more:  # nobody sees them, and every device has as many tokens
+            tokens, mask = (jnp.pad(each, ((0, 0), (0, more))) for each in (tokens, mask))
         network = Network(self.config, self.attention, self.remat)
-        return network.apply({"params": params}, tokens, mask)[0]
+
+        def at_once(part: tuple[Array, Array]) -> Array:
+            return network.apply({"params": params}, *part)[0][:, :length]
+
+        parts = 1 if self.rows is None else _parts(batch, self.rows)
+        if parts == 1:
+            return at_once((tokens, mask))
+        # Row i is of part i mod `parts`: a mesh keeps the rows that it has.
+        cut = [jnp.moveaxis(x.reshape(-1, parts, x.shape[1]), 1, 0) for x in (tokens, mask)]
+        found = jnp.moveaxis(jax.lax.map(at_once, tuple(cut)), 0, 1)
+        return found.reshape(batch, *found.shape[2:])
 
     def unembedding(self, params: Params) -> Array:
         """[V, D] in the computation's dtype: logits are hidden @ unembedding.T."""
@@ -469,16 +515,21 @@ class Decoder:
         none = (0, 0)
         return dataclasses.replace(
             cache,
-            keys=tuple(jnp.pad(each, (none, none, none, more)) for each in cache.keys),
-            values=tuple(jnp.pad(each, (none, none, more, none)) for each in cache.values),
+            keys=tuple(_by_heads(jnp.pad(each, (none, none, none, more))) for each in cache.keys),
+            values=tuple(
+                _by_heads(jnp.pad(each, (none, none, more, none))) for each in cache.values
+            ),
             mask=jnp.pad(cache.mask, (none, more)),
         )
 
     def apart(self, params: Params) -> Params:
         """The parameters as `extend` takes them: the layers' one by one, and not stacked.
 
-        A scan copies a layer's weights to get at them. A decode loop would at every token.
+        A scan copies a layer's weights to get at them. A decode loop would at every token. Nor does
+        it gather them at every token, where each device has the memory for its heads' whole ones.
         """
+        if self.gather:
+            params = jax.tree.map(_gathered, params, self.axes())
         layers = params["layers"]
         each = [jax.tree.map(operator.itemgetter(n), layers) for n in range(self.config.layers)]
         return {**params, "layers": tuple(each)}
@@ -506,7 +557,7 @@ class Decoder:
         made = []
         for layer, slides in enumerate(c.sliding or (False,) * c.layers):
             cached = cache.keys[layer], cache.values[layer], cache.index
-            x, kept = Block(c).apply(
+            x, kept = Block(c, whole=False).apply(
                 {"params": params["layers"][layer]}, x, None, (sights[slides],), seen, cached
             )
             made.append(kept)
@@ -534,6 +585,16 @@ class Decoder:
             raise ValueError(
                 f"a sequence of {length} tokens: the model allows {self.config.max_length}"
             )
+
+
+def _parts(batch: int, most: int) -> int:
+    """Into how many equal parts of at most so many rows a batch is cut: the fewest."""
+    return next(n for n in range(-(-batch // most), batch + 1) if batch % n == 0)
+
+
+def _gathered(leaf: Array, names: tuple[str, ...]) -> Array:
+    """A parameter that isn't split by its width; by heads and by the MLP's inner width it stays."""
+    return layout.constrain(leaf, *(None if name == "embed" else name for name in names))
 
 
 def _is_box(leaf: Any) -> bool:

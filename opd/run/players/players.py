@@ -102,6 +102,17 @@ class PlayerConfig:
     # results of matmuls with weights (`dots`); everything (`full`). The same gradients, for less
     # memory and more time.
     remat: str = setting("none", choices=tuple(REMATS))
+    # Rows of a batch whose hidden states are computed at once, at most, one part after the other;
+    # of the whole mesh together. None: all. The same numbers for less memory where it scores.
+    rows: int | None = setting(None, at_least=1)
+    # Whether a rollout gathers the matrices that `mesh.fsdp` splits once, and not at every token.
+    gather: bool = True
+
+    def computed(self, model: Decoder) -> Decoder:
+        """The decoder, computed as is said here."""
+        return dataclasses.replace(
+            model, attention=self.attention, remat=self.remat, rows=self.rows, gather=self.gather
+        )
 
 
 def tokenized(data: DataConfig, *players: PlayerConfig) -> DataConfig:
@@ -163,8 +174,7 @@ def look(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
     """
     _check(name, config, task)
     plan = _found(name, config, task)
-    how = dataclasses.replace(plan.model, attention=config.attention, remat=config.remat)
-    return dataclasses.replace(plan, model=how)
+    return dataclasses.replace(plan, model=config.computed(plan.model))
 
 
 def _found(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
