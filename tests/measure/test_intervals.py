@@ -650,3 +650,12 @@ def test_other_bad_input():
             mean(np.ones((3, 2)), np.ones(3))
         with pytest.raises(ValueError, match=r"shapes \(\)"):
             mean(np.float64(1.0))
+
+
+def test_two_readings_of_a_clock_have_an_interval_and_one_has_none():
+    """log 2 and log 8 around log 4: Student's t of one degree of freedom, 12.7 standard errors."""
+    two = intervals._log_clock([2.0, 8.0], [1.0, 1.0], 0.95)
+    assert two.value == pytest.approx(math.log(4))
+    assert two.high - two.value == pytest.approx(12.706205 * math.log(2), rel=1e-5)
+    one = intervals._log_clock([2.0], [1.0], 0.95)
+    assert one.value == pytest.approx(math.log(2)) and math.isnan(one.low) and math.isnan(one.high)
