@@ -149,4 +149,4 @@ def run(
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

@@ -75,4 +75,4 @@ def run(job: Job, kind: str, compiled: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(prepare)
+    command.main(prepare)

@@ -130,7 +130,7 @@ class Optimizer:
         finite = jnp.isfinite(norm)
         norm, scale = jnp.where(finite, norm, 0), jnp.ones(())
         if norms:
-            left, *norms = limit(norm, *norms, config.spike, config.clip)
+            left, norms[0] = limit(norm, norms[0], config.spike, config.clip)
             scale = jnp.where(norm > left, left / jnp.where(norm > 0, norm, 1), 1)
         count, beats = (jnp.where(finite, old + 1, old) for old in (adam.count, schedule.count))
         rate = self.schedule(schedule.count)

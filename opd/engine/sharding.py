@@ -204,7 +204,7 @@ class Layout:
     def summed(self, x: Array, names: Sequence[str | None]) -> Array:
         """The sum of x [n, ...] over its first axis, which is split as rows are, n ways.
 
-        A collective by hand: XLA's own would sum it whole, on every device and in a narrower type.
+        A collective by hand: XLA's own would sum it whole, on every device.
         """
         rows = tuple(axis for axis in RULES["batch"] if self.mesh.shape[axis] > 1)
         laid = [_axes(part) for part in spec(names, x.shape[1:], self.mesh)]
