@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from experiments.scale.published import CONFIG_JSON
 from opd import draws
-from opd.engine import costs, optimizer, programs, sharding
+from opd.engine import costs, programs, sharding
+from opd.engine.optimizer import Optimizer
 from opd.engine.steps import Sampling, State
 from opd.engine.vocab import Head, Pass
 from opd.method import facts
@@ -53,9 +54,9 @@ class Job:
         return self.config.prompts * self.config.group_size
 
     @property
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> Optimizer:
         """What the student is trained by."""
-        return optimizer.make(self.config.optimizer, self.config.optimizer.learning_rate)
+        return Optimizer(self.config.optimizer, self.config.optimizer.learning_rate)
 
     @property
     def flops(self) -> Mapping[str, int]:

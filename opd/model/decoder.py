@@ -373,6 +373,10 @@ def _embedded(config: DecoderConfig, embedding: Array, tokens: Array) -> Array:
     Rounded after the look-up: the gradient of a token that comes 8,000 times would stop at 256 of
     them in bfloat16.
     """
+    if tokens.shape[0] % layout.pieces("batch"):
+        # Rows that not all devices have: XLA's partitioner cuts the rows of a matrix wrongly that
+        # is split by what some of these are split by.
+        embedding = _gathered(embedding, ("vocab", "embed"))
     x = embedding[tokens].astype(config.dtype)
     return x if config.embed_scale == 1 else x * jnp.asarray(config.embed_scale, x.dtype)
 
