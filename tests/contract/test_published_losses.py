@@ -56,6 +56,7 @@ def test_every_choice_of_an_axis_has_a_published_loss(axis, value):
 
 def test_every_gate_is_passed_and_shut():
     """Ratios beyond both bounds under advantages of both signs, in the seeds together."""
+    assert set(ENDED) == {False, True}  # rollouts that were cut, and some that weren't
     seen = set()
     for seed in SEEDS:
         case = losses.draw(seed)

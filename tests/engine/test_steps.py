@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scene
@@ -185,3 +186,10 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(here, parts):
     for a, b in zip(jax.tree.leaves((added, found)), jax.tree.leaves((whole, stats)), strict=True):
         scale = np.abs(b).max() + 1e-6
         np.testing.assert_allclose(a / scale, b / scale, atol=2e-5)
+
+
+def test_a_column_is_kept_relative_to_its_own_reference():
+    """The first as it is; the second less the first; both others less the second."""
+    columns = jnp.asarray([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0], [5.0, 7.0]])
+    found = steps._relative(columns, (-1, 0, 1, 1))
+    np.testing.assert_array_equal(found, [[1, 2], [9, 18], [90, 180], [-5, -13]])
