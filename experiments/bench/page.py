@@ -171,9 +171,9 @@ def page(results: Sequence[Json]) -> str:
         "Peers: `trl` is transformers' generation and TRL's GKD loss of full logits (reverse KL); "
         "`liger` is Liger's fused head and divergence without Triton, in one chunk as by default "
         "(faster) or in smaller ones (less memory): a goal holds against each. Both with "
-        "transformers' Qwen3, PyTorch's AdamW and a clipped gradient. Ours is in large pages, which "
-        "every command asks for (`opd/run/settings/pages.py`); a peer is as it comes, and in large "
-        "pages where the table says so. Tunix has no on-policy distillation."
+        "transformers' Qwen3, PyTorch's AdamW and a clipped gradient. Ours is in large pages, as "
+        "every command asks for them (`opd/run/settings/pages.py`); a peer is as it comes, and in "
+        "large pages where the table says so. Tunix has no on-policy distillation."
     )
     command = "    python -m experiments.bench CASE [--peer=trl|liger --peer_python=PATH] [--parts]"
     blocks = [
