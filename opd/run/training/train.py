@@ -129,7 +129,7 @@ def train(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str, 
     Raises:
         ValueError: what `check` finds wrong, or another process in the workdir.
         Apart: the processes differ in config, data or workdir.
-        Diverged: more than `optimizer.skips` gradients in a row were not finite.
+        Diverged: more than `optimizer.skips` updates in a row were not finite.
     """
     plan = plan or check(config, workdir)
     config = plan.config
@@ -317,13 +317,13 @@ def _stale(note: Note, config: Config) -> bool:
 
 
 def _finite(row: int, values: Mapping[str, Any], note: Note, config: Config) -> None:
-    """Ends a run whose gradients are not finite time and again."""
+    """Ends a run whose gradients, or steps, are not finite time and again."""
     if row > config.optimizer.skips:
         numbers = {k: v for k, v in values.items() if k.startswith(CULPRITS)}
         culprits = [name for name, value in numbers.items() if not np.all(np.isfinite(value))]
         raise Diverged(
-            f"update {note.update}: {row} gradients in a row were not finite "
-            f"({', '.join(culprits) or 'gradient'}); allowed is optimizer.skips = "
+            f"update {note.update}: {row} updates in a row were not finite "
+            f"({', '.join(culprits) or 'the step itself'}); allowed is optimizer.skips = "
             f"{config.optimizer.skips}"
         )
 
