@@ -190,21 +190,6 @@ def test_a_finished_run_is_scored_exported_and_asked_alike(one_and_two, tmp_path
 
 
 @pytest.mark.deep
-def test_a_comparison_is_the_same_in_two_processes(tmp_path):
-    """All but what a clock says, and the memory of a device."""
-    alone = start("compare", DEBUG, f"--workdir={tmp_path / 'one'}", devices=8)
-    succeed([alone, *begin("compare", DEBUG, f"--workdir={tmp_path / 'two'}")])
-    one, two = (
-        json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")
-    )
-    for part in ("rollouts", "by_position", "ess", "training", "models"):
-        alike(two[part], one[part], name=part)
-    for ours, theirs in zip(two["estimators"], one["estimators"], strict=True):
-        alike(*({k: v for k, v in each.items() if k != "bytes"} for each in (ours, theirs)), 1e-3)
-    assert (tmp_path / "two" / "report.html").exists()
-
-
-@pytest.mark.deep
 def test_an_adapter_on_a_hub_folder_is_trained_alike(one_and_two, tmp_path):
     """Each process reads its own devices' parts of the weights.
 
