@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import tables
 from experiments.scale.chips import GIB
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
-BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
 
 
 def table() -> str:
@@ -27,7 +27,7 @@ def table() -> str:
     for file in sorted(HERE.glob("results/*.json")):
         report = json.loads(file.read_text())
         lines += [_row(file, report, *each) for each in report["programs"].items()]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _row(file: Path, report: Mapping[str, Any], name: str, each: Mapping[str, Any]) -> str:
@@ -50,11 +50,5 @@ def _row(file: Path, report: Mapping[str, Any], name: str, each: Mapping[str, An
     return f"| {' | '.join(cells)} |"
 
 
-def written(text: str) -> str:
-    """A README with the table of today between its marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
-
-
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    README.write_text(tables.replaced(README.read_text(), {"results": table()}))

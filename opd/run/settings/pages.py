@@ -1,9 +1,9 @@
 """Large pages for a command's memory, where Linux gives them to those who ask.
 
 A step's temporaries, of a real vocabulary half a GiB, are taken from Linux and given back at every
-step. In pages of 4 KiB that is 100,000 page faults a step, a tenth to a fifth of a CPU's time; in
-pages of 2 MiB a few hundred. glibc's allocator (2.35 and later) asks for them if a variable says so
-when a process begins, so a command begins twice. A GPU's or TPU's memory knows nothing of it.
+step: a page fault each for pages of 4 KiB, and one for 512 of these in pages of 2 MiB. glibc's
+allocator (2.35 and later) asks for large ones if a variable says so when a process begins, so a
+command begins twice. A GPU's or TPU's memory knows nothing of it.
 """
 
 from __future__ import annotations
