@@ -16,6 +16,23 @@ def wider(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def dealt(tree: Any, parts: int) -> Any:
+    """Leaves [B, ...] as [parts, B / parts, ...]: row i goes to part i mod `parts`.
+
+    So a mesh keeps the rows that it has.
+    """
+
+    def deal(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
+
+    return jax.tree.map(deal, tree)
+
+
+def rejoined(tree: Any) -> Any:
+    """What `dealt` has taken apart, [B, ...]."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), tree)
+
+
 def cast(tree: Params, dtype: Any) -> Params:
     """The tree in another dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

@@ -96,12 +96,9 @@ def preference_step(
     def add(total, part: Pairs):
         return jax.tree.map(jnp.add, total, one(part)), None
 
-    def cut(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
-
     shapes = jax.eval_shape(one, pairs)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (gradient, totals), _ = jax.lax.scan(add, nothing, jax.tree.map(cut, pairs))
+    (gradient, totals), _ = jax.lax.scan(add, nothing, trees.dealt(pairs, parts))
     after, unchanged = ascend(model, optimizer, state, gradient)
     number = jnp.asarray(count, totals["loss"].dtype)
     metrics: Metrics = {name: Mean(total, number) for name, total in totals.items()}

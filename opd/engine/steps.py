@@ -151,7 +151,6 @@ def accumulate(
     depend on the cut. Row i belongs to part i mod `parts`: a mesh keeps the rows that it has.
     """
 
-    cut, join = _cut(parts), _join
     teacher = vocab.gathered(teacher)  # once, and not for every part
 
     def side(hidden: Array | None) -> Head | None:
@@ -174,25 +173,15 @@ def accumulate(
     names = model.trained(model.axes())
     hidden = None if teacher is None else teacher.hidden
     rules = methods[0].rules if len(methods) == 1 else ()
-    _, scored = jax.lax.scan(score, None, jax.tree.map(cut, (rollout, hidden)))
-    stats = jax.tree.map(join, scored)
+    _, scored = jax.lax.scan(score, None, trees.dealt((rollout, hidden), parts))
+    stats = trees.rejoined(scored)
     coefs = estimator.coefficients_of(methods, rollout, stats)
     nothing = jax.tree.map(
         lambda leaf: jnp.zeros((len(methods), *leaf.shape), trees.wider(leaf.dtype)),
         model.trained(params),
     )
-    whole = jax.tree.map(cut, (rollout, hidden, uniforms, coefs))
+    whole = trees.dealt((rollout, hidden, uniforms, coefs), parts)
     return jax.lax.scan(add, nothing, whole)[0], stats
-
-
-def _cut(parts: int):
-    """From leaves [B, ...] to [parts, B / parts, ...]: row i goes to part i mod `parts`."""
-    return lambda leaf: jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
-
-
-def _join(leaf: Array) -> Array:
-    """What `_cut` has taken apart."""
-    return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
 
 def rollout_step(
@@ -266,7 +255,7 @@ def value_step(model: Scalar, params: Params, rollout: Rollout, parts: int = 1) 
     if parts == 1:
         return estimates(params, rollout)
     again = jax.checkpoint(lambda part: estimates(params, part))
-    return _join(jax.lax.map(again, jax.tree.map(_cut(parts), rollout)))
+    return trees.rejoined(jax.lax.map(again, trees.dealt(rollout, parts)))
 
 
 def drift_step(

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from opd import layout
+from opd import layout, trees
 from opd.model import attention, lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
@@ -477,10 +477,7 @@ class Decoder:
         parts = 1 if self.rows is None else _parts(batch, self.rows)
         if parts == 1:
             return at_once((tokens, mask))
-        # Row i is of part i mod `parts`: a mesh keeps the rows that it has.
-        cut = [jnp.moveaxis(x.reshape(-1, parts, x.shape[1]), 1, 0) for x in (tokens, mask)]
-        found = jnp.moveaxis(jax.lax.map(at_once, tuple(cut)), 0, 1)
-        return found.reshape(batch, *found.shape[2:])
+        return trees.rejoined(jax.lax.map(at_once, trees.dealt((tokens, mask), parts)))
 
     def unembedding(self, params: Params) -> Array:
         """[V, D] in the computation's dtype: logits are hidden @ unembedding.T."""
