@@ -173,6 +173,8 @@ def choices(entries: list[dict], part: float = 0.08) -> list[dict]:
             "level": 0.95,
             "count": len(members) * (len(members) - 1) // 2,
             "untrusted": [],
+            "batch": 64,
+            "batches": [1, 64, 4096],
             "pairs": [
                 {
                     "rows": [a["name"], b["name"]],
@@ -180,6 +182,13 @@ def choices(entries: list[dict], part: float = 0.08) -> list[dict]:
                     "snr_per_second_ratio": spread(
                         a["snr_per_second"]["value"] / b["snr_per_second"]["value"], part
                     ),
+                    "rollouts_ratio": [
+                        spread(
+                            (size + 1 / b["snr"]["value"]) / (size + 1 / a["snr"]["value"]),
+                            part / 2,
+                        )
+                        for size in (1, 64, 4096)
+                    ],
                 }
                 for a, b in itertools.combinations(members, 2)
             ],

@@ -31,6 +31,8 @@ from opd.types import Rollout, TokenStats
 
 # Steps of a probe's keys: far from training's, which count from 0.
 PROBE_STEP = 2**30
+# Rollouts of an update at which a choice is predicted, beside the config's own.
+BATCHES = tuple(4**power for power in range(9))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,41 +239,51 @@ def entries(
 
 
 def choices(
-    measured: Measured, prices: Mapping[str, Price], name: str = "start"
+    measured: Measured, prices: Mapping[str, Price], batch: int, name: str = "start"
 ) -> list[dict[str, Any]]:
     """The unbiased rows of each goal in pairs, on the probe's rollouts: entries of results.json.
 
-    Goals of one row have no pairs and no entry. The intervals of each of the two ratios hold
-    together over the pairs of the goal.
+    Goals of one row have no pairs and no entry. The intervals of each of the ratios hold together
+    over the pairs of the goal. `batch`: rollouts of an update, for which, and for more and fewer,
+    it is predicted how many a row would need.
     """
     goals: dict[facts.Goal, list[int]] = {}
     for column, method in enumerate(measured.methods):
         if facts.bias(method) is None:
             goals.setdefault(facts.goal(method), []).append(column)
     return [
-        _choice(measured, prices, name, goal, columns)
+        _choice(measured, prices, batch, name, goal, columns)
         for goal, columns in goals.items()
         if len(columns) > 1
     ]
 
 
 def _choice(
-    measured: Measured, prices: Mapping[str, Price], name: str, goal: facts.Goal, columns: list[int]
+    measured: Measured,
+    prices: Mapping[str, Price],
+    batch: int,
+    name: str,
+    goal: facts.Goal,
+    columns: list[int],
 ) -> dict[str, Any]:
     names = [measured.methods[column].name for column in columns]
     seconds = [prices[row].repeats for row in names]
-    pairs = intervals.compare(measured.moments, columns, seconds)
+    batches = sorted({batch, *BATCHES})
+    pairs = intervals.compare(measured.moments, columns, seconds, batches=batches)
     return {
         "probe": name,
         "goal": dataclasses.asdict(goal),
         "level": intervals.LEVEL,
         "count": len(pairs),
+        "batch": batch,
+        "batches": batches,
         "untrusted": [] if intervals.comparable(measured.moments) else names,
         "pairs": [
             {
                 "rows": [names[pair.first], names[pair.second]],
                 "snr_ratio": pair.snr,
                 "snr_per_second_ratio": pair.snr_per_second,
+                "rollouts_ratio": pair.rollouts,
             }
             for pair in pairs
         ],
