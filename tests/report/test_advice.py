@@ -246,9 +246,8 @@ def test_what_the_batch_makes_of_a_ratio_of_snrs(results):
     pair["rollouts_ratio"] = [made_up.spread(x, 0.1) for x in (2.0, 1.4, 1.1)]
     for figure in (PER_ROLLOUT, PER_SECOND):
         pair[figure] = made_up.spread(0.5, 0.1)
-    assert (
-        "At 64 rollouts an update that predicts 1.40 times" in advice.enumeration(results)[0].text
-    )
+    text = advice.enumeration(results)[0].text
+    assert "At 64 rollouts an update that predicts 1.40 times" in text
     del pair["rollouts_ratio"]
     assert "predicts" not in advice.enumeration(results)[0].text
 
