@@ -348,6 +348,32 @@ def ratio(moments: Moments, i: int, j: int) -> dict[str, Interval | None]:
     }
 
 
+def beside_proxy(moments: Moments, squares: Array, column: int) -> dict[str, Interval | None]:
+    """A row's total beside the proxy that is cheap to have, and their ratio.
+
+        logit_square             E sum_t |dJ/dlogits_t|^2 of one rollout: no backward through the
+                                 model, tokens taken as uncorrelated, the mean left in
+        total_per_logit_square   total / logit_square, jackknifed together on the log scale
+
+    The proxy orders rows as their totals do where the latter is the same for all of them.
+
+    Args:
+        moments: of N >= 3 groups.
+        squares: [N, K], each group's mean over its rollouts of sum_t |dJ/dlogits_t|^2.
+        column: the row's.
+
+    Returns:
+        Both; the ratio is None where total or proxy is 0.
+    """
+    sample, own = moments._replicates, np.asarray(squares, np.float64)[:, column]
+    found = {"logit_square": mean_interval(own, floor=0.0), "total_per_logit_square": None}
+    means = np.append(own.mean(), (own.sum() - own) / (len(own) - 1))
+    total = sample.group_size * sample.covariance[:, column, column]
+    if np.all(total > 0) and np.all(means > 0):
+        found["total_per_logit_square"] = _exponential(hull(np.log(total / means)))
+    return found
+
+
 # ----------------------------------------------------------------------- rows of one goal, in pairs
 
 

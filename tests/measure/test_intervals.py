@@ -449,6 +449,25 @@ def test_a_signal_that_is_lost_in_noise_leaves_room_from_nothing_to_the_whole_ra
     assert ratio.high >= found.snr.high and ratio.low < 4
 
 
+def test_the_proxy_is_the_mean_square_and_the_ratio_leaves_groups_out_of_both():
+    values = gradients(groups=30)
+    squares = np.random.default_rng(8).exponential(size=(30, 3)) + 1
+    found = intervals.beside_proxy(moments(values), squares, 1)
+    np.testing.assert_allclose(found["logit_square"].value, squares[:, 1].mean())
+    kept = [np.delete(np.arange(30), g) for g in range(30)]
+    ratios = [
+        2 * values[rows, 1].var(0, ddof=1).sum() / squares[rows, 1].mean()
+        for rows in (np.arange(30), *kept)
+    ]
+    ratio, logs = found["total_per_logit_square"], np.log(ratios)
+    np.testing.assert_allclose(ratio.value, ratios[0])
+    reach = np.sqrt(29 / 30 * np.sum((logs[1:] - logs[1:].mean()) ** 2))
+    assert ratio.low < ratios[0] * np.exp(-1.9 * reach)
+    assert ratios[0] * np.exp(1.9 * reach) < ratio.high < ratios[0] * np.exp(4 * reach)
+    squares[:, 1] = 0.0
+    assert intervals.beside_proxy(moments(values), squares, 1)["total_per_logit_square"] is None
+
+
 def test_a_comparison_inverts():
     sample = moments(gradients())
     (there,) = intervals.compare(sample, [0, 1], SECONDS[:2], batches=[3])

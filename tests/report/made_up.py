@@ -116,6 +116,8 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
             "within": around(within, total * noise / 2) if parts else None,
             "cross": around(cross, abs(cross) * 0.8) if parts else None,
         },
+        "logit_square": around(total / 7, total / 7 * noise / 3),
+        "total_per_logit_square": around(7.0, 7.0 * noise),
         "snr": around(snr, snr * noise * 1.4),
         "snr_per_second": around(snr / seconds, snr / seconds * noise * 1.5),
         "seconds": around(seconds, seconds * 0.04),

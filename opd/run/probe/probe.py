@@ -103,6 +103,7 @@ class Measured:
     rollouts: tuple[Rollout, ...]
     stats: tuple[TokenStats, ...]
     plan: Plan
+    squares: np.ndarray  # [N, K], a rollout's sum_t |dJ/dlogits_t|^2, mean over each group
 
 
 def measure(
@@ -167,7 +168,7 @@ def _measure(
 ) -> Measured:
     methods, columns = plan.methods, plan.columns
     total = programs.no_moments(world.mesh, *student, len(columns))
-    grams, sketches, rollouts, scored = [], [], [], []
+    grams, sketches, squares, rollouts, scored = [], [], [], [], []
     for batch in batches:
         rollout = batch.rollout
         head = programs.head(world.mesh, *teacher, rollout)
@@ -181,20 +182,24 @@ def _measure(
                 plan, rollout, coefficients, key, world.group_size, extend, together
             )
         uniforms = estimator.fresh_uniforms(seed, batch.step, rollout, methods)
-        total, gram, sketch = programs.probe(
+        total, gram, sketch, square = programs.probe(
             world.mesh, *student, rollout, head, columns, coefficients, uniforms, total,
             world.scoring, world.group_size, sketch_width,
         )  # fmt: skip
-        gram, sketch, rollout, stats = processes.on_host((gram, sketch, rollout, stats))
+        gram, sketch, square, rollout, stats = processes.on_host(
+            (gram, sketch, square, rollout, stats)
+        )
         grams.append(np.asarray(gram, np.float64))
         sketches.append(np.asarray(sketch, np.float64))
+        squares.append(np.asarray(square, np.float64)[:, : len(methods)])
         rollouts.append(rollout)
         scored.append(stats)
     sums = np.asarray(processes.on_host(programs.gram(total)), np.float64)
     moments = as_gradients(
         np.concatenate(grams), sums, np.concatenate(sketches), plan, world.group_size
     )
-    return Measured(moments, methods, tuple(rollouts), tuple(scored), plan)
+    kept = tuple(rollouts), tuple(scored)
+    return Measured(moments, methods, *kept, plan, np.concatenate(squares))
 
 
 def as_gradients(
@@ -336,6 +341,7 @@ def _entry(
         "relative_error": figures["relative_error"],
         "twins": _twins(method, measured),
         "mean_square": figures["mean_square"],
+        **intervals.beside_proxy(measured.moments, measured.squares, names.index(method.name)),
         "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
         "snr": figures["snr"],
         "snr_ratio": paired,

@@ -38,7 +38,8 @@ def measured(seed=0, groups=64, size=9):
     values = 2 + scale * rng.normal(size=(groups, len(methods), size))
     sums = values.sum(0)
     moments = Moments(values @ values.swapaxes(1, 2), sums @ sums.T, values, 4)
-    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0))
+    squares = rng.exponential(size=(groups, len(methods)))
+    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0), squares)
 
 
 def prices(seed=1):
@@ -122,7 +123,7 @@ def test_rows_of_fewer_than_64_groups_are_named_and_of_more_none_whatever_the_ta
     sketch[:2, NAMES.index("opd_sampled")] *= 50
     sums = sketch.sum(0)
     moments = Moments(sketch @ sketch.swapaxes(1, 2), sums @ sums.T, sketch, 4)
-    heavy = probe.Measured(moments, found.methods, (), (), found.plan)
+    heavy = probe.Measured(moments, found.methods, (), (), found.plan, found.squares)
     assert probe.choices(heavy, prices(), 48)[0]["untrusted"] == []
     tails = {row["name"]: row["heavy_tail"] for row in probe.entries(heavy)}
     assert tails == dict.fromkeys(tails, False) | {"opd_sampled": True}
@@ -169,7 +170,8 @@ def alone(method):
         found.moments.sketch[:, columns],
         4,
     )
-    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0))
+    squares = found.squares[:, columns]
+    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0), squares)
 
 
 def test_twins_are_rows_of_another_goal_that_differ_in_one_axis(written):
