@@ -72,6 +72,13 @@ IN_CI = (
     "Qwen3, window by layer",
     "Gemma 2, tied, window",
     "Gemma 3, untied, linear, caps, old config",
+    "Gemma, tied",
+    "Granite, untied, four scales",
+    "SmolLM3, untied, window where nothing turns, old config",
+    "OLMo 2, untied",
+    "OLMo 3, untied, window in three of four layers, yarn in the other",
+    "Ministral, untied, window by layer",
+    "Ministral 3, untied, yarn, queries that grow",
 )
 
 
@@ -109,6 +116,14 @@ def test_every_property_holds_against_transformers(name, tmp_path):
         ("Gemma 2, tied, window", {"activation": "silu"}),
         ("Gemma 3, tied, two bases", {"sliding_rope_base": None}),
         ("Gemma 3, tied, two bases", {"embed_scale": 1.0}),
+        ("Gemma, tied", {"norm_offset": 0.0}),
+        ("Granite, untied, four scales", {"residual_scale": 1.0}),
+        ("Granite, untied, four scales", {"logit_divisor": 1.0}),
+        ("Granite, untied, four scales", {"query_scale": None}),
+        ("SmolLM3, tied, a layer without rotation", {"turned": ()}),
+        ("OLMo 2, untied", {"qk_norm": False, "qk_norm_whole": False}),
+        ("Ministral, untied, window by layer", {"sliding": (True, True)}),
+        ("Ministral 3, untied, yarn, queries that grow", {"query_growth": 0.0}),
     ],
     ids=str,
 )

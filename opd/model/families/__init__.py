@@ -24,8 +24,19 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         module.FAMILY.architecture: module.FAMILY
         for module in (
-            llama, mistral, ministral, ministral3, qwen2, qwen3, gemma, gemma2, gemma3, granite,
-            olmo2, olmo3, smollm3,
+            llama,
+            mistral,
+            ministral,
+            ministral3,
+            qwen2,
+            qwen3,
+            gemma,
+            gemma2,
+            gemma3,
+            granite,
+            olmo2,
+            olmo3,
+            smollm3,
         )  # fmt: skip
     }
 )

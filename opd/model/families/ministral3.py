@@ -27,7 +27,7 @@ def read(hf: Json) -> dict[str, Any]:
     Raises:
         ValueError: no growth of queries, or no context that it counts from.
     """
-    given = hf.get("rope_parameters") or USUAL
+    given = hf.get("rope_parameters") or hf.get("rope_scaling") or USUAL
     growth, original = (
         given.get(name) for name in ("llama_4_scaling_beta", "original_max_position_embeddings")
     )
@@ -36,7 +36,8 @@ def read(hf: Json) -> dict[str, Any]:
             "config.json has rope_parameters without llama_4_scaling_beta or "
             "original_max_position_embeddings: both are needed"
         )
-    known = {"head_dim": 128, "rms_norm_eps": 1e-5} | dict(hf) | {"rope_parameters": given}
+    base = {"rope_theta": hf.get("rope_theta")} | dict(given)
+    known = {"head_dim": 128, "rms_norm_eps": 1e-5} | dict(hf) | {"rope_parameters": base}
     slides = sliding(known, lambda layer: True)
     grown = {"query_growth": float(growth), "query_growth_from": int(original)}
     return sizes(known) | rope(known, 1_000_000.0) | slides | grown
@@ -44,12 +45,13 @@ def read(hf: Json) -> dict[str, Any]:
 
 def write(config: DecoderConfig) -> dict[str, Any]:
     """The decoder's fields as config.json has them."""
-    found = written_ropes(config)
-    found["rope_parameters"] |= {
+    grown = {
         "llama_4_scaling_beta": config.query_growth,
         "original_max_position_embeddings": config.query_growth_from,
     }
-    return {"hidden_act": "silu", "sliding_window": config.window} | found
+    found = written_ropes(config)
+    ropes = {name: {**found.get(name, {}), **grown} for name in ("rope_parameters", "rope_scaling")}
+    return {"hidden_act": "silu", "sliding_window": config.window} | found | ropes
 
 
 FAMILY = Family("Ministral3ForCausalLM", "ministral3", read, write, tensors())

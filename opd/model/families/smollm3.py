@@ -1,4 +1,4 @@
-"""SmolLM3: Llama in which every fourth layer doesn't rotate (Bakouch et al. 2025; NoPE, 2501.18795)."""
+"""SmolLM3: Llama in which every fourth layer doesn't rotate (Hugging Face 2025; 2501.18795)."""
 
 from __future__ import annotations
 

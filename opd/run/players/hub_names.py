@@ -90,7 +90,7 @@ def _prefix(stored: Collection[str], family: Family, path: Path) -> str:
     Raises:
         ValueError: no layers, or those of two decoders.
     """
-    place = family.tensors["layers", "attention_norm", "scale"].name
+    place = family.tensors["layers", "o"].name
     first = place.format(layer=0).removeprefix(BODY)
     names = [_bare(name) for name in stored]
     found = sorted({n.removesuffix(first) for n in names if f".{n}".endswith(f".{first}")})
