@@ -28,7 +28,7 @@ from opd import disk, processes
 from opd.data import hub_tokenizer
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.model.families import FAMILIES, keys
+from opd.model.families import FAMILIES, keys, wrappers
 from opd.model.families.family import Family, Json, Tensor
 from opd.run.players import hub_names, hub_weights
 from opd.run.players.hub_names import EMBEDDING, HEAD
@@ -71,12 +71,19 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
         ValueError: what is missing, cut off, of another shape or family, or not finite; one line.
     """
     refuse_no_checkpoint(path)
-    hf = read_json(path / CONFIG)
+    whole = read_json(path / CONFIG)
+    try:
+        hf = wrappers.text_of(whole)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     family = family_named(hf, path)
     for key in ("quantization_config", "transformers_weights"):
         if hf.get(key):
             raise ValueError(f"{path}: config.json has {key}: plain weights without it are allowed")
     stored, notes = hub_weights.tensors(path)
+    if wrappers.wraps(whole):
+        stored, note = hub_names.text_alone(stored, path)
+        notes = [*notes, note]
     try:
         fields = family.fields(hf)
         config = DecoderConfig(**fields)
@@ -126,7 +133,7 @@ def family_named(hf: Json, path: Path) -> Family:
     name = names[0] if names else by_kind[kind].architecture if kind in by_kind else "none"
     if name not in FAMILIES:
         hint = "; of a multimodal model its language model alone" if "text_config" in hf else ""
-        allowed = ", ".join(FAMILIES)
+        allowed = ", ".join((*FAMILIES, *wrappers.WRAPPERS))
         raise ValueError(f"{path}: architecture {shown(name)}: {allowed} are allowed{hint}")
     family = FAMILIES[name]
     if kind in by_kind and by_kind[kind] is not family:
@@ -267,7 +274,10 @@ def keep(source: Path, player: Path) -> None:
     beside = player / KEPT
     if processes.first() and not beside.is_dir():
         with disk.staged(beside) as staging:
-            shutil.copyfile(source / CONFIG, staging / CONFIG)
+            if wrappers.wraps(whole := read_json(source / CONFIG)):
+                disk.dump_json(wrappers.text_of(whole), staging / CONFIG)
+            else:
+                shutil.copyfile(source / CONFIG, staging / CONFIG)
             hub_tokenizer.copy(source, staging)
 
 

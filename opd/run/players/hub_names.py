@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from opd.model.families import wrappers
 from opd.model.families.family import Family
 from opd.run.players.hub_weights import Stored, shown
 
@@ -77,6 +78,17 @@ def named(
         theirs = next(theirs for theirs, name in read.items() if name == other)
         notes.append(f"{path}: {shown(other)} is read as {theirs}, others likewise")
     return Named({theirs: stored[name] for theirs, name in read.items()}, notes)
+
+
+def text_alone(stored: Mapping[str, Stored], path: Path) -> tuple[dict[str, Stored], str]:
+    """A multimodal checkpoint's tensors without those of other parts, and what is to be said."""
+    kept = {
+        name: each
+        for name, each in stored.items()
+        if not _bare(name).removeprefix(BODY).startswith(wrappers.OTHERS)
+    }
+    left = len(stored) - len(kept)
+    return kept, f"{path}: the text model is read alone; {left} tensors of other parts are left"
 
 
 def _bare(name: str) -> str:
