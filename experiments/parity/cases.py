@@ -88,6 +88,17 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
                 "tie_word_embeddings": True,
             },
         ),
+        "Qwen3-MoE": (
+            "Qwen3MoeForCausalLM",
+            {
+                "model_type": "qwen3_moe",
+                "hidden_act": "silu",
+                "head_dim": 16,
+                "num_experts": 5,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 24,
+            },
+        ),
         "Gemma": (
             "GemmaForCausalLM",
             {
@@ -254,6 +265,13 @@ CASES = (
         rope_scaling={"rope_type": "linear", "factor": 8.0},
         final_logit_softcapping=4.0,
     ),
+    _case(
+        "Qwen3-MoE",
+        "untied, weights that add up to 1",
+        norm_topk_prob=True,
+        rope_parameters=_rope("default", 1_000.0),
+    ),
+    _case("Qwen3-MoE", "tied, old config", tie_word_embeddings=True, rope_theta=500.0),
     _case("Gemma", "tied", rope_parameters=_rope("default")),
     _case(
         "Gemma",

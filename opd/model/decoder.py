@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from opd import layout, trees
-from opd.model import attention, lora, rotary
+from opd.model import attention, experts, lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
 from opd.trees import wider
@@ -62,6 +62,10 @@ class DecoderConfig:
     qk_norm_whole: bool = False  # that norm over all heads at once
     qkv_bias: bool = False
     activation: str = "silu"  # of the gate
+    experts: int | None = None  # gated MLPs of a layer, of which a token goes to a few; None: one
+    experts_per_token: int | None = None
+    expert_mlp: int | None = None  # their inner width
+    expert_normed: bool = False  # a token's weights of its experts add up to 1
     pre_norm: bool = True  # RMSNorm of what attention and MLP read
     post_norm: bool = False  # RMSNorm of what attention and MLP add, before it is added
     norm_offset: float = 0.0  # norms scale by this much more than their parameter
@@ -119,6 +123,7 @@ class DecoderConfig:
                 f"sliding names {len(self.sliding)} layers of {self.layers}, window is "
                 f"{self.window}: all of them and a number of tokens are allowed"
             )
+        self._check_experts()
         if self.turned and len(self.turned) != self.layers:
             raise ValueError(
                 f"turned names {len(self.turned)} layers of {self.layers}: all of them are allowed"
@@ -134,6 +139,22 @@ class DecoderConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: {', '.join(DTYPES)} are allowed"
                 )
+
+    def _check_experts(self) -> None:
+        given = self.experts, self.experts_per_token, self.expert_mlp
+        if given == (None, None, None):
+            return
+        if None in given or min(given) < 1 or self.experts_per_token > self.experts:
+            raise ValueError(
+                f"experts, experts_per_token and expert_mlp are {given}: three numbers of at least "
+                "1 are allowed, the second at most the first"
+            )
+        taken = {"gate", "up", "down"} & set(() if self.lora is None else self.lora.targets)
+        if taken:
+            raise ValueError(
+                f"lora targets are {', '.join(self.lora.targets)}: of a mixture of experts "
+                "q, k, v and o are allowed"
+            )
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> DecoderConfig:
@@ -244,10 +265,14 @@ class Block(nn.Module):
         axes: tuple[str, ...],
         inputs: int,
         dtype: Any = None,
+        each: int = 0,
     ) -> Array:
-        """A weight whose first `inputs` axes are summed over, N(0, 1 / fan-in) truncated."""
+        """A weight whose first `inputs` axes are summed over, N(0, 1 / fan-in) truncated.
+
+        Of a stack of them, whose first `each` axes are numbers.
+        """
         c = self.config
-        fan_in = math.prod(shape[:inputs])
+        fan_in = math.prod(shape[each : each + inputs])
         # The two projections that write into the residual stream share its variance (GPT-2).
         variance = 1.0 / (2 * c.layers) if name in ("o", "down") else 1.0
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
@@ -279,6 +304,32 @@ class Block(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
         found = self.param(f"{name}_bias", init, shape, jnp.dtype(c.param_dtype))
         return found.astype(c.dtype)[None, None]
+
+    def mlp(self, x: Array) -> Array:
+        """The gated MLP."""
+        c = self.config
+        gate, up = (
+            layout.constrain(
+                self.project(x, name, (c.width, c.mlp), ("embed", "mlp")), "batch", "time", "mlp"
+            )
+            for name in ("gate", "up")
+        )
+        return self.project(
+            ACTIVATIONS[c.activation](gate) * up, "down", (c.mlp, c.width), ("mlp", "embed")
+        )
+
+    def mixture(self, x: Array) -> Array:
+        """A mixture of gated MLPs."""
+        c = self.config
+        router = self.matrix("router", (c.width, c.experts), ("embed", "expert"), 1)
+        shape, axes = (c.experts, c.width, c.expert_mlp), ("expert", "embed", "mlp")
+        gate, up = (self.matrix(name, shape, axes, 1, each=1) for name in ("gate", "up"))
+        shape, axes = (c.experts, c.expert_mlp, c.width), ("expert", "mlp", "embed")
+        down = self.matrix("down", shape, axes, 1, each=1)
+        return experts.mixed(
+            x, router, gate, up, down, chosen=c.experts_per_token, normed=c.expert_normed,
+            activation=ACTIVATIONS[c.activation],
+        )  # fmt: skip
 
     def read(self, x: Array, name: str) -> Array:
         """What attention or MLP reads of the stream."""
@@ -347,14 +398,7 @@ class Block(nn.Module):
 
         x = layout.constrain(x, "batch", "sequence", None)
         y = layout.constrain(self.read(x, "mlp_norm"), "batch", "time", None)
-        gate, up = (
-            layout.constrain(
-                self.project(y, name, (c.width, c.mlp), ("embed", "mlp")), "batch", "time", "mlp"
-            )
-            for name in ("gate", "up")
-        )
-        out = ACTIVATIONS[c.activation](gate) * up
-        out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
+        out = self.mlp(y) if c.experts is None else self.mixture(y)
         out = layout.constrain(out, "batch", "sequence", None)
         x = x + self.added(out, "mlp_post_norm")
         return layout.constrain(x, "batch", "sequence", None), kept
@@ -656,7 +700,10 @@ class Decoder:
         c = self.config
         projections = 2 * c.width * c.head_dim * (c.heads + c.kv_heads)  # q and o, k and v
         attention = 2 * keys * c.heads * c.head_dim
-        return 2 * queries * c.layers * (projections + attention + 3 * c.width * c.mlp)
+        mlp = 3 * c.width * c.mlp
+        if c.experts is not None:
+            mlp = c.width * (3 * c.experts_per_token * c.expert_mlp + c.experts)
+        return 2 * queries * c.layers * (projections + attention + mlp)
 
     def _boxed(self, key: Array) -> Params:
         token, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)

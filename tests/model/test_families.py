@@ -79,6 +79,7 @@ IN_CI = (
     "OLMo 3, untied, window in three of four layers, yarn in the other",
     "Ministral, untied, window by layer",
     "Ministral 3, untied, yarn, queries that grow",
+    "Qwen3-MoE, untied, weights that add up to 1",
 )
 
 
@@ -124,6 +125,8 @@ def test_every_property_holds_against_transformers(name, tmp_path):
         ("OLMo 2, untied", {"qk_norm": False, "qk_norm_whole": False}),
         ("Ministral, untied, window by layer", {"sliding": (True, True)}),
         ("Ministral 3, untied, yarn, queries that grow", {"query_growth": 0.0}),
+        ("Qwen3-MoE, untied, weights that add up to 1", {"expert_normed": False}),
+        ("Qwen3-MoE, untied, weights that add up to 1", {"experts_per_token": 1}),
     ],
     ids=str,
 )
@@ -247,9 +250,7 @@ def test_every_parameter_has_a_place():
         shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0))
         named = {}
         for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-            path = tuple(key.key for key in keys)
-            shape = leaf.shape[1:] if path[0] == "layers" else leaf.shape
-            for layer in range(config.layers if path[0] == "layers" else 1):
-                place = family.tensors[path]
-                named[place.name.format(layer=layer)] = list(place.shape(shape))
+            place = family.tensors[tuple(key.key for key in keys)]
+            shape = list(place.shape(leaf.shape[place.stacked :]))
+            named |= dict.fromkeys((name for _, name in place.names(leaf.shape)), shape)
         assert named == goldens.described()[name]["shapes"], name

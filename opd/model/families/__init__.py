@@ -16,6 +16,7 @@ from opd.model.families import (
     olmo3,
     qwen2,
     qwen3,
+    qwen3_moe,
     smollm3,
 )
 from opd.model.families.family import Family
@@ -30,6 +31,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             ministral3,
             qwen2,
             qwen3,
+            qwen3_moe,
             gemma,
             gemma2,
             gemma3,

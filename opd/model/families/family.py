@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -28,12 +28,23 @@ class Tensor:
 
     A projection of ours is [inputs..., outputs...], a checkpoint's [outputs, inputs], each side
     flat: `inputs` counts the axes of the former. With `flat` it is one axis. `{layer}` in the name
-    stands for a layer's number: ours are stacked, [L, ...].
+    stands for a layer's number, `{expert}` for an expert's: ours are stacked, [L, ...] or
+    [L, E, ...].
     """
 
     name: str
     inputs: int = 0
     flat: bool = False
+
+    @property
+    def stacked(self) -> int:
+        """How many axes of ours are numbers of a checkpoint's tensors."""
+        return ("{layer}" in self.name) + ("{expert}" in self.name)
+
+    def names(self, ours: Sequence[int]) -> Iterator[tuple[tuple[int, ...], str]]:
+        """The checkpoint's tensors of a parameter of ours, of this shape: numbers and name."""
+        for numbers in np.ndindex(*ours[: self.stacked]):
+            yield numbers, self.name.format(**dict(zip(("layer", "expert"), numbers)))
 
     def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
         """The checkpoint's shape of a parameter, or of one layer of a stacked one."""
@@ -310,4 +321,13 @@ def tensors(
     for ours, theirs in norms.items():
         if theirs is not None:
             found["layers", ours, "scale"] = Tensor(f"{layer}{theirs}.weight")
+    return MappingProxyType(found)
+
+
+def mixture(dense: Mapping[Path, Tensor]) -> Mapping[Path, Tensor]:
+    """The places of a decoder whose MLPs are a mixture of experts, from those of a dense one."""
+    layer = "model.layers.{layer}.mlp."
+    found = dict(dense) | {("layers", "router"): Tensor(f"{layer}gate.weight", inputs=1)}
+    for name in ("gate", "up", "down"):
+        found["layers", name] = Tensor(f"{layer}experts.{{expert}}.{name}_proj.weight", inputs=1)
     return MappingProxyType(found)

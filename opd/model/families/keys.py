@@ -96,6 +96,13 @@ OTHERS: Mapping[str, Kind] = MappingProxyType(
         "attention_multiplier": ABOVE_0,
         "residual_multiplier": ABOVE_0,
         "logits_scaling": ABOVE_0,
+        "num_experts": SIZE,
+        "num_local_experts": SIZE,
+        "num_experts_per_tok": SIZE,
+        "moe_intermediate_size": SIZE,
+        "norm_topk_prob": FLAG,
+        "decoder_sparse_step": SIZE,
+        "mlp_only_layers": NUMBERS.or_null,
         "no_rope_layers": NUMBERS.or_null,
         "no_rope_layer_interval": SIZE,
     }

@@ -43,6 +43,7 @@ def write(config: DecoderConfig) -> dict[str, Any]:
         "use_sliding_window": any(config.sliding),
         "sliding_window": config.window,
         "layer_types": layer_types(config),
+        "pad_token_id": None,  # theirs is a row that a smaller vocabulary hasn't
     }
 
 
