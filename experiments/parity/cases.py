@@ -304,8 +304,7 @@ CASES = (
     ),
     _case(
         "OLMo 3",
-        "tied, old config",
-        tie_word_embeddings=True,
+        "untied, old config",
         rope_theta=500_000.0,
         layer_types=[*EVERY_OTHER, *EVERY_OTHER],
     ),
