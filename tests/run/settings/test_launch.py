@@ -162,6 +162,14 @@ MISTAKES = {
     ),
     "unknown flag": ([DEBUG, "--worksdir=x"], "worksdir"),
     "positional argument": ([DEBUG, "runs/debug"], "unknown argument 'runs/debug'"),
+    "no axis of the mesh": (
+        [DEBUG, "--config.student.sharding.mlp=tensor;expert"],
+        "config.student.sharding.mlp = ('tensor', 'expert'): allowed are data, fsdp, tensor",
+    ),
+    "an axis of the mesh twice": (
+        [DEBUG, "--config.teacher.sharding.mlp=fsdp;fsdp"],
+        "config.teacher.sharding.mlp = ('fsdp', 'fsdp'): each axis of the mesh is allowed once",
+    ),
     "one of how many": ([DEBUG, "--process=1"], "--process without --coordinator: allowed are"),
     "a process too many": (
         [DEBUG, "--coordinator=127.0.0.1:1", "--processes=2", "--process=2"],
