@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -36,6 +36,11 @@ class Layout(Protocol):
 
     def ruled(self, rules: Rules) -> Layout:
         """The same, but for these names."""
+
+    def apart(
+        self, function: Callable[..., Array], arrays: Sequence[Array], names: Sequence[Names]
+    ) -> Array:
+        """function(*arrays) of each device's own parts, laid as the first of them is."""
 
     @property
     def devices(self) -> int:
@@ -96,6 +101,15 @@ def summed(x: Array, *names: str | None) -> Array:
     """
     layout = _LAYOUT.get()
     return x.sum(0) if layout is None else layout.summed(x, names)
+
+
+def apart(function: Callable[..., Array], arrays: Sequence[Array], names: Sequence[Names]) -> Array:
+    """function(*arrays), each device with the parts of them that it has by their axes' names.
+
+    For what XLA can't split by itself. What comes out is shaped and laid as the first array.
+    """
+    layout = _LAYOUT.get()
+    return function(*arrays) if layout is None else layout.apart(function, arrays, names)
 
 
 def devices() -> int:

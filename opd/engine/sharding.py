@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,8 +44,7 @@ class ShardingConfig:
     # Parameters; activations share them.
     vocab: tuple[str, ...] = _split("tensor")
     embed: tuple[str, ...] = _split("fsdp")
-    heads: tuple[str, ...] = _split("tensor")
-    kv_heads: tuple[str, ...] = _split("tensor")
+    heads: tuple[str, ...] = _split("tensor")  # of queries; keys' lie beside those that read them
     head_dim: tuple[str, ...] = _split()
     mlp: tuple[str, ...] = _split("tensor")
     norm: tuple[str, ...] = _split()
@@ -64,14 +63,18 @@ class ShardingConfig:
     @property
     def rules(self) -> Rules:
         """What is said otherwise than usual, as a model has it."""
-        said = dataclasses.asdict(self)
-        return tuple((name, axes) for name, axes in said.items() if axes != RULES[name])
+        return tuple((name, axes) for name, axes in self.table.items() if axes != RULES[name])
+
+    @property
+    def table(self) -> dict[str, tuple[str, ...]]:
+        """All names and what they mean; a device has the keys that its queries read."""
+        return dataclasses.asdict(self) | {"kv_heads": self.heads}
 
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "time": (),
-    **dataclasses.asdict(ShardingConfig()),
+    **ShardingConfig().table,
     "layers": (),  # a scan takes one after the other
     "state": (),  # a tabular policy's rows
     # stacks of whole trees
@@ -177,7 +180,8 @@ def refuse_unsplit(path: str, model: Model | Scalar, mesh: Mesh) -> None:
     """
     if not model.rules:
         return
-    own = dict(model.rules)
+    # Key heads that are too few lie where they can, as by the usual rules.
+    own = {name: axes for name, axes in model.rules if name != "kv_heads"}
     leaves = jax.tree_util.tree_leaves_with_path(shapes(model, jnp.result_type(float)))
     axes = jax.tree.leaves(model.axes(), is_leaf=lambda each: isinstance(each, tuple))
     for (where, leaf), names in zip(leaves, axes, strict=True):
@@ -311,6 +315,27 @@ class Layout:
             out_specs=PartitionSpec(*(part or None for part in made)),
         )(x)
         return total if made == laid else self.constrain(total, names)
+
+    def apart(
+        self,
+        function: Callable[..., Array],
+        arrays: Sequence[Array],
+        names: Sequence[Sequence[str | None]],
+    ) -> Array:
+        """function(*arrays) of each device's own parts, laid as the first of them is."""
+        if self.mesh.size == 1:
+            return function(*arrays)
+        laid = tuple(
+            spec(each, x.shape, self.mesh, self.rules)
+            for x, each in zip(arrays, names, strict=True)
+        )
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=laid,
+            out_specs=laid[0],
+            check_vma=False,  # a kernel doesn't say over which axes its results differ
+        )(*arrays)
 
     @property
     def devices(self) -> int:

@@ -18,11 +18,9 @@ from tests.engine import scene
 
 NAME = "data=2,fsdp=2,tensor=2"
 # By width alone, over both axes; and with the two axes' parts the other way round.
-ALONG = ShardingConfig(
-    sequence=(), vocab=(), embed=("fsdp", "tensor"), heads=(), kv_heads=(), mlp=()
-).rules
+ALONG = ShardingConfig(sequence=(), vocab=(), embed=("fsdp", "tensor"), heads=(), mlp=()).rules
 ACROSS = ShardingConfig(
-    vocab=("fsdp",), embed=("tensor",), heads=("fsdp",), kv_heads=("fsdp",), mlp=("data", "fsdp")
+    vocab=("fsdp",), embed=("tensor",), heads=("fsdp",), mlp=("data", "fsdp")
 ).rules
 
 
@@ -32,7 +30,11 @@ def ruled(model, rules):
 
 def test_the_usual_is_no_rule_of_one_s_own():
     assert ShardingConfig().rules == ()
-    assert ShardingConfig(mlp=("fsdp",), heads=()).rules == (("heads", ()), ("mlp", ("fsdp",)))
+    assert ShardingConfig(mlp=("fsdp",), rank=("data",)).rules == (
+        ("mlp", ("fsdp",)),
+        ("rank", ("data",)),
+    )
+    assert ShardingConfig(heads=()).rules == (("heads", ()), ("kv_heads", ()))
     with pytest.raises(ValueError, match=r"x\.mlp = \('fsdp', 'fsdp'\): each axis of the mesh"):
         ShardingConfig(mlp=("fsdp", "fsdp")).check("x")
 
@@ -76,7 +78,7 @@ def test_rules_that_can_t_be_followed_are_refused(case):
 @pytest.mark.parametrize("rules", [ALONG, ACROSS])
 def test_rules_that_can_be_followed_are_not(rules):
     sharding.refuse_unsplit("x", ruled(scene.STUDENT, rules), scene.mesh(NAME))
-    # What the usual rules ask for and a size doesn't give is no mistake: 4 doesn't divide 2 heads.
+    # What the usual rules ask for and a size doesn't give is no mistake: 4 doesn't divide 26 ids.
     mesh = sharding.make_mesh(jax.devices()[:8], data=1, fsdp=2, tensor=4)
     sharding.refuse_unsplit("x", scene.STUDENT, mesh)
 
@@ -106,7 +108,7 @@ def test_numbers_do_not_depend_on_the_rules(own, theirs, monkeypatch):
 def test_each_of_two_policies_lies_by_its_own_rules():
     """A mixture's rollout: the student's caches by heads, the teacher's not."""
     mesh, share = scene.mesh(NAME), 0.4
-    teacher = ruled(scene.TEACHER, ShardingConfig(kv_heads=(), heads=()).rules)
+    teacher = ruled(scene.TEACHER, ShardingConfig(heads=()).rules)
     program = programs.rollout.lower(
         mesh,
         scene.STUDENT,
