@@ -1,18 +1,22 @@
 """A player's own rules: where its arrays lie, that numbers stay, and what can't be done."""
 
 import dataclasses
+import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
 from experiments.scale import hlo
+from opd import layout
 from opd.engine import optimizer, programs, sharding
 from opd.engine.optimizer import OptimizerConfig
 from opd.engine.sharding import ShardingConfig
 from opd.method import table
+from opd.model import attention, kernels
 from opd.model.scalar import Scalar
 from tests.engine import scene
 
@@ -131,6 +135,22 @@ def test_each_of_two_policies_lies_by_its_own_rules():
 
 def caches_of(rows, dim, tokens):
     return [(rows, heads, dim, tokens) for heads in (1, 2)]
+
+
+def test_a_kernel_s_heads_are_whole(monkeypatch):
+    """Where rules cut the heads themselves: a device's product over a part of one is another."""
+    monkeypatch.setattr(attention, "refuse_elsewhere", lambda how, platform: None)
+    monkeypatch.setattr(kernels, "block", lambda length: 128)
+    mesh, rules = scene.mesh(NAME), ShardingConfig(heads=(), head_dim=("tensor",)).rules
+    rng = np.random.default_rng(0)
+    given = [rng.normal(size=(4, 9, heads, 6)).astype(np.float32) for heads in (4, 2, 2)]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def attended(how, *given):
+        with layout.by(sharding.Layout(mesh, rules)):
+            return attention.over_sequence(*given, jnp.ones((4, 9), bool), how=how)
+
+    np.testing.assert_allclose(attended("splash", *given), attended("plain", *given), atol=1e-5)
 
 
 # Vectors, numbers and keys.
