@@ -75,6 +75,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "time": (),
     **ShardingConfig().table,
+    "expert": (),  # every device has its share of each
     "layers": (),  # a scan takes one after the other
     "state": (),  # a tabular policy's rows
     # stacks of whole trees
@@ -321,16 +322,29 @@ class Layout:
         function: Callable[..., Array],
         arrays: Sequence[Array],
         names: Sequence[Sequence[str | None]],
+        summed: str | None = None,
     ) -> Array:
         """function(*arrays) of each device's own parts, laid as the first of them is."""
         if self.mesh.size == 1:
             return function(*arrays)
+        rules = gathered(self.rules)  # what rows are split over is taken
         laid = tuple(
-            spec(each, x.shape, self.mesh, self.rules)
-            for x, each in zip(arrays, names, strict=True)
+            spec(each, x.shape, self.mesh, rules) for x, each in zip(arrays, names, strict=True)
         )
+        shared = {
+            axis
+            for each, parts in zip(names, laid, strict=True)
+            for name, part in zip(each, parts, strict=True)
+            if name is not None and name == summed
+            for axis in _axes(part)
+        }
+
+        def whole(*parts: Array) -> Array:
+            made = function(*parts)
+            return jax.lax.psum(made, tuple(sorted(shared))) if shared else made
+
         return jax.shard_map(
-            function,
+            whole,
             mesh=self.mesh,
             in_specs=laid,
             out_specs=laid[0],
