@@ -16,7 +16,7 @@ from opd.engine import optimizer, programs, sharding
 from opd.engine.optimizer import OptimizerConfig
 from opd.engine.sharding import ShardingConfig
 from opd.method import table
-from opd.model import attention, kernels
+from opd.model import attention, experts, kernels
 from opd.model.scalar import Scalar
 from tests.engine import scene
 
@@ -151,6 +151,23 @@ def test_a_kernel_s_heads_are_whole(monkeypatch):
             return attention.over_sequence(*given, jnp.ones((4, 9), bool), how=how)
 
     np.testing.assert_allclose(attended("splash", *given), attended("plain", *given), atol=1e-5)
+
+
+def test_experts_add_up_over_no_rows():
+    """Where a rule cuts their inner width by what cuts rows, too: each device has its own rows."""
+    mesh, rules = scene.mesh(NAME), ShardingConfig(mlp=("fsdp", "tensor")).rules
+    rng = np.random.default_rng(0)
+    shapes = (8, 6, 8), (8, 3), (3, 8, 12), (3, 8, 12), (3, 12, 8)
+    given = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    how = {"chosen": 2, "normed": True, "activation": jax.nn.silu}
+
+    @jax.jit
+    def split(*given):
+        with layout.by(sharding.Layout(mesh, rules)):
+            return experts.mixed(*given, **how)
+
+    alone = jax.jit(lambda *given: experts.mixed(*given, **how))(*given)
+    np.testing.assert_allclose(split(*given), alone, rtol=1e-4, atol=1e-4)
 
 
 # Vectors, numbers and keys.
