@@ -18,6 +18,8 @@ from jax.typing import ArrayLike
 
 Array = jax.Array
 Params = Any
+# Names of axes that mean something else on a mesh than usual, and what: (name, axes of the mesh).
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @typing.dataclass_transform(frozen_default=True)
@@ -180,6 +182,7 @@ class Model(Protocol):
     tokens: int  # ids that exist; those above are padding
     width: int
     logit_cap: float | None  # logits x become cap tanh(x / cap)
+    rules: Rules  # how its parameters lie on a mesh, where not as usual
 
     def init(self, key: Array) -> Params: ...
 

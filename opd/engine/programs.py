@@ -68,7 +68,8 @@ def _groups(tree: Any, call: Call) -> Any:
 
 def _head(head: Head, call: Call) -> Head:
     """Hidden states by their rows, the matrix as the parameter that it is."""
-    matrix = sharding.constrain(head.unembedding, ("vocab", "embed"), call["mesh"])
+    names, rules = ("vocab", "embed"), call["model"].rules
+    matrix = sharding.constrain(head.unembedding, names, call["mesh"], rules)
     return dataclasses.replace(head, hidden=_batch(head.hidden, call), unembedding=matrix)
 
 
@@ -80,7 +81,9 @@ def _stack(tree: Params, call: Call) -> Params:
     """K trees of what is trained, [K, ...]: every one of them lies as the parameters do."""
     model = call["model"]
     return jax.tree.map(
-        lambda leaf, names: sharding.constrain(leaf, ("estimator", *names), call["mesh"]),
+        lambda leaf, names: sharding.constrain(
+            leaf, ("estimator", *names), call["mesh"], model.rules
+        ),
         tree,
         model.trained(model.axes()),
     )
@@ -159,7 +162,8 @@ def program(*results: Layout | None, **layouts: Layout | None):
             bound.apply_defaults()
             call = bound.arguments
             given = {name: place(name, value, call) for name, value in call.items()}
-            with layout.by(sharding.Layout(call["mesh"])):  # and what is made on the way
+            where = sharding.Layout(call["mesh"], call["model"].rules)
+            with layout.by(where):  # and what is made on the way
                 made = function(**given)
             parts = made if len(results) > 1 else (made,)
             out = tuple(

@@ -24,6 +24,7 @@ from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig, Task
 from opd.engine import programs
+from opd.engine.sharding import ShardingConfig
 from opd.fields import setting
 from opd.model.attention import KINDS
 from opd.model.decoder import REMATS, Decoder, DecoderConfig
@@ -107,13 +108,20 @@ class PlayerConfig:
     # Rows of a batch whose hidden states are computed at once, at most, one part after the other;
     # of the whole mesh together. None: all. The same numbers for less memory where it scores.
     rows: int | None = setting(None, at_least=1)
+    # How its parameters and activations lie on the mesh: the same numbers, in other places.
+    sharding: ShardingConfig = ShardingConfig()
     # Whether a rollout gathers the matrices that `mesh.fsdp` splits once, and not at every token.
     gather: bool = True
 
     def computed(self, model: Decoder) -> Decoder:
         """The decoder, computed as is said here."""
         return dataclasses.replace(
-            model, attention=self.attention, remat=self.remat, rows=self.rows, gather=self.gather
+            model,
+            attention=self.attention,
+            remat=self.remat,
+            rows=self.rows,
+            gather=self.gather,
+            rules=self.sharding.rules,
         )
 
 
@@ -368,9 +376,10 @@ def _shared(named: Path, identity: Any) -> Path:
 def _from_path(plan: PlayerPlan, world: World) -> Params:
     """A folder's parameters, and a fresh adapter's beside them."""
     if plan.hub is not None:
-        params = hub.load(plan.hub, world.mesh)
+        params = hub.load(plan.hub, world.mesh, plan.model.rules)
     else:
-        plain = Decoder(dataclasses.replace(plan.model.config, lora=None))
+        config = dataclasses.replace(plan.model.config, lora=None)
+        plain = dataclasses.replace(plan.model, config=config)
         params = folder.load(plain, Path(plan.config.path), world.mesh)
     if plan.model.config.lora is None:
         return params

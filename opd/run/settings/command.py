@@ -88,7 +88,7 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
 
 ENDED = (
     "another process of this run has ended: start all of them again with the same command, and "
-    "they go on from the last checkpoint"
+    "they go on from what was saved"
 )
 
 

@@ -16,7 +16,7 @@ import ml_collections
 from opd import fields
 from opd.data.pipeline import DataConfig
 from opd.engine.optimizer import CriticConfig, OptimizerConfig
-from opd.engine.sharding import MeshConfig
+from opd.engine.sharding import MeshConfig, ShardingConfig
 from opd.fields import setting, to_dict
 from opd.method import facts, table
 from opd.method.table import Method
@@ -50,6 +50,7 @@ __all__ = [
     "ReuseConfig",
     "RewardConfig",
     "SamplingConfig",
+    "ShardingConfig",
     "build",
     "config_dict",
     "kind_of",

@@ -267,6 +267,7 @@ def ready(
     reward = rewards.look(config.reward, task)
     for player in (teacher, student):
         _representable(player.name, player.model)
+        sharding.refuse_unsplit(f"config.{player.name}.sharding", player.model, world.mesh)
         _runnable(player.name, player.model, sharding.Layout(world.mesh).platform)
     for method in methods:
         facts.require(method, available(task) | more)

@@ -49,6 +49,8 @@ FREE = (
     "config.probe.",
     "config.models",
     "config.mesh.",
+    "config.student.sharding.",
+    "config.teacher.sharding.",
 )
 # Figures whose being infinite or NaN says where a gradient's comes from.
 CULPRITS = ("loss", "reward", "kl", "entropy", "gradient_norm", "critic_gradient_norm")
