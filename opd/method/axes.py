@@ -299,7 +299,7 @@ class Term:
     )
     baseline: str = choice(
         "what is subtracted from a return",
-        (*baselines.BASELINES, *baselines.OF_STATES, "value"),
+        (*baselines.BASELINES, *baselines.OF_STATES, *baselines.OF_SCORES, "value"),
         "none",
     )
     normaliser: str = choice("what divides an advantage", baselines.NORMALISERS, "none")

@@ -243,7 +243,7 @@ def of_new_parts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", of_new_parts())
+@pytest.mark.parametrize("row", list(of_new_parts()))
 def test_every_row_takes_a_step(row, players, tmp_path):
     done = train.train(debug(updates=1, method__name=row, models=str(players)), tmp_path / "run")
     assert done["step"] == 1
