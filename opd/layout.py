@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -29,6 +29,11 @@ class Layout(Protocol):
 
     def summed(self, x: Array, names: Names) -> Array:
         """The sum of x [n, ...] over its first axis, of which each of n devices has one."""
+
+    def apart(
+        self, function: Callable[..., Array], arrays: Sequence[Array], names: Sequence[Names]
+    ) -> Array:
+        """function(*arrays) of each device's own parts, laid as the first of them is."""
 
     @property
     def devices(self) -> int:
@@ -72,6 +77,15 @@ def summed(x: Array, *names: str | None) -> Array:
     """
     layout = _LAYOUT.get()
     return x.sum(0) if layout is None else layout.summed(x, names)
+
+
+def apart(function: Callable[..., Array], arrays: Sequence[Array], names: Sequence[Names]) -> Array:
+    """function(*arrays), each device with the parts of them that it has by their axes' names.
+
+    For what XLA can't split by itself. What comes out is shaped and laid as the first array.
+    """
+    layout = _LAYOUT.get()
+    return function(*arrays) if layout is None else layout.apart(function, arrays, names)
 
 
 def devices() -> int:

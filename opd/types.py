@@ -156,6 +156,8 @@ class TokenStats:
     value: Array | None = None  # the critic's estimate now; None: what the rollout has
     divergences: tuple[Array, ...] = ()  # those of one estimator's local rules, where asked for
     asked: dict[str, Array] = dataclasses.field(default_factory=dict)  # what only some rows ask for
+    # |dJ/dlogits_t|^2 of each estimator, where asked for; in its objective's unit, squared
+    squares: tuple[Array, ...] = ()
 
 
 @pytree

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -224,6 +224,24 @@ class Layout:
             in_specs=PartitionSpec(rows, *whole),
             out_specs=PartitionSpec(*(part or None for part in laid)),
         )(x)
+
+    def apart(
+        self,
+        function: Callable[..., Array],
+        arrays: Sequence[Array],
+        names: Sequence[Sequence[str | None]],
+    ) -> Array:
+        """function(*arrays) of each device's own parts, laid as the first of them is."""
+        if self.mesh.size == 1:
+            return function(*arrays)
+        laid = tuple(spec(each, x.shape, self.mesh) for x, each in zip(arrays, names, strict=True))
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=laid,
+            out_specs=laid[0],
+            check_vma=False,  # a kernel doesn't say over which axes its results differ
+        )(*arrays)
 
     @property
     def devices(self) -> int:

@@ -192,9 +192,8 @@ class Norm(nn.Module):
 
 @pytree
 class Sight:
-    """What layers of one kind know of positions: how far they see, and how far to turn."""
+    """How far layers of one kind turn queries and keys."""
 
-    window: int | Array | None  # None: as far as there is something
     cos: Array  # [B, S, 1, K / 2]
     sin: Array
 
@@ -257,8 +256,13 @@ class Block(nn.Module):
         return found.astype(c.dtype)[None, None]
 
     @nn.compact
-    def __call__(self, x: Array, slides: Array, sights: tuple, seen: Array, cached: tuple | None):
-        """`sights` of the kinds of layers, `seen` [B, C]; `cached` are keys, values and a slot."""
+    def __call__(
+        self, x: Array, slides: Array | bool, sights: tuple, seen: Array, cached: tuple | None
+    ):
+        """`sights` of the kinds of layers, `seen` [B, C]; `cached` are keys, values and a slot.
+
+        Where there is a cache, `slides` is known and `sights` has this layer's alone.
+        """
         c = self.config
         sight = sights[0]
         if len(sights) > 1:
@@ -280,16 +284,19 @@ class Block(nn.Module):
         key, value = (
             layout.constrain(each, "batch", "time", "kv_heads", "head_dim") for each in (key, value)
         )
-        how = sight.window, c.query_scale, c.attention_cap
+        windows, how = _windows(c), (c.query_scale, c.attention_cap)
         if cached is None:
             kept = (key, value) if self.keep else None
-            out = attention.over_sequence(query, key, value, seen, *how, self.attention)
+            which = jnp.asarray(slides, jnp.int32)
+            out = attention.over_sequence(
+                query, key, value, seen, windows, which, *how, self.attention
+            )
         else:
             keys, values, index = cached
             keys = _put(keys, jnp.moveaxis(key, 1, 3), index, axis=3)
             values = _put(values, jnp.swapaxes(value, 1, 2), index, axis=2)
             kept = keys, values = _by_heads(keys), _by_heads(values)
-            out = attention.over_cache(query, keys, values, seen, index, *how)
+            out = attention.over_cache(query, keys, values, seen, index, windows[slides], *how)
         out = layout.constrain(out, "batch", "time", "heads", "head_dim")
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
         out = layout.constrain(self.project(out, "o", shape, axes), "batch", "sequence", None)
@@ -329,7 +336,7 @@ class Network(nn.Module):
         # Attention goes by slot, rotation by the number of tokens before: so padding on the left
         # shifts the slots and nothing else.
         position = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
-        sights = [_sight(c, sliding, position, mask.shape[1]) for sliding in _kinds(c)]
+        sights = [_sight(c, sliding, position) for sliding in _kinds(c)]
         block, policy = Block, REMATS[self.remat]
         if policy is not None:  # in a scan XLA can't undo it: nothing else needs prevent it
             block = nn.remat(Block, prevent_cse=False, policy=policy)
@@ -353,8 +360,13 @@ def _kinds(config: DecoderConfig) -> tuple[bool, ...]:
     return (False, True) if any(config.sliding) else (False,)
 
 
-def _sight(config: DecoderConfig, slides: bool, position: Array, length: int) -> Sight:
-    """What layers of a kind see of `length` slots, and how far positions turn queries and keys."""
+def _windows(config: DecoderConfig) -> tuple[int | None, ...]:
+    """The tokens that a query of each kind of layers sees."""
+    return tuple(config.window if slides else None for slides in _kinds(config))
+
+
+def _sight(config: DecoderConfig, slides: bool, position: Array) -> Sight:
+    """How far positions turn queries and keys of a kind of layers."""
     c = config
     base, scaling = c.rope_base, c.rope_scaling
     if slides and c.sliding_rope_base is not None:
@@ -362,9 +374,7 @@ def _sight(config: DecoderConfig, slides: bool, position: Array, length: int) ->
     frequency, factor = rotary.frequencies(c.head_dim, base, scaling)
     wide = jnp.promote_types(c.dtype, jnp.float32)
     cos, sin = rotary.angles(position, jnp.asarray(frequency, wide))
-    # Kinds are chosen among by the layer: where one of them has a window, so has the other.
-    window = (c.window if slides else length) if any(c.sliding) else None
-    return Sight(window, cos * factor, sin * factor)
+    return Sight(cos * factor, sin * factor)
 
 
 def _embedded(config: DecoderConfig, embedding: Array, tokens: Array) -> Array:
@@ -397,7 +407,7 @@ class Decoder:
     The config says what is computed. What is beside it says how, and moves numbers by rounding.
 
     Raises:
-        ValueError: a way to compute it that isn't there.
+        ValueError: a way to compute it that isn't there, or not for this model.
     """
 
     config: DecoderConfig
@@ -414,6 +424,8 @@ class Decoder:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: {', '.join(allowed)} are allowed"
                 )
+        c = self.config
+        attention.refuse(self.attention, c.dtype, c.head_dim, c.attention_cap)
 
     @property
     def vocab(self) -> int:
@@ -553,13 +565,13 @@ class Decoder:
         seen = _put(cache.mask, mask, cache.index, axis=1)
         counted = cache.count[:, None] + jnp.cumsum(mask, axis=1, dtype=jnp.int32)
         position = jnp.maximum(counted - 1, 0)
-        sights = [_sight(c, sliding, position, seen.shape[1]) for sliding in _kinds(c)]
+        sights = [_sight(c, sliding, position) for sliding in _kinds(c)]
         x = _embedded(c, params["embedding"], tokens)
         made = []
         for layer, slides in enumerate(c.sliding or (False,) * c.layers):
             cached = cache.keys[layer], cache.values[layer], cache.index
             x, kept = Block(c, whole=False).apply(
-                {"params": params["layers"][layer]}, x, None, (sights[slides],), seen, cached
+                {"params": params["layers"][layer]}, x, slides, (sights[slides],), seen, cached
             )
             made.append(kept)
         keys, values = zip(*made, strict=True)

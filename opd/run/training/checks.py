@@ -22,6 +22,7 @@ from opd.engine.vocab import Pass
 from opd.fields import to_dict
 from opd.method import facts
 from opd.method.table import Method
+from opd.model import attention
 from opd.model.decoder import Decoder
 from opd.run.drawing import World
 from opd.run.players import players
@@ -266,6 +267,7 @@ def ready(
     reward = rewards.look(config.reward, task)
     for player in (teacher, student):
         _representable(player.name, player.model)
+        _runnable(player.name, player.model, sharding.Layout(world.mesh).platform)
     for method in methods:
         facts.require(method, available(task) | more)
         facts.fits(method, task.tokenizer.vocab)
@@ -282,6 +284,14 @@ def _representable(name: str, model: Decoder) -> None:
                 f"config.{name}.model.{key} = 'float64': allowed with JAX_ENABLE_X64=1 in the "
                 "environment only, else it is a float32"
             )
+
+
+def _runnable(name: str, model: Decoder, platform: str) -> None:
+    """Refuses attention by a kernel that the mesh's devices don't run."""
+    try:
+        attention.refuse_elsewhere(model.attention, platform)
+    except ValueError as error:
+        raise ValueError(f"config.{name}.{error}") from None
 
 
 def available(task: Task) -> frozenset[str]:
