@@ -46,7 +46,10 @@ def cotangents(
     Returns:
         Cotangents, leaves [K, ...], and the statistics [B, T].
     """
-    rules, how = tuple(method.rules for method in methods), asking(how, methods)
+    rules, how = (
+        tuple(method.rules for method in methods),
+        asking(how, methods if coefs is None else ()),
+    )
     weigh, known = _weigh(methods, rollout, student, teacher, coefs, how)
     return vocab.pull(student, teacher, rollout.tokens, rules, weigh, known, uniforms, how, squares)
 
