@@ -46,10 +46,8 @@ def cotangents(
     Returns:
         Cotangents, leaves [K, ...], and the statistics [B, T].
     """
-    rules, how = (
-        tuple(method.rules for method in methods),
-        asking(how, methods if coefs is None else ()),
-    )
+    rules = tuple(method.rules for method in methods)
+    how = asking(how, methods if coefs is None else ())
     weigh, known = _weigh(methods, rollout, student, teacher, coefs, how)
     return vocab.pull(student, teacher, rollout.tokens, rules, weigh, known, uniforms, how, squares)
 
