@@ -97,7 +97,24 @@ def _summed(method: Method) -> dict[Part, float]:
     for term in _graded(method):
         part = _part(term, method.origin)
         coefs[part] = coefs.get(part, 0.0) + term.coef
+    coefs = _both_kls(coefs)
     return {part: coef for part, coef in coefs.items() if coef} or coefs
+
+
+BOTH = tuple(Part("divergence", name, to="teacher") for name in ("forward_kl", "reverse_kl"))
+JEFFREYS = Part("divergence", "jeffreys", to="teacher")
+
+
+def _both_kls(coefs: dict[Part, float]) -> dict[Part, float]:
+    """As much of either KL as of the other is Jeffreys's divergence, and it is as much of both."""
+    if JEFFREYS not in coefs and not all(part in coefs for part in BOTH):
+        return coefs
+    joint = coefs.get(JEFFREYS, 0.0)
+    forward, reverse = (coefs.get(part, 0.0) + joint for part in BOTH)
+    rest = {part: coef for part, coef in coefs.items() if part not in (*BOTH, JEFFREYS)}
+    if forward == reverse:
+        return rest | {JEFFREYS: forward}
+    return rest | dict(zip(BOTH, (forward, reverse)))
 
 
 def _felt(method: Method) -> tuple[Term, ...]:
@@ -622,7 +639,8 @@ def _reference_terms(method: Method) -> Iterator[Term]:
     for term in _graded(method):
         first.setdefault(_part(term, method.origin), term)
     for part, coef in summed.items():
-        term = _plain(first[part], part, method.origin, alone=len(summed) == 1)
+        term = first.get(part, method.terms[0])  # of a sum of two: either will do
+        term = _plain(term, part, method.origin, alone=len(summed) == 1)
         coef = 1.0 if len(summed) == 1 else coef
         yield changed(term, {"coef": coef, "importance": _ratio(term, where)})
 

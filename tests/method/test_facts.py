@@ -203,6 +203,23 @@ def test_a_goal_in_words():
     )
 
 
+def test_both_kls_in_equal_parts_are_jeffreys():
+    """As terms or by its name, and with more of one of them it is neither."""
+
+    def said(name, **changes):
+        return facts.describe(facts.goal(table.parse(name, **changes)))
+
+    jeffreys = said("opd@divergence=jeffreys")
+    assert said("akl@weigh=none") == jeffreys == "jeffreys to the teacher"
+    assert facts.reference(table.parse("akl")).name == "opd@divergence=jeffreys"
+    sum_of_two = table.parse("akl@weigh=none")
+    more = dataclasses.replace(sum_of_two.terms[0], coef=2.0)
+    method = dataclasses.replace(sum_of_two, terms=(more, sum_of_two.terms[1]))
+    assert facts.describe(facts.goal(method)) == (
+        "2 x forward_kl to the teacher + reverse_kl to the teacher"
+    )
+
+
 def test_axes_are_json_with_every_axis_of_every_term():
     found = json.loads(json.dumps(facts.axes(table.parse("dapo@entropy.coef=0.1"))))
     assert found["origin"]["redraws"] == 3 and len(found["terms"]) == 2

@@ -14,6 +14,7 @@ GROUP = np.array([0, 0, 1, 1])
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (-RNG.exponential(size=(B, T)).astype(np.float32) for _ in range(2))
 ENTROPIES = [RNG.uniform(0, 2, size=(B, T)).astype(np.float32) for _ in range(2)]
+SHARE = RNG.uniform(size=(B, T)).astype(np.float32)  # of the teacher's head
 NUMBERS = {"part": 0.3, "threshold": 0.9, "boost": 0.5, "most": 0.7}
 APART = np.abs(TEACHER - STUDENT).astype(np.float64)
 
@@ -33,6 +34,8 @@ WANTED = {
     "entropy_teacher": lambda b, t: ENTROPIES[1][b, t] > 0.9,
     "entropy_student": among_the_largest,
     "agreement": agreement,
+    "head": lambda b, t: SHARE[b, t],
+    "tail": lambda b, t: 1 - SHARE[b, t],
     "bounded_ratio": lambda b, t: min(1, 0.7 / APART[b, t]),
 }
 STATISTICS = jax.jit(weighing.of_statistics, static_argnames=("kind", *NUMBERS))
@@ -42,10 +45,11 @@ OUTCOME = jax.jit(weighing.of_outcome, static_argnums=(2, 3))
 
 def weight(kind, junk=0.0):
     """The weight of each graded token; whatever stands off the mask."""
-    student, teacher, *entropies = (
-        np.where(MASK, x, np.float32(junk)) for x in (STUDENT, TEACHER, *ENTROPIES)
+    student, teacher, share, *entropies = (
+        np.where(MASK, x, np.float32(junk)) for x in (STUDENT, TEACHER, SHARE, *ENTROPIES)
     )
-    stats = TokenStats(student, entropies[0], teacher, entropies[1])
+    asked = {"head_share": share}
+    stats = TokenStats(student, entropies[0], teacher, entropies[1], asked=asked)
     found = POSITIONS(MASK, kind, **NUMBERS) * STATISTICS(stats, MASK, kind, **NUMBERS)
     return np.broadcast_to(found, (B, T))[MASK]
 
