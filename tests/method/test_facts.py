@@ -1,5 +1,6 @@
 """What follows from a method's terms, row by row and for rows with other axes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
