@@ -192,28 +192,39 @@ def _credits(
 
     Terms whose normaliser is `shared` are divided by one number, the spread of their sum.
     """
-    mask, found = weights.mask, []
+    mask = weights.mask
+    credits: list[Credit | None] = []
     for term, known in zip(method.terms, weights.terms, strict=True):
         if known.own is None:
-            found.append(None)
+            credits.append(None)
             continue
         advantage, target = known.advantage, known.target
         if advantage is None:
             advantage, target = _graded(term, weights, stats, group)
-        found.append(Credit(advantage, advantage, target))
+        credits.append(Credit(advantage, advantage, target))
+    return _over_shared_spread(method, credits, mask)
+
+
+def _over_shared_spread(
+    method: Method, credits: list[Credit | None], mask: Array
+) -> list[Credit | None]:
+    """The credits, those of a `shared` normaliser over the spread of their sum."""
+    shared = [baselines.NORMALISERS[term.normaliser].shared for term in method.terms]
     together = [
-        number
-        for number, term in enumerate(method.terms)
-        if baselines.NORMALISERS[term.normaliser].shared
+        term.coef * credit.advantage
+        for term, credit, one in zip(method.terms, credits, shared, strict=True)
+        if one and credit is not None
     ]
-    if together:
-        total = sum(method.terms[number].coef * found[number].advantage for number in together)
-        for number in together:
-            shared = (
-                baselines.over_spread(each, total, mask) for each in (found[number][0], total)
-            )
-            found[number] = Credit(*shared, found[number].target)
-    return found
+    if not together:
+        return credits
+    total = sum(together[1:], start=together[0])
+    judged = baselines.over_spread(total, total, mask)
+    return [
+        Credit(baselines.over_spread(credit.advantage, total, mask), judged, credit.target)
+        if one and credit is not None
+        else credit
+        for credit, one in zip(credits, shared, strict=True)
+    ]
 
 
 def _now(weights: Weights, stats: TokenStats) -> Array:

@@ -263,7 +263,7 @@ def test_every_row_takes_a_step(row, players, tmp_path):
     if row == "sft":
         assert line["ess_token"] is None and line["drift"] is None
     else:
-        own = method.behavior in ("student", "buffer") or row == "offline_rl"
+        own = method.behavior in ("student", "buffer") or row in ("offline_rl", "dro")
         assert (line["ess_token"] > 0.999) == (own or line.get("student_share") == 1)
     generated = 16 * (1 + int(line.get("redrawn", 0) > 0))
     assert done["rollouts"] >= generated and done["rollouts"] % 16 == 0
