@@ -31,7 +31,11 @@ class Layout(Protocol):
         """The sum of x [n, ...] over its first axis, of which each of n devices has one."""
 
     def apart(
-        self, function: Callable[..., Array], arrays: Sequence[Array], names: Sequence[Names]
+        self,
+        function: Callable[..., Array],
+        arrays: Sequence[Array],
+        names: Sequence[Names],
+        summed: str | None = None,
     ) -> Array:
         """function(*arrays) of each device's own parts, laid as the first of them is."""
 
@@ -79,13 +83,19 @@ def summed(x: Array, *names: str | None) -> Array:
     return x.sum(0) if layout is None else layout.summed(x, names)
 
 
-def apart(function: Callable[..., Array], arrays: Sequence[Array], names: Sequence[Names]) -> Array:
+def apart(
+    function: Callable[..., Array],
+    arrays: Sequence[Array],
+    names: Sequence[Names],
+    summed: str | None = None,
+) -> Array:
     """function(*arrays), each device with the parts of them that it has by their axes' names.
 
-    For what XLA can't split by itself. What comes out is shaped and laid as the first array.
+    For what XLA can't split by itself. What comes out is shaped and laid as the first array; of
+    an axis that is `summed` over each device has its share of the sum.
     """
     layout = _LAYOUT.get()
-    return function(*arrays) if layout is None else layout.apart(function, arrays, names)
+    return function(*arrays) if layout is None else layout.apart(function, arrays, names, summed)
 
 
 def devices() -> int:

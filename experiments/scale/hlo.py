@@ -318,8 +318,8 @@ def _splash_sizes(kind: str, one: Instruction) -> int:
     grid, _, query, *_ = shapes(_LAYOUTS.search(one.rest)[1])
     rows, width = grid.sizes[1:] if kind != "dkv" else grid.sizes[:0:-1]
     blocks = sum(min(row + 1, width) for row in range(rows))
-    batch, heads, length, dim = query.sizes
-    return batch * heads * blocks * (length // rows) ** 2 * dim
+    *batch, heads, length, dim = query.sizes  # of one row XLA leaves its axis out
+    return math.prod(batch) * heads * blocks * (length // rows) ** 2 * dim
 
 
 def largest(module: Module, entry: str, count: int = 8) -> list[dict]:

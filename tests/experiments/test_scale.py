@@ -202,6 +202,9 @@ def test_a_kernels_flops_are_of_the_blocks_that_it_visits(kind, width, products,
     found = {"count": 5, "flops": 5 * once, "flops_once": once}
     assert hlo.kernels(module, entry) == {f"splash_mha_{kind}": found}
     assert hlo.collectives(module, entry)["all-gather"]["count"] == 5
+    alone = KERNEL.replace("bf16[3,4,1024,64]{3,2,1,0}, bf16[3,2", "bf16[4,1024,64]{2,1,0}, bf16[2")
+    module, entry = hlo.parse(alone.replace("WIDTH", width).replace("KIND", kind))
+    assert hlo.kernels(module, entry)[f"splash_mha_{kind}"]["flops_once"] == once // 3
 
 
 TOO_MUCH = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 25.50G of 15.75G hbm.

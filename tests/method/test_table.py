@@ -294,6 +294,18 @@ def test_an_axis_says_what_brings_it_in_by_the_shorter_list(axis, words):
     assert AXES[axis].where == words
 
 
+@pytest.mark.parametrize(
+    "axis, words",
+    [
+        ("gamma", "0"),
+        ("argument", "must be told"),  # whatever brings it in
+        ("correction_high", "5 for clip_ungated, 2 for truncate, 5 for mask"),
+    ],
+)
+def test_an_axis_says_what_it_is_untold(axis, words):
+    assert AXES[axis].usual == words
+
+
 def choices(axis):
     """Values to try on an axis, as text: all its choices, or numbers good and bad."""
     numbers = {
