@@ -287,7 +287,7 @@ ROWS: dict[str, Row] = {
     ),
     "maxrl": Row(
         (replace(REWARD, baseline="group", normaliser="group_return"),),
-        "MaxRL: advantages over the group's mean reward; ascends log p of success, not p",
+        "MaxRL: advantages over the group's mean reward; ascends log p of a success, to order G",
         "Tajwar et al. 2026 (MaxRL, arXiv 2602.02710), algorithm 1",
     ),
     "reinforce_pp": Row(
