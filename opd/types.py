@@ -68,6 +68,7 @@ class Rollout:
         reward: ArrayLike | None = None,
         group: ArrayLike | None = None,
         ended: ArrayLike | None = None,
+        version: ArrayLike | None = None,
         logp_behavior: ArrayLike | None = None,
         logp_proximal: ArrayLike | None = None,
         logp_reference: ArrayLike | None = None,
@@ -81,6 +82,7 @@ class Rollout:
             reward: [B], of whole completions.
             group: [B] whole numbers, equal for rollouts of one prompt; None: no two are.
             ended: [B], false where a completion was cut; None: none was.
+            version: [B] whole numbers, -1 where the student didn't draw the row; None: unsaid.
             logp_behavior: [B, T] nats, of the policy that drew the tokens; None: unknown.
             logp_proximal: [B, T] nats, of the policy that a trust region is around.
             logp_reference: [B, T] nats, of the policy that a penalty holds the student to.
@@ -115,6 +117,7 @@ class Rollout:
             group=jnp.unique(group, return_inverse=True, size=rows[0])[1].astype(jnp.int32),
             row=jnp.arange(rows[0], dtype=jnp.int32),
             reward=array("reward", reward, rows),
+            version=array("version", version, rows),
             logp_proximal=array("logp_proximal", logp_proximal, grid),
             logp_reference=array("logp_reference", logp_reference, grid),
             value=array("value", value, grid),
@@ -154,6 +157,7 @@ class TokenStats:
     kl: Array | None = None  # KL(pi || p) at s_t, enumerated
     value: Array | None = None  # the critic's estimate now; None: what the rollout has
     divergences: tuple[Array, ...] = ()  # those of one estimator's local rules, where asked for
+    asked: dict[str, Array] = dataclasses.field(default_factory=dict)  # what only some rows ask for
     # |dJ/dlogits_t|^2 of each estimator, where asked for; in its objective's unit, squared
     squares: tuple[Array, ...] = ()
 

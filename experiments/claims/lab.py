@@ -318,7 +318,8 @@ def fresh(problem: Problem, row: str, batch: Rollout | None = None) -> Estimator
 
 @partial(jax.jit, static_argnums=0)
 def _coupled(methods, batch: Rollout, student: Head, teacher: Head, members: jax.Array):
-    stats = vocab.stats(student, teacher, batch.tokens, _how(batch))
+    how = estimator.asking(_how(batch), methods)
+    stats = vocab.stats(student, teacher, batch.tokens, how)
 
     def one(members: jax.Array):
         own, known = jax.tree.map(lambda leaf: leaf[members], (batch, stats))

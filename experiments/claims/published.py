@@ -31,6 +31,7 @@ def rollout(case: Case, two_ratios: bool) -> Rollout:
         reward=losses.REWARD,
         group=np.arange(B) // G,
         ended=losses.ENDED,
+        version=np.where(losses.OWN, 0, -1),
         logp_behavior=case.behavior,
         logp_proximal=case.proximal if two_ratios else None,
         logp_reference=case.reference,
@@ -59,7 +60,8 @@ def cotangents(case: Case, names: Sequence[str], one_pass: bool = False) -> Arra
 def _cotangents(methods, one_pass, batch, student, teacher, uniforms):
     how, coefs = Pass(chunk=2), None
     if not one_pass:
-        stats = vocab.stats(student, teacher, batch.tokens, how)
+        asking = estimator.asking(how, methods)
+        stats = vocab.stats(student, teacher, batch.tokens, asking)
         coefs = estimator.coefficients_of(methods, batch, stats)
     return estimator.cotangents(student, teacher, batch, methods, uniforms, how, coefs)[0].hidden
 

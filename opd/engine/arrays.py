@@ -161,7 +161,8 @@ def divergence(
     """A divergence's value, weights and pushes, of log-probabilities of the whole vocabulary.
 
     D(pi, p) = sum_v d(p(v), pi(v)), in nats: reverse_kl is KL(pi || p), forward_kl KL(p || pi),
-    jeffreys their sum, jsd GKD's with argument beta, skew and skew_reverse DistiLLM's with alpha.
+    jeffreys their sum, jsd GKD's with argument beta, skew and skew_reverse DistiLLM's with alpha,
+    total_variation half of sum_v |pi - p|.
 
     Args:
         name: one of those.
@@ -311,7 +312,8 @@ def _ids(head: Head) -> int:
 
 # What only some rows ask of a rollout, and whether a term does.
 ASKED: dict[str, Callable[[Term], bool]] = {
-    "reward": lambda term: term.signal == "reward",
+    "reward": lambda term: term.signal == "reward" or term.gate != "none",
+    "version": lambda term: term.on != "all",
     "logp_reference": lambda term: term.signal == "reference",
     "value": lambda term: term.baseline == "value",
     "logp_proximal": lambda term: term.correction != "none",
@@ -335,10 +337,7 @@ def _check_method(method: Method, rollout: Rollout, student: Head, teacher: Head
                 f"{method.name} needs logp_behavior, and the rollout's is unknown (NaN) at "
                 f"{unknown.sum()} graded tokens"
             )
-    grouped = any(
-        term.baseline in ("group", "leave_one_out") or term.normaliser == "group_std"
-        for term in method.terms
-    )
+    grouped = any("group" in facts.compares(term) for term in method.terms)
     group = _numbers(rollout.group)
     if grouped and group is not None and len(np.unique(group)) == len(group):
         raise ValueError(

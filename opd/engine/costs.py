@@ -47,10 +47,13 @@ def program_key(method: Method) -> Hashable:
     """Rows with equal keys share a program but for [B, T] scalars, and so a cost.
 
     What selects matmuls and work on the vocabulary: the local rules, one pass or two, a teacher or
-    none, and whether rollouts are drawn. Statistics don't: an update makes them all, for its
-    metrics. Baselines, normalisers, reductions and coefficients are [B, T] scalars.
+    none, whether rollouts are drawn, and what only it asks to know of a state. Other statistics
+    don't: an update makes them all, for its metrics. Baselines, normalisers, reductions and
+    coefficients are [B, T] scalars.
     """
-    return method.rules, facts.pointwise(method), needs_teacher(method), draws_rollouts(method)
+    asked = facts.statistics((method,))
+    who = needs_teacher(method), draws_rollouts(method)
+    return method.rules, facts.pointwise(method), *who, asked
 
 
 def flops(

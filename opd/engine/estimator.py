@@ -5,6 +5,7 @@ Nothing here knows a model. `steps.pull_back` is a model's forward, this, and th
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from opd import draws
@@ -46,8 +47,14 @@ def cotangents(
         Cotangents, leaves [K, ...], and the statistics [B, T].
     """
     rules = tuple(method.rules for method in methods)
+    how = asking(how, methods if coefs is None else ())
     weigh, known = _weigh(methods, rollout, student, teacher, coefs, how)
     return vocab.pull(student, teacher, rollout.tokens, rules, weigh, known, uniforms, how, squares)
+
+
+def asking(how: Pass, methods: tuple[Method, ...]) -> Pass:
+    """A pass with the statistics that some methods ask for besides those that all have."""
+    return dataclasses.replace(how, asked=facts.statistics(methods))
 
 
 def coefficients_of(

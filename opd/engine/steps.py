@@ -153,6 +153,7 @@ def accumulate(
     """
 
     teacher = vocab.gathered(teacher)  # once, and not for every part
+    how = estimator.asking(how, methods)
 
     def side(hidden: Array | None) -> Head | None:
         return None if teacher is None else dataclasses.replace(teacher, hidden=hidden)

@@ -66,6 +66,7 @@ class Pass:
     chunk: int | None = None  # tokens a chunk; None: from the shapes
     shards: int = 1  # devices that a batch's rows are split over
     platform: str | None = None  # None: this process's own
+    asked: tuple[local.Statistic, ...] = ()  # statistics that only some rows ask for
 
     def sizes(self, batch: int, length: int, vocab: int, estimators: int = 1) -> tuple[int, int]:
         """Tokens of a chunk, and positions of a block, of a pass over [batch, length, vocab]."""
@@ -146,7 +147,7 @@ def stats(
 
     def of_block(part) -> TokenStats:
         x, y, tokens = part
-        return _token_stats(*_both_logp(x, y, how), tokens, rules)
+        return _token_stats(*_both_logp(x, y, how), tokens, rules, how.asked)
 
     def of_chunk(carry: None, part) -> tuple[None, TokenStats]:
         *hidden, tokens = part
@@ -196,7 +197,7 @@ def pull(
     def of_block(part) -> tuple[tuple[Array, ...], TokenStats]:
         x, y, tokens, known, uniforms = part
         logp_student, logp_teacher = _both_logp(x, y, how)
-        statistics = _token_stats(logp_student, logp_teacher, tokens, alone)
+        statistics = _token_stats(logp_student, logp_teacher, tokens, alone, how.asked)
         cache: dict[tuple[local.Rule, int], Array] = {}
         cotangents = []
         for chosen, weight in zip(rules, weigh(statistics, known), strict=True):
@@ -366,6 +367,7 @@ def _token_stats(
     logp_teacher: Array | None,
     tokens: Array,
     rules: tuple[local.Rule, ...],
+    asked: tuple[local.Statistic, ...],
 ) -> TokenStats:
     own = _is_token(logp_student, tokens)
 
@@ -375,8 +377,9 @@ def _token_stats(
     def entropy(logp: Array) -> Array:
         return jnp.sum(local.entropy_bonus(logp), -1)
 
+    besides = {it.name: local.statistic(it, logp_teacher, logp_student, own) for it in asked}
     if logp_teacher is None:
-        return TokenStats(at_token(logp_student), entropy(logp_student))
+        return TokenStats(at_token(logp_student), entropy(logp_student), asked=besides)
     return TokenStats(
         logp_student=at_token(logp_student),
         entropy_student=entropy(logp_student),
@@ -386,6 +389,7 @@ def _token_stats(
         divergences=tuple(
             local.divergence(rule, logp_teacher, logp_student) for rule in rules if rule.teacher
         ),
+        asked=besides,
     )
 
 

@@ -195,6 +195,8 @@ DIVERGENCES: Mapping[str, Callable[..., Array]] = {
     "skew": lambda q, p, alpha: p * np.log(p / (alpha * p + (1 - alpha) * q)),
     # KL(pi || (1 - alpha) pi + alpha p), 0 < alpha <= 1 (DistiLLM, sec. 3.1)
     "skew_reverse": lambda q, p, alpha: q * np.log(q / ((1 - alpha) * q + alpha * p)),
+    # |pi - p| / 2, whose sign is taken of the real part: a complex step leaves it alone
+    "total_variation": lambda q, p: (q - p) * np.sign((q - p).real) / 2,
 }
 Loss = tuple  # a name and its arguments: ("reverse_kl",), ("jsd", 0.1)
 REVERSE: Loss = ("reverse_kl",)

@@ -26,6 +26,7 @@ B, T, V, G = 4, 5, 7, 2
 LENGTHS = np.array([5, 3, 1, 4])
 ENDED = np.array([False, True, True, True])
 REWARD = np.array([1.0, 0.0, 0.5, 2.0])
+OWN = np.array([True, False, False, True])  # of a mixture: whether the student drew the rollout
 EPSILON = 1e-4  # added to a standard deviation, in rewards: the library's, papers leave it open
 
 
@@ -250,6 +251,17 @@ def bucket(k: int) -> Loss:
     return loss
 
 
+def own_tail(k: int, whose: str = "teacher") -> Loss:
+    """`drop`, and the rollout's own token where it lies off the set: -sg(log p/pi) log pi."""
+
+    def loss(case: Case, logits: jax.Array) -> jax.Array:
+        off = ~at(top(case, k, whose), case.tokens)
+        own = policy_gradient(lambda case: off * case.log_ratio)
+        return drop(k, whose)(case, logits) + own(case, logits)
+
+    return loss
+
+
 def sum_and_sample(k: int) -> Loss:
     """Kool et al. 2020, section 3: `drop`, and one fresh token of the rest for all of it."""
 
@@ -318,6 +330,14 @@ def credit(gamma: float) -> Advantage:
     return lambda case: return_to_go(case.log_ratio, case.mask, gamma)
 
 
+def least_variance(case: Case) -> Array:
+    """log p/pi less E[w |s|^2] / E[|s|^2], the squares summed over the vocabulary's outcomes."""
+    score = np.eye(V) - case.pi[..., None, :]  # [B, T, v, V]
+    square = np.sum(score**2, -1)
+    graded = np.sum(case.pi * np.log(case.p / case.pi) * square, -1)
+    return case.log_ratio - graded / np.sum(case.pi * square, -1)
+
+
 def mean_credit(case: Case) -> Array:
     """The same, undiscounted, over the number of tokens from here on."""
     return credit(1.0)(case) / np.maximum(LENGTHS[:, None] - np.arange(T), 1)
@@ -372,6 +392,43 @@ def group_normalised() -> Array:
     groups = REWARD.reshape(-1, G)
     centred = groups - groups.mean(1, keepdims=True)
     return (centred / (groups.std(1, keepdims=True) + EPSILON)).ravel()
+
+
+def by_length() -> Array:
+    """OPO, section 3: less the group's mean weighted by length."""
+    groups, lengths = REWARD.reshape(-1, G), LENGTHS.reshape(-1, G)
+    return (
+        groups - (groups * lengths).sum(1, keepdims=True) / lengths.sum(1, keepdims=True)
+    ).ravel()
+
+
+def optimal_token(case: Case) -> Array:
+    """The group's rewards that reach t, by |onehot - pi|^2 of the tokens up to it."""
+    square = np.sum((np.eye(V)[case.tokens] - case.pi) ** 2, -1)
+    out = np.zeros((B, T))
+    for b in range(B):
+        for t in range(LENGTHS[b]):
+            first = b - b % G
+            reach = [i for i in range(first, first + G) if LENGTHS[i] > t]
+            weight = np.array([square[i, : t + 1].sum() for i in reach])
+            out[b, t] = REWARD[b] - weight @ REWARD[reach] / weight.sum()
+    return out
+
+
+def dro(beta: float) -> Loss:
+    """Richemond et al. 2024: (R - beta log pi/reference of the rollout)^2 / (2 beta), V = 0."""
+
+    def loss(case: Case, logits: jax.Array) -> jax.Array:
+        gap = jnp.where(case.mask, logp_of(logits, case.tokens) - case.reference, 0)
+        return jnp.mean((REWARD - beta * jnp.sum(gap, 1)) ** 2) / (2 * beta)
+
+    return loss
+
+
+def over_the_mean() -> Array:
+    """MaxRL, algorithm 1: less the group's mean, over it."""
+    groups = REWARD.reshape(-1, G)
+    return (groups / groups.mean(1, keepdims=True) - 1).ravel()
 
 
 REWARDED, NORMALISED = terminal(REWARD), terminal(group_normalised())
@@ -440,6 +497,85 @@ def corrected(kind: str, rule=lambda rho: rho, high=1.2, mean=over_rollouts) -> 
     return loss
 
 
+def dual_clipped(advantage: Advantage, dual: float) -> Loss:
+    """Ye et al. 2020, eq. 5: PPO's surrogate, and where A < 0 the larger of it and dual A."""
+
+    def loss(case: Case, logits: jax.Array) -> jax.Array:
+        rho = jnp.exp(logp_of(logits, case.tokens) - case.behavior)
+        graded = advantage(case)
+        gain = surrogate(rho, graded, 0.8, 1.2)
+        return -over_rollouts(
+            jnp.where(graded < 0, jnp.maximum(gain, dual * graded), gain), case.mask
+        )
+
+    return loss
+
+
+def sapo(case: Case, logits: jax.Array) -> jax.Array:
+    """Gao et al. 2025: (4 / tau) sigma(tau (rho - 1)) A, tau 1 or 1.05 by the sign of A."""
+    rho = jnp.exp(logp_of(logits, case.tokens) - case.behavior)
+    graded = NORMALISED(case)
+    tau = np.where(graded > 0, 1.0, 1.05)
+    return -over_sequences(4 / tau * jax.nn.sigmoid(tau * (rho - 1)) * graded, case.mask)
+
+
+def dppo(delta: float) -> Loss:
+    """Qi et al. 2026: rho A, masked where pi - mu is beyond delta on the side A pushes to."""
+
+    def loss(case: Case, logits: jax.Array) -> jax.Array:
+        rho = jnp.exp(logp_of(logits, case.tokens) - case.behavior)
+        moved, graded = np.exp(case.logp) - np.exp(case.behavior), NORMALISED(case)
+        within = np.where(graded > 0, moved <= delta, moved >= -delta)
+        return -over_rollouts(rho * graded * within, case.mask)
+
+    return loss
+
+
+def gmpo(case: Case, logits: jax.Array) -> jax.Array:
+    """Zhao et al. 2025, eq. 4: prod |min(rho A, clip(rho) A)|^(1 / |y|) sgn A, a sequence."""
+    rho = jnp.exp(logp_of(logits, case.tokens) - case.behavior)
+    graded = NORMALISED(case)
+    each = jnp.abs(surrogate(rho, graded, np.exp(-0.4), np.exp(0.4)))
+    product = jnp.prod(jnp.where(case.mask, each, 1), 1)
+    return -jnp.mean(product ** (1 / LENGTHS) * np.sign(graded[:, 0]))
+
+
+def topr(per_rollout: Array) -> Loss:
+    """Le Roux et al. 2025, eq. 8: log pi of successes, rho cut to [0, 1] times that of failures."""
+
+    def loss(case: Case, logits: jax.Array) -> jax.Array:
+        logp = jnp.sum(jnp.where(case.mask, logp_of(logits, case.tokens), 0), 1)
+        rho = np.exp(np.where(case.mask, case.logp - case.behavior, 0).sum(1))
+        weight = np.where(per_rollout > 0, 1, np.clip(rho, 0, 1))
+        return -jnp.mean(weight * per_rollout * logp)
+
+    return loss
+
+
+def aspo(case: Case, logits: jax.Array) -> jax.Array:
+    """Wang et al. 2025: mu pi / sg(pi)^2, at most 3, for pi / mu where A > 0; clipped."""
+    logp, graded = logp_of(logits, case.tokens), NORMALISED(case)
+    rho = np.exp(case.logp - case.behavior)
+    turned = jnp.exp(case.behavior + logp - 2 * case.logp) * np.minimum(1, 3 * rho)
+    weight = jnp.where(graded > 0, turned, jnp.exp(logp - case.behavior))
+    inside = np.where(graded > 0, rho <= 1.2, rho >= 0.8)
+    return -over_tokens(weight * graded * inside, case.mask)
+
+
+def m2po(tau: float) -> Loss:
+    """Zheng et al. 2025, section 4: the largest (log rho)^2 go until their mean is tau."""
+
+    def loss(case: Case, logits: jax.Array) -> jax.Array:
+        gap = case.logp - case.behavior
+        kept = case.mask.copy()
+        while kept.any() and np.mean(gap[kept] ** 2) > tau:
+            kept[np.unravel_index(np.argmax(np.where(kept, gap**2, -1)), kept.shape)] = False
+        rho = jnp.exp(logp_of(logits, case.tokens) - case.behavior)
+        return -over_tokens(rho * NORMALISED(case) * kept, case.mask)
+
+    return loss
+
+
 def of_whole_rollouts(case: Case, logits: jax.Array) -> jax.Array:
     """Each rollout's reward times the ratio of its probabilities, which is differentiated."""
     gap = jnp.where(case.mask, logp_of(logits, case.tokens) - case.behavior, 0)
@@ -471,6 +607,101 @@ def corrected_future(gamma: float) -> Loss:
         return on_student_states(case, logits) + later(case, logits)
 
     return loss
+
+
+# --- tokens and rollouts that count more, or not at all -------------------------------------------
+
+
+def weighted(weight: Advantage, per_token, mean=over_rollouts) -> Loss:
+    """A detached weight times a loss of each token, [B, T]."""
+    return lambda case, logits: mean(weight(case) * per_token(case, logits), case.mask)
+
+
+def at_states(value: Callable[[jax.Array, Array], jax.Array]):
+    """A divergence's loss of each token."""
+    return lambda case, logits: jnp.sum(value(jax.nn.softmax(logits), case.p), -1)
+
+
+def first_tokens(part: float) -> Advantage:
+    """Zhang et al. 2026: the first tokens alone."""
+    return lambda case: np.broadcast_to(np.arange(T) < part * T, (B, T))
+
+
+def iw_opd(boost: float) -> Advantage:
+    """Xie et al. 2026: 1 + gamma (1 - sum_{k < t} |A_k| / sum_{k < n} |A_k|), and A."""
+
+    def advantage(case: Case) -> Array:
+        out = np.zeros((B, T))
+        for b, n in enumerate(LENGTHS):
+            size = np.abs(case.log_ratio[b])
+            for t in range(n):
+                share = size[:t].sum() / size[: n - 1].sum() if t else 0.0
+                out[b, t] = (1 + boost * (1 - share)) * case.log_ratio[b, t]
+        return out
+
+    return advantage
+
+
+def unsure(threshold: float) -> Advantage:
+    """Where the teacher's entropy is above a threshold."""
+    return lambda case: -np.sum(case.p * np.log(case.p), -1) > threshold
+
+
+def most_unsure(part: float) -> Advantage:
+    """Wang et al. 2025: the tokens of the batch with the largest entropies of the student."""
+
+    def weight(case: Case) -> Array:
+        entropy = np.where(case.mask, -np.sum(case.pi * np.log(case.pi), -1), -1)
+        count = int(np.ceil(part * case.mask.sum()))
+        return entropy >= np.sort(entropy.ravel())[-count]
+
+    return weight
+
+
+def forking(case: Case, logits: jax.Array) -> jax.Array:
+    """Wang et al. 2025: DAPO's objective of a fifth of the tokens, divided by all of them."""
+    rho = jnp.exp(logp_of(logits, case.tokens) - case.behavior)
+    gain = surrogate(rho, NORMALISED(case), 0.8, 1.28) * most_unsure(0.2)(case)
+    return -over_tokens_of_ended(gain, case.mask)
+
+
+def adaptive_kl(case: Case, logits: jax.Array) -> jax.Array:
+    """Wu et al. 2025: the head has the likeliest tokens of p up to half of its mass."""
+    gap = np.abs(case.p - case.pi)
+    head = np.zeros((B, T, V), bool)
+    for b, t in np.ndindex(B, T):
+        mass = 0.0
+        for v in np.argsort(-case.p[b, t]):
+            if mass < 0.5:
+                head[b, t, v] = True
+            mass += case.p[b, t, v]
+    share = (gap * head).sum(-1) / gap.sum(-1)
+    pi = jax.nn.softmax(logits)
+    each = share * jnp.sum(kl(case.p, pi), -1) + (1 - share) * jnp.sum(kl(pi, case.p), -1)
+    return over_rollouts(each, case.mask)
+
+
+def by_outcome(weight: list[float]) -> Loss:
+    """KL(pi || p) of some rollouts."""
+    return weighted(terminal(np.array(weight)), at_states(kl))
+
+
+def intermediate(share: float) -> Loss:
+    """TAID, eq. 3: cross entropy to softmax(share z_pi + (1 - share) z_p), which is detached."""
+
+    def loss(case: Case, logits: jax.Array) -> jax.Array:
+        target = softmax(share * case.logits + (1 - share) * case.teacher)
+        return over_rollouts(-jnp.sum(target * jax.nn.log_softmax(logits), -1), case.mask)
+
+    return loss
+
+
+def distillm2(case: Case, logits: jax.Array) -> jax.Array:
+    """Ko et al. 2025: skew KL on the teacher's rollouts, its reverse on the student's own."""
+    pi = jax.nn.softmax(logits)
+    own = case.mask & OWN[:, None]
+    given = over_tokens(jnp.sum(skew(0.1)(pi, case.p), -1), case.mask & ~own)
+    return given + over_tokens(jnp.sum(skew_reverse(0.1)(pi, case.p), -1), own)
 
 
 # --- critics ---------------------------------------------------------------------------------
@@ -555,6 +786,23 @@ def negative_entropy(case: Case, logits: jax.Array) -> jax.Array:
     return over_rollouts(jnp.sum(jnp.exp(logp) * logp, -1), case.mask)
 
 
+def k2(case: Case, logits: jax.Array) -> jax.Array:
+    """Schulman 2020: (log pi/p)^2 / 2 of the token, differentiated as it stands."""
+    gap = logp_of(logits, case.tokens) - at(np.log(case.p), case.tokens)
+    return over_tokens(gap**2 / 2, case.mask)
+
+
+def reward_in_one_return(case: Case) -> Array:
+    """REINFORCE++: the reward at the end, 0.01 log reference/pi at every token, added up."""
+    each = at_the_end(case) + 0.01 * (case.reference - case.logp)
+    return return_to_go(each, case.mask, 1.0)
+
+
+def extrapolated(case: Case) -> Array:
+    """G-OPD: lambda log p + (1 - lambda) log reference - log pi, lambda 1.25."""
+    return 1.25 * at(np.log(case.p), case.tokens) - 0.25 * case.reference - case.logp
+
+
 def penalised_reward(case: Case) -> Array:
     """RLOO's advantage, and 0.04 log reference/pi of this and later tokens as a reward."""
     gap = case.reference - case.logp
@@ -582,6 +830,7 @@ LOSSES: Mapping[str, Loss] = {
     "opd@gamma=0.7": now_and_later(future(0.7)),
     "opd@gamma=1": now_and_later(future(1.0)),
     "opd@gamma=0.7,importance=trajectory": corrected_future(0.7),
+    "opd@divergence=total_variation": divergence(lambda pi, p: jnp.abs(pi - p) / 2),
     "soft_label": divergence(cross_entropy),
     "dagger": divergence(cross_entropy),
     "gkd": divergence(jensen_shannon(0.5)),
@@ -598,6 +847,7 @@ LOSSES: Mapping[str, Loss] = {
     "opd_sampled@importance=prefix_inclusive": weighed(log_ratio, "prefix_inclusive"),
     "opd_sampled@importance=token,ratio_rule=clip": clipped(log_ratio),
     "opd_baseline": policy_gradient(lambda case: case.log_ratio + case.kl),
+    "opd_optimal": policy_gradient(least_variance),
     "opd_resampled": fresh_tokens(4),
     "opd_resampled@k=1": fresh_tokens(1),
     "soft_label@expectation=sampled": teachers_token,
@@ -610,6 +860,8 @@ LOSSES: Mapping[str, Loss] = {
     "opd_topk@k=3,tail=renormalise": renormalise(3),
     "opd_topk@k=3,tail=renormalise,topk_from=union": renormalise(3, "union"),
     "opd_topk@k=3,tail=bucket": bucket(3),
+    "opd_topk@k=3,tail=own,topk_from=teacher": own_tail(3),
+    "opd_topk@k=3,tail=own": own_tail(3, "student"),
     "opd_topk@k=7,tail=sample": divergence(kl),
     "opd_topk@k=7,tail=bucket": divergence(kl),
     # Demonstrations.
@@ -655,6 +907,32 @@ LOSSES: Mapping[str, Loss] = {
         "trajectory", lambda rho: np.clip(rho, 0, 1.5)
     ),
     f"{_CLIP},correction=sequence,correction_rule=none": corrected("sequence"),
+    "tis": corrected("token", lambda rho: np.minimum(rho, 2.0)),
+    "tis@correction=trajectory,correction_high=1.1": corrected(
+        "trajectory", lambda rho: np.minimum(rho, 1.1)
+    ),
+    "icepop": corrected("token", cut_off(0.5, 5.0), mean=over_sequences),
+    # Other rules for a ratio.
+    "cispo": policy_gradient(
+        lambda case: np.minimum(np.exp(case.logp - case.behavior), 1.2) * NORMALISED(case),
+        over_tokens,
+    ),
+    "grpo@importance=token,ratio_rule=dual_clip,dual=1.5": dual_clipped(NORMALISED, 1.5),
+    "sapo": sapo,
+    "dppo": dppo(0.2),
+    "dppo@band=0.05": dppo(0.05),
+    "gmpo": gmpo,
+    "topr": topr(REWARD),
+    "topr@baseline=group": topr(group_centred()),
+    "aspo": aspo,
+    "m2po": m2po(0.04),
+    "m2po@tau=0.3": m2po(0.3),
+    # Baselines and normalisers.
+    "opo": policy_gradient(terminal(by_length())),
+    "optimal_token": policy_gradient(optimal_token),
+    "dro": dro(0.1),
+    "maxrl": policy_gradient(terminal(over_the_mean())),
+    "reinforce_pp": clipped(whitened(reward_in_one_return), mean=over_tokens),
     # Critics.
     "ppo": clipped(gae(1.0, 0.95), mean=over_tokens),
     "ppo@gamma=0.9,lam=0.7,high=1.1": clipped(gae(0.9, 0.7), high=1.1, mean=over_tokens),
@@ -667,6 +945,29 @@ LOSSES: Mapping[str, Loss] = {
     "rl_with_reference@penalty=k1,reference.gamma=1": policy_gradient(penalised_reward),
     f"{_CLIP},reduction=sequence_mean,reference.coef=0.04": grpo_whole,
     "grpo@entropy.coef=0.1": plus(policy_gradient(NORMALISED), 0.1, negative_entropy),
+    "kdrl": plus(policy_gradient(NORMALISED, over_tokens), 0.002, k2),
+    "exopd": policy_gradient(extrapolated),
+    "mopd@k=3": drop(3, "teacher"),
+    # Tokens and rollouts that count more, or not at all.
+    "akl": adaptive_kl,
+    "prefix_opd": policy_gradient(lambda case: first_tokens(0.3)(case) * case.log_ratio),
+    "iw_opd": policy_gradient(iw_opd(0.5)),
+    "entropy_opd@threshold=1.2": plus(
+        divergence(kl), 1, weighted(unsure(1.2), at_states(cross_entropy))
+    ),
+    "dapo@weigh=entropy_student": forking,
+    "opd_sampled@weigh=bounded_ratio,most=0.7": policy_gradient(
+        lambda case: np.clip(case.log_ratio, -0.7, 0.7)
+    ),
+    "opd@gate=right,passing=1.5": by_outcome([0, 0, 0, 1]),
+    "opd@gate=wrong,passing=1.5": by_outcome([1, 1, 1, 0]),
+    "opd@gate=failed,passing=1.5": by_outcome([1, 1, 0, 0]),
+    "opd@gate=mixed,passing=1.5": by_outcome([0, 0, 1, 1]),
+    "opd@gate=failure_rate,passing=1.5": by_outcome([1, 1, 0.5, 0.5]),
+    # A target that holds the student's own logits; terms on different rollouts.
+    "taid": intermediate(0.5),
+    "taid@own=0.2": intermediate(0.2),
+    "distillm2": distillm2,
     # Two published mistakes.
     "k1_loss": k1_loss,
     "kl_advantage": policy_gradient(lambda case: -case.kl),

@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from opd.method import baselines, importance, local, reduction
+from opd.method import baselines, importance, local, reduction, weighing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,20 +209,23 @@ class Origin:
     )
 
 
-_BOUNDS: dict[str, dict[str, object]] = {
-    side: {
-        name: getattr(rule, side)
-        for name, rule in importance.RATIO_RULES.items()
-        if getattr(rule, side) is not None
-    }
-    for side in ("low", "high")
-}
 _KINDS, _RULES = tuple(importance.LOG_RATIOS), tuple(importance.RATIO_RULES)
-_UNGATED = tuple(name for name, rule in importance.RATIO_RULES.items() if not rule.gated)
-_CORRECTION_BOUNDS = {
-    side: {name: bound for name, bound in usual.items() if name in _UNGATED}
-    for side, usual in _BOUNDS.items()
-}
+_CORRECTIONS = importance.CORRECTION_RULES
+
+
+def _bound(says: str, range: Range, name: str) -> Any:
+    """The axis of one of a ratio rule's numbers."""
+    return number(says, range, brought=With("ratio_rule", importance.BOUNDS[name], afresh=True))
+
+
+def _weight(says: str, range: Range, name: str) -> Any:
+    """The axis of one of a weighing's numbers."""
+    return number(says, range, brought=With("weigh", weighing.NUMBERS[name], afresh=True))
+
+
+def _correction_bound(says: str, range: Range, name: str) -> Any:
+    usual = {rule: it for rule, it in importance.BOUNDS[name].items() if rule in _CORRECTIONS}
+    return number(says, range, brought=With("correction_rule", usual, afresh=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +256,11 @@ class Term:
             {name: None for name, known in local.DIVERGENCES.items() if known.argument},
         ),
     )
+    own: float | None = number(
+        "share of the student's own logits in the teacher's, held fixed",
+        Range(0, 1),
+        brought=With("signal", {"teacher": 0.0}),
+    )
     # k3, as a loss, is sampled forward KL: accepted from a reference by that name only.
     penalty: str | None = choice(
         "form of a reference's penalty: k1 in the reward, reverse KL; k3 as a loss, forward KL",
@@ -276,7 +284,11 @@ class Term:
         brought=With("expectation", {"topk": "student"}),
     )
     gamma: float = number("discount of what the future adds", SHARE, 0.0)
-    returns: str = choice("how the future adds up", ("sum", "mean", "gae", "vtrace"), "sum")
+    returns: str = choice(
+        "what adds up to a return: the future, its mean, the whole rollout, with a critic",
+        ("sum", "mean", "whole", "gae", "vtrace"),
+        "sum",
+    )
     lam: float | None = number(
         "lambda of GAE and V-trace", SHARE, brought=With("returns", {"gae": 0.95, "vtrace": 1.0})
     )
@@ -286,7 +298,9 @@ class Term:
         brought=With("returns", {"vtrace": 1.0}),
     )
     baseline: str = choice(
-        "what is subtracted from a return", (*baselines.BASELINES, "expected_kl", "value"), "none"
+        "what is subtracted from a return",
+        (*baselines.BASELINES, *baselines.OF_STATES, *baselines.OF_SCORES, "value"),
+        "none",
     )
     normaliser: str = choice("what divides an advantage", baselines.NORMALISERS, "none")
     importance: str = choice("ratio of current and proximal policy", ("none", *_KINDS), "none")
@@ -295,30 +309,54 @@ class Term:
         _RULES,
         brought=With("importance", dict.fromkeys(_KINDS, "none")),
     )
-    low: float | None = number(
-        "that ratio's lower bound", LEAST, brought=With("ratio_rule", _BOUNDS["low"], afresh=True)
+    low: float | None = _bound("that ratio's lower bound", LEAST, "low")
+    high: float | None = _bound("that ratio's upper bound", LARGEST, "high")
+    dual: float | None = _bound(
+        "dual_clip's bound where the advantage is negative, flip's on 1 / ratio", LARGEST, "dual"
     )
-    high: float | None = number(
-        "that ratio's upper bound",
-        LARGEST,
-        brought=With("ratio_rule", _BOUNDS["high"], afresh=True),
+    band: float | None = _bound(
+        "how far a token's probability may move", Range(0, 1, open=True), "band"
+    )
+    tau: float | None = _bound(
+        "soft: how steep its gate is; second_moment: the most that (log ratio)^2 is on average",
+        Range(0, open=True),
+        "tau",
+    )
+    tau_negative: float | None = _bound(
+        "soft: how steep where the advantage is negative", Range(0, open=True), "tau_negative"
     )
     correction: str = choice("ratio of proximal policy and behavior", ("none", *_KINDS), "none")
     correction_rule: str | None = choice(
         "what becomes of that ratio",
-        _UNGATED,
+        _CORRECTIONS,
         brought=With("correction", dict.fromkeys(_KINDS, "truncate")),
     )
-    correction_low: float | None = number(
-        "that ratio's lower bound",
-        LEAST,
-        brought=With("correction_rule", _CORRECTION_BOUNDS["low"], afresh=True),
+    correction_low: float | None = _correction_bound("that ratio's lower bound", LEAST, "low")
+    correction_high: float | None = _correction_bound("that ratio's upper bound", LARGEST, "high")
+    weigh: str = choice("which tokens count how much", ("none", *weighing.WEIGHINGS), "none")
+    part: float | None = _weight(
+        "prefix: the share of the longest completion that counts; entropy_student: of the tokens",
+        Range(0, 1, open=True),
+        "part",
     )
-    correction_high: float | None = number(
-        "that ratio's upper bound",
-        LARGEST,
-        brought=With("correction_rule", _CORRECTION_BOUNDS["high"], afresh=True),
+    threshold: float | None = _weight(
+        "from which entropy of the teacher on, in nats", Range(0), "threshold"
     )
+    boost: float | None = _weight(
+        "how much more the first token counts than the last", Range(0, open=True), "boost"
+    )
+    most: float | None = _weight(
+        "the largest log-ratio to the teacher, in nats", Range(0, open=True), "most"
+    )
+    gate: str = choice(
+        "which rollouts count how much, by their outcome", ("none", *weighing.GATES), "none"
+    )
+    passing: float | None = number(
+        "from which reward on a rollout is a success",
+        Range(),
+        brought=With("gate", dict.fromkeys(weighing.GATES, 0.5)),
+    )
+    on: str = choice("whose rollouts of a mixture", ("all", "student", "other"), "all")
     reduction: str = choice("from tokens to one number", reduction.REDUCTIONS, "sum")
     cut: str = choice("whether rollouts that were cut are kept", ("keep", "mask"), "keep")
     coef: float = number("factor of the term", Range(), 1.0)
@@ -341,12 +379,28 @@ class Term:
             (self.k or 1) if drawn else self.k,
             self.tail,
             self.topk_from,
+            self.own or 0.0,
         )
 
     @property
     def onehot(self) -> bool:
         """Whether the rollout's own tokens are pushed."""
-        return self.rule is None or self.gamma > 0
+        own = self.tail is not None and local.TAILS[self.tail].own
+        return self.rule is None or self.gamma > 0 or own
+
+    @property
+    def asks(self) -> tuple[local.Statistic, ...]:
+        """What it asks to know of a state besides what all terms may look at."""
+        found = []
+        if self.tail is not None and local.TAILS[self.tail].own:
+            found.append(local.Statistic("off_set", self.k, self.topk_from))
+        if self.baseline in baselines.OF_SCORES:
+            found.append(local.Statistic("score_square"))
+        if self.baseline == "optimal_kl":
+            found.append(local.Statistic("optimal_kl"))
+        if self.weigh in weighing.WEIGHINGS and weighing.WEIGHINGS[self.weigh].asks:
+            found.append(local.Statistic(weighing.WEIGHINGS[self.weigh].asks))
+        return tuple(found)
 
     @property
     def bounded(self) -> bool:

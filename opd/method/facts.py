@@ -13,7 +13,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from opd.method import baselines, importance, local, reduction
+from opd.method import baselines, importance, local, reduction, weighing
 from opd.method.axes import Origin, Term, changed
 from opd.method.table import Method, named
 
@@ -97,7 +97,24 @@ def _summed(method: Method) -> dict[Part, float]:
     for term in _graded(method):
         part = _part(term, method.origin)
         coefs[part] = coefs.get(part, 0.0) + term.coef
+    coefs = _both_kls(coefs)
     return {part: coef for part, coef in coefs.items() if coef} or coefs
+
+
+BOTH = tuple(Part("divergence", name, to="teacher") for name in ("forward_kl", "reverse_kl"))
+JEFFREYS = Part("divergence", "jeffreys", to="teacher")
+
+
+def _both_kls(coefs: dict[Part, float]) -> dict[Part, float]:
+    """As much of either KL as of the other is Jeffreys's divergence, and it is as much of both."""
+    if JEFFREYS not in coefs and not all(part in coefs for part in BOTH):
+        return coefs
+    joint = coefs.get(JEFFREYS, 0.0)
+    forward, reverse = (coefs.get(part, 0.0) + joint for part in BOTH)
+    rest = {part: coef for part, coef in coefs.items() if part not in (*BOTH, JEFFREYS)}
+    if forward == reverse:
+        return rest | {JEFFREYS: forward}
+    return rest | dict(zip(BOTH, (forward, reverse)))
 
 
 def _felt(method: Method) -> tuple[Term, ...]:
@@ -201,6 +218,8 @@ def _biases(method: Method, term: Term, law: str) -> Iterator[str]:
         yield f"tail={term.tail} leaves out what lies off the top-k set"
     if term.baseline in baselines.BASELINES:
         yield from _some(baselines.BASELINES[term.baseline].bias)
+    if term.baseline in baselines.OF_SCORES:
+        yield f"baseline={term.baseline} holds the rollout's own return"
     if term.normaliser != "none":
         yield f"normaliser={term.normaliser} rescales by a random number"
     if term.returns == "mean":
@@ -212,12 +231,25 @@ def _biases(method: Method, term: Term, law: str) -> Iterator[str]:
         yield _foreign(method, term, law)
     if term.signal == "entropy" and term not in _graded(method):
         yield "an entropy bonus is no part of the goal"
+    if term.weigh != "none":
+        yield f"weigh={term.weigh} {weighing.WEIGHINGS[term.weigh].says}"
+    if term.gate != "none":
+        yield f"gate={term.gate} weighs rollouts by their outcome"
+    if term.on != "all" and not _drawers(origin).keys() == {_on(term, origin)}:
+        yield f"on={term.on} leaves out the others' rollouts"
+    if term.own:
+        yield f"own={term.own:g} mixes the student's own logits into the teacher's"
     if term.cut == "mask":
         yield "cut=mask leaves out the rollouts that were cut"
     if origin.redraws:
         yield f"redraws={origin.redraws} draws groups of equal reward again"
     for reason in _some(reduction.REDUCTIONS[term.reduction].bias):
         yield f"reduction={term.reduction} {reason}"
+
+
+def _on(term: Term, origin: Origin) -> str:
+    """Whose rollouts of a mixture a term takes."""
+    return "student" if term.on == "student" else origin.other
 
 
 def _some(reason: str | None) -> tuple[str, ...]:
@@ -353,9 +385,14 @@ def needs(method: Method) -> tuple[str, ...]:
         rule = term.rule
         if term.signal in ("reward", "reference"):
             needed.add(term.signal)
+        if term.gate != "none":
+            needed.add("reward")
+        if term.weigh in weighing.WEIGHINGS:
+            asked = weighing.WEIGHINGS[term.weigh].teacher
+            needed |= {"token": {"teacher_logp"}, "full": {"teacher_full"}}.get(asked or "", set())
         if term.baseline == "value":
             needed.add("value")
-        if term.signal == "teacher_kl" or term.baseline == "expected_kl":
+        if term.signal == "teacher_kl" or term.baseline in baselines.OF_STATES:
             needed.add("teacher_full")
         if term.signal == "teacher" and term.onehot:
             needed.add("teacher_logp")
@@ -373,6 +410,12 @@ def _origin_needs(method: Method) -> set[str]:
     if "dataset" in needed and ratios != {"none"}:
         needed.add("dataset_logp")
     return needed | ({"reward"} if method.origin.redraws else set())
+
+
+def statistics(methods: tuple[Method, ...]) -> tuple[local.Statistic, ...]:
+    """What some methods ask to know of a state, each once."""
+    asked = (each for method in methods for term in method.terms for each in term.asks)
+    return tuple(dict.fromkeys(asked))
 
 
 def require(method: Method, available: frozenset[str] | set[str]) -> None:
@@ -470,27 +513,52 @@ def _pointwise(term: Term) -> bool:
     kinds = {importance.STATE_PART[term.importance]} if term.rule is not None else set()
     if term.onehot:
         kinds.add(term.importance)
-    if not kinds <= {"none", "token"} or term.returns == "vtrace":
+    if not kinds <= {"none", "token"} or term.returns == "vtrace" or _others_ratios(term):
+        return False
+    if term.baseline in baselines.OF_SCORES:
+        return False
+    if baselines.NORMALISERS[term.normaliser].shared or _weighed(term) in ("rollout", "batch"):
         return False
     if not term.onehot or term.signal in ("reward", "one"):
         return True
     return (
-        term.gamma == 0 and term.baseline in ("none", "expected_kl") and term.normaliser == "none"
+        term.gamma == 0
+        and term.baseline in ("none", *baselines.OF_STATES)
+        and term.normaliser == "none"
     )
+
+
+def _weighed(term: Term) -> str | None:
+    """What a term's token weight holds, if it has one."""
+    return None if term.weigh == "none" else weighing.WEIGHINGS[term.weigh].holds
+
+
+def _others_ratios(term: Term) -> str | None:
+    """Whose other ratios a term's own one is bounded by: the `rollout`'s, the `batch`'s or None."""
+    rule = term.ratio_rule if term.onehot else None
+    return None if rule is None else importance.RATIO_RULES[rule].of
 
 
 def coupled(method: Method) -> str | None:
     """Which other rollouts a weight holds: `group`, `batch`, or None."""
-    held = {
-        whose
-        for term in _felt(method)
-        for whose in (
-            baselines.BASELINES[term.baseline].of if term.baseline in baselines.BASELINES else None,
-            baselines.NORMALISERS[term.normaliser].of,
-            reduction.REDUCTIONS[term.reduction].of,
-        )
-    }
+    held = set()
+    for term in _felt(method):
+        weighed = "batch" if _weighed(term) == "batch" else None
+        others = reduction.REDUCTIONS[term.reduction].of, _others_ratios(term), weighed
+        held |= compares(term) | set(others)
     return "batch" if "batch" in held else "group" if "group" in held else None
+
+
+def compares(term: Term) -> set[str | None]:
+    """Whose outcomes a term's credit is compared with: the `group`'s, the `batch`'s, nobody's."""
+    held = {baselines.NORMALISERS[term.normaliser].of}
+    if term.baseline in baselines.BASELINES:
+        held.add(baselines.BASELINES[term.baseline].of)
+    if term.baseline in baselines.OF_SCORES:
+        held.add("group")
+    if term.gate != "none":
+        held.add(weighing.GATES[term.gate].of)
+    return held
 
 
 # --- whom to compare with ------------------------------------------------------------------------
@@ -514,7 +582,7 @@ def partner(method: Method) -> Method | None:
 
 def _enumerated(term: Term) -> Term:
     """The expectation of a term given the state; the term itself where nothing is drawn."""
-    if term.rule is not None and not term.rule.draws:
+    if term.rule is not None and not term.rule.draws and not term.onehot:
         return term
     ratios = {axis: importance.STATE_PART[getattr(term, axis)] for axis in RATIOS}
     return changed(term, {"expectation": "enumerated", "baseline": "none", **ratios})
@@ -525,7 +593,7 @@ def partnerless(method: Method) -> str | None:
     felt = _felt(method)
     sampled = [term for term in felt if term.onehot]
     whole = [kind for kind, ratio in importance.LOG_RATIOS.items() if ratio.ahead]
-    if any(term.signal == "reward" for term in felt):
+    if any(term.signal == "reward" or term.gate != "none" for term in felt):
         return "its weight holds the terminal reward"
     if any(term.gamma > 0 for term in felt):
         return "its weight holds the future (gamma > 0)"
@@ -533,11 +601,15 @@ def partnerless(method: Method) -> str | None:
         return "its weight holds other rollouts"
     if any(term.reduction != "sum" or term.cut != "keep" for term in felt):
         return "its weight holds the rollout's length"
+    if any(_weighed(term) == "rollout" for term in felt):
+        return "its weight holds the whole rollout"
+    if any(_weighed(term) == "token" for term in felt):
+        return "its weight holds the token"
     if any(getattr(term, axis) in whole for term in sampled for axis in RATIOS):
         return "its weight holds the whole rollout's ratio"
     if any(term.bounded for term in sampled):
         return "its weight holds a bounded ratio"
-    drawn = any(term.rule is None or term.rule.draws for term in felt)
+    drawn = any(term.onehot or (term.rule is not None and term.rule.draws) for term in felt)
     foreign = any(term.signal not in ("teacher", "entropy") for term in felt)
     if foreign or (drawn and len(_graded(method)) > 1):
         return "it has no enumerated partner"
@@ -567,7 +639,8 @@ def _reference_terms(method: Method) -> Iterator[Term]:
     for term in _graded(method):
         first.setdefault(_part(term, method.origin), term)
     for part, coef in summed.items():
-        term = _plain(first[part], part, method.origin, alone=len(summed) == 1)
+        term = first.get(part, method.terms[0])  # of a sum of two: either will do
+        term = _plain(term, part, method.origin, alone=len(summed) == 1)
         coef = 1.0 if len(summed) == 1 else coef
         yield changed(term, {"coef": coef, "importance": _ratio(term, where)})
 

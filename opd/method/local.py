@@ -114,6 +114,16 @@ def skew_reverse_weight(teacher: Array, student: Array, alpha: float) -> Array:
     return mix - student + (1 - alpha) * jnp.exp(student - mix)
 
 
+def total_variation(teacher: Array, student: Array, _: float | None = None) -> Array:
+    """d = |pi - p| / 2."""
+    return jnp.abs(jnp.exp(student) - jnp.exp(teacher)) / 2
+
+
+def total_variation_weight(teacher: Array, student: Array, _: float | None = None) -> Array:
+    """w = sign(p - pi) / 2: never more than 1/2, and 0 where they meet."""
+    return jnp.sign(teacher - student) / 2
+
+
 def _pushed(weight: Pointwise) -> Pointwise:
     """pi w, for a weight that grows no faster than log(1 / pi)."""
     return lambda teacher, student, arg=None: _times(student, weight(teacher, student, arg))
@@ -152,6 +162,10 @@ DIVERGENCES: dict[str, Divergence] = {
         skew_reverse, skew_reverse_weight, _pushed(skew_reverse_weight), gauge=1.0,
         argument="alpha", paper="Ko et al. 2024 (DistiLLM), section 3.1",
     ),
+    "total_variation": Divergence(
+        total_variation, total_variation_weight, _pushed(total_variation_weight),
+        paper="Wen et al. 2023 (f-distill), section 3.2",
+    ),
 }  # fmt: skip
 
 
@@ -160,7 +174,8 @@ class Rule:
     """A local rule: which divergence pushes, and over which candidates its sum is taken.
 
     `expectation` is enumerated, resampled (k fresh draws) or topk; `entropy` has no divergence.
-    Static and hashable: it selects code.
+    The teacher has `own` of the student's logits mixed into its own, held fixed. Static and
+    hashable: it selects code.
     """
 
     divergence: str
@@ -169,6 +184,7 @@ class Rule:
     k: int | None = None
     tail: str | None = None
     topk_from: str | None = None
+    own: float = 0.0
 
     @property
     def draws(self) -> int:
@@ -203,7 +219,19 @@ def candidate_weights(
         chex.assert_equal_shape_prefix((logp_student, uniforms), logp_student.ndim - 1)
     if rule.divergence == "entropy":
         return entropy_bonus(logp_student)
-    return EXPECTATIONS[rule.expectation](rule, logp_teacher, logp_student, uniforms)
+    target = _target(rule, logp_teacher, logp_student)
+    return EXPECTATIONS[rule.expectation](rule, target, logp_student, uniforms)
+
+
+def _target(rule: Rule, teacher: Array, student: Array) -> Array:
+    """log p' [..., V], p' proportional to pi^own p^(1 - own); the teacher's itself at own = 0.
+
+    Forward KL to it descends (1 - own) / own times Renyi's divergence of order own of pi and p:
+    its gradient is p' - pi, p' detached (Shing et al. 2025, TAID, eq. 3).
+    """
+    if not rule.own:
+        return teacher
+    return jax.nn.log_softmax(rule.own * student + (1 - rule.own) * teacher)
 
 
 def divergence(rule: Rule, logp_teacher: Array, logp_student: Array) -> Array:
@@ -212,8 +240,8 @@ def divergence(rule: Rule, logp_teacher: Array, logp_student: Array) -> Array:
     Over the whole vocabulary, whatever candidates the rule pushes.
     """
     chex.assert_equal_shape((logp_teacher, logp_student))
-    value = DIVERGENCES[rule.divergence].value
-    return jnp.sum(value(logp_teacher, logp_student, rule.argument), -1)
+    value, target = DIVERGENCES[rule.divergence].value, _target(rule, logp_teacher, logp_student)
+    return jnp.sum(value(target, logp_student, rule.argument), -1)
 
 
 def entropy_bonus(logp_student: Array) -> Array:
@@ -249,7 +277,7 @@ def topk(rule: Rule, teacher: Array, student: Array, uniforms: Array | None) -> 
     return TAILS[rule.tail].push(rule, teacher, student, chosen, uniforms)
 
 
-def topk_set(rule: Rule, teacher: Array, student: Array) -> Array:
+def topk_set(rule: Rule | Statistic, teacher: Array, student: Array) -> Array:
     """Membership [..., V] of the k likeliest tokens of the student, the teacher or either."""
     members = [_largest(logp, rule.k) for logp in TOPK_FROM[rule.topk_from](teacher, student)]
     return members[0] if len(members) == 1 else members[0] | members[1]
@@ -311,12 +339,14 @@ class Tail:
     """What stands for the vocabulary off a top-k set.
 
     `push` is f(rule, teacher, student, members, uniforms) -> a(v), with `draws` fresh uniforms a
-    position. `leaves_out` says that the sum's expectation is another's.
+    position. `leaves_out` says that the sum's expectation is another's. `own`: where the rollout's
+    own token is off the set, it is pushed by w besides, as a sampled token is.
     """
 
     push: Callable[..., Array]
     draws: int = 0
     leaves_out: bool = True
+    own: bool = False
 
 
 TAILS: dict[str, Tail] = {
@@ -325,12 +355,94 @@ TAILS: dict[str, Tail] = {
     "renormalise": Tail(tail_renormalise),
     "bucket": Tail(tail_bucket),
     "sample": Tail(tail_sample, draws=1, leaves_out=False),
+    "own": Tail(tail_drop, leaves_out=False, own=True),
 }
 # Whose likeliest tokens a top-k set has: f(teacher, student) -> the policies.
 TOPK_FROM: dict[str, Callable[[Array, Array], tuple[Array, ...]]] = {
     "student": lambda teacher, student: (student,),
     "teacher": lambda teacher, student: (teacher,),
     "union": lambda teacher, student: (student, teacher),
+}
+
+
+# --- what some rows ask to know of a state -------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """A number of a state that only some rows ask for, one of STATISTICS; static and hashable.
+
+    `k` and `topk_from` are those of a top-k set, where it is of one.
+    """
+
+    kind: str
+    k: int | None = None
+    topk_from: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What `TokenStats.asked` has it by."""
+        return self.kind if self.k is None else f"{self.kind}({self.k},{self.topk_from})"
+
+
+def statistic(
+    asked: Statistic, logp_teacher: Array | None, logp_student: Array, own: Array
+) -> Array:
+    """A statistic [...] of log-probabilities [..., V] and the own token's one-hot, [..., V]."""
+    assert asked.kind == "score_square" or logp_teacher is not None, f"{asked} without a teacher"
+    chex.assert_equal_shape((logp_student, own))
+    return STATISTICS[asked.kind](asked, logp_teacher, logp_student, own)
+
+
+def off_set(asked: Statistic, teacher: Array, student: Array, own: Array) -> Array:
+    """1 where the own token lies off a top-k set."""
+    off = own & ~topk_set(asked, teacher, student)
+    return jnp.any(off, -1).astype(student.dtype)
+
+
+def optimal_kl(asked: Statistic, teacher: Array, student: Array, own: Array) -> Array:
+    """b = E[w |s|^2] / E[|s|^2] over v ~ pi, w = log p - log pi, s = onehot - pi.
+
+    |s(v)|^2 = 1 - 2 pi(v) + sum pi^2. The state's constant that leaves the least variance of the
+    sampled token's push in logit space (Greensmith, Bartlett and Baxter 2004, theorem 8), where
+    -KL leaves the least of w. A state with one token left has -KL.
+    """
+    prob = jnp.exp(student)
+    square = 1 - 2 * prob + jnp.sum(prob**2, -1, keepdims=True)
+    whole = jnp.sum(prob * square, -1)
+    graded = jnp.sum(_times(student, (teacher - student) * square), -1)
+    least = -jnp.sum(reverse_kl(teacher, student), -1)
+    spread = whole > jnp.finfo(whole.dtype).eps
+    return jnp.where(spread, graded / jnp.where(spread, whole, 1), least)
+
+
+def head_share(asked: Statistic, teacher: Array, student: Array, own: Array) -> Array:
+    """How much of sum_v |p - pi| lies in the teacher's head, 1/2 where they are equal.
+
+    The head has its likeliest tokens, up to and with the one that reaches half of the mass (Wu et
+    al. 2025, adaptive KL, section 4.3).
+    """
+    order = jnp.argsort(-teacher, -1)
+    likeliest, apart = (
+        jnp.take_along_axis(values, order, -1)
+        for values in (jnp.exp(teacher), jnp.abs(jnp.exp(teacher) - jnp.exp(student)))
+    )
+    head = jnp.cumsum(likeliest, -1) - likeliest < 0.5
+    whole = jnp.sum(apart, -1)
+    part = jnp.sum(zero(apart, head), -1)
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0.5)
+
+
+def score_square(asked: Statistic, teacher: Array | None, student: Array, own: Array) -> Array:
+    """|onehot - pi|^2 = 1 - 2 pi(y) + sum pi^2 of the own token y: its score in logit space."""
+    return jnp.sum((own - jnp.exp(student)) ** 2, -1)
+
+
+STATISTICS: dict[str, Callable[..., Array]] = {
+    "off_set": off_set,
+    "optimal_kl": optimal_kl,
+    "head_share": head_share,
+    "score_square": score_square,
 }
 
 

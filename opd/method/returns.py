@@ -51,6 +51,15 @@ def mean_future(reward: Array, mask: Array, gamma: float | Array) -> Array:
     return future(reward, mask, gamma) / jnp.maximum(masked.remaining(mask) - 1, 1)
 
 
+def whole(reward: Array, mask: Array, gamma: float | Array) -> Array:
+    """What the whole rollout adds up to, at each of its tokens, [B, T].
+
+    What came before a token is a baseline of its state, and its score has none of it on average.
+    """
+    total = discounted(reward, mask, gamma)[:, :1]
+    return zero(jnp.broadcast_to(total, mask.shape), mask)
+
+
 def gae(
     reward: Array, value: Array, mask: Array, gamma: float | Array, lam: float | Array
 ) -> Array:

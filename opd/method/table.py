@@ -1,7 +1,6 @@
-"""The methods table: one row a method, a tuple of terms over the same axes.
+"""The methods table: from a name to a method, and back.
 
-Adding a row is one entry in ROWS: everything else about a method follows from its terms (`facts`),
-and what can be said on an axis stands in `axes`.
+Its rows stand in `rows`, what can be said on an axis in `axes`, and what follows in `facts`.
 
 A row is named `ROW` or `ROW@axis=value,...`: `opd_topk@k=8,tail=drop`, `opd@gamma=0.5`. In a row of
 several terms `SIGNAL.axis=value` changes the terms of one signal: `rl_with_teacher@teacher.coef=2`.
@@ -12,23 +11,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from opd.method import axes, baselines, importance, local
 from opd.method.axes import AXES, ORIGIN, TERM, Axis, Origin, Term, changed
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table: its terms, what it is, who published it, and whose rollouts it takes.
-
-    An axis that another one brings in may be left out where its usual value is meant.
-    """
-
-    terms: tuple[Term, ...]
-    label: str
-    paper: str
-    origin: Origin = Origin()
+from opd.method.rows import ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,196 +41,6 @@ class Method:
         """Whose rollouts: one behavior for all terms."""
         return self.origin.behavior
 
-
-TEACHER = Term(divergence="reverse_kl")
-REWARD = Term("reward", gamma=1.0)
-CLIPPED: dict[str, object] = {
-    "importance": "token",
-    "ratio_rule": "clip",
-    "low": 0.8,
-    "high": 1.2,
-}
-
-
-ROWS: dict[str, Row] = {
-    "opd": Row(
-        (replace(TEACHER, expectation="enumerated"),),
-        "on-policy distillation, enumerated",
-        "Agarwal et al. 2024 (GKD), section 3; Gu et al. 2024 (MiniLLM), section 2.2",
-    ),
-    "opd_sampled": Row(
-        (TEACHER,),
-        "on-policy distillation, sampled token",
-        "Thinking Machines Lab 2025, On-Policy Distillation",
-    ),
-    "opd_baseline": Row(
-        (replace(TEACHER, baseline="expected_kl"),),
-        "sampled token, expected-KL baseline",
-        "Greensmith, Bartlett and Baxter 2004, section 3 (a state baseline)",
-    ),
-    "opd_resampled": Row(
-        (replace(TEACHER, expectation="resampled", k=4),),
-        "k fresh tokens from the student",
-        "Metropolis and Ulam 1949; Asadi et al. 2017 (mean actor-critic), section 4",
-    ),
-    "opd_topk": Row(
-        (replace(TEACHER, expectation="topk", k=8, tail="sample", topk_from="student"),),
-        "top-k and a tail",
-        "Kool, van Hoof and Welling 2020, section 3 (sum and sample)",
-    ),
-    "soft_label": Row(
-        (replace(TEACHER, divergence="forward_kl", expectation="enumerated"),),
-        "teacher's soft labels at the student's states",
-        "Hinton, Vinyals and Dean 2015, section 2; Ross et al. 2011 (DAgger)",
-    ),
-    "reinforce": Row(
-        (REWARD,),
-        "REINFORCE, terminal reward",
-        "Williams 1992, eq. 2",
-    ),
-    "rloo": Row(
-        (replace(REWARD, baseline="leave_one_out"),),
-        "REINFORCE, leave-one-out baseline",
-        "Kool et al. 2019; Ahmadian et al. 2024, section 3",
-    ),
-    "grpo": Row(
-        (replace(REWARD, baseline="group", normaliser="group_std"),),
-        "GRPO's group-normalised advantage",
-        "Shao et al. 2024 (DeepSeekMath), section 4.1",
-    ),
-    "dr_grpo": Row(
-        (replace(REWARD, baseline="group", reduction="constant", **CLIPPED),),
-        "GRPO without its two normalisers, clipped",
-        "Liu et al. 2025 (Dr. GRPO), section 3.2",
-    ),
-    "dapo": Row(
-        (
-            replace(
-                REWARD,
-                baseline="group",
-                normaliser="group_std",
-                reduction="token_mean",
-                cut="mask",
-                **{**CLIPPED, "high": 1.28},
-            ),
-        ),
-        "DAPO: unequal clips, dynamic sampling, token mean, overlong masking",
-        "Yu et al. 2025 (DAPO), eq. 8 and sections 3.1 to 3.4",
-        Origin(redraws=3),
-    ),
-    "gspo": Row(
-        (
-            replace(
-                REWARD,
-                baseline="group",
-                normaliser="group_std",
-                reduction="sequence_mean",
-                importance="sequence",
-                ratio_rule="clip",
-                low=1 - 3e-4,
-                high=1 + 4e-4,
-            ),
-        ),
-        "GSPO: one clipped ratio a sequence",
-        "Zheng et al. 2025 (GSPO), eq. 5 and 7",
-    ),
-    "ppo": Row(
-        (
-            replace(
-                REWARD,
-                baseline="value",
-                returns="gae",
-                lam=0.95,
-                reduction="token_mean",
-                **CLIPPED,
-            ),
-        ),
-        "PPO with a learned value and GAE",
-        "Schulman et al. 2017 (PPO), eq. 7; Schulman et al. 2016 (GAE), eq. 16",
-    ),
-    "vtrace": Row(
-        (
-            replace(
-                REWARD,
-                baseline="value",
-                returns="vtrace",
-                lam=1.0,
-                c_bar=1.0,
-                importance="token",
-                ratio_rule="truncate",
-                high=1.0,
-            ),
-        ),
-        "V-trace actor-critic",
-        "Espeholt et al. 2018 (IMPALA), eq. 1 and section 4.2",
-    ),
-    "offline_rl": Row(
-        (REWARD,),
-        "policy gradient on fixed rollouts",
-        "Levine et al. 2020, section 3; Precup, Sutton and Singh 2000 (its correction)",
-        Origin("dataset"),
-    ),
-    "sft": Row(
-        (Term("one"),),
-        "supervised fine-tuning",
-        "Radford et al. 2018, eq. 1; forward KL to the data",
-        Origin("dataset"),
-    ),
-    "dagger": Row(
-        (replace(TEACHER, divergence="forward_kl", expectation="enumerated"),),
-        "soft labels on a growing buffer of the student's states",
-        "Ross, Gordon and Bagnell 2011 (DAgger), algorithm 3.1",
-        Origin("buffer"),
-    ),
-    "gkd": Row(
-        (replace(TEACHER, divergence="jsd", argument=0.5, expectation="enumerated"),),
-        "generalised JSD on own and given sequences",
-        "Agarwal et al. 2024 (GKD), algorithm 1 and eq. 1",
-        Origin("mixture"),
-    ),
-    "skew": Row(
-        (replace(TEACHER, divergence="skew", argument=0.1, expectation="enumerated"),),
-        "skew KL to the teacher",
-        "Ko et al. 2024 (DistiLLM), section 3.1",
-    ),
-    "minillm": Row(
-        (replace(TEACHER, expectation="enumerated", gamma=1.0),),
-        "single step enumerated, sampled future",
-        "Gu et al. 2024 (MiniLLM), section 2.2 (its length norm is returns=mean)",
-    ),
-    "teacher_behavior": Row(
-        (replace(TEACHER, expectation="enumerated"),),
-        "reverse KL on the teacher's states",
-        "Precup, Sutton and Singh 2000, section 3 (importance=prefix corrects the states)",
-        Origin("teacher"),
-    ),
-    "rl_with_teacher": Row(
-        (
-            replace(REWARD, baseline="leave_one_out"),
-            replace(TEACHER, expectation="enumerated", coef=0.1),
-        ),
-        "reward and distillation in one gradient",
-        "Schmitt et al. 2018 (kickstarting), section 3; reverse KL for its cross entropy",
-    ),
-    "rl_with_reference": Row(
-        (
-            replace(REWARD, baseline="leave_one_out"),
-            Term("reference", penalty="k3", coef=0.04),
-        ),
-        "reward and a penalty for leaving a reference",
-        "Shao et al. 2024 (DeepSeekMath), eq. 3 and 4; Schulman 2020 (k3)",
-    ),
-    "k1_loss": Row(
-        (Term("one", coef=-1.0),),
-        "autodiff of log pi/p at the sampled token",
-        "Schulman 2020, Approximating KL divergence (k1)",
-    ),
-    "kl_advantage": Row(
-        (replace(TEACHER, signal="teacher_kl"),),
-        "a detached -KL as the advantage",
-        "a state baseline (Sutton et al. 2000, theorem 1)",
-    ),
-}
 
 # Terms that any row may be given, by naming one of their axes: `grpo@entropy.coef=0.01`. They take
 # the row's reduction and what becomes of rollouts that were cut.
@@ -321,6 +117,7 @@ def _made(row: str, changes: Mapping[str, object]) -> Method:
             axes.check(term)
             _check(term)
         _check_together(before, after)
+        _check_whose(origin, after)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return Method(name, row, origin, after)
@@ -396,6 +193,12 @@ def _check_together(before: tuple[Term, ...], after: tuple[Term, ...]) -> None:
         raise ValueError("coef=0 in all terms: nothing is pushed")
 
 
+def _check_whose(origin: Origin, terms: tuple[Term, ...]) -> None:
+    on = {term.on for term in terms} - {"all"}
+    if on and (origin.behavior != "mixture" or origin.level == "token"):
+        raise ValueError(f"on={on.pop()} needs behavior=mixture, and not level=token")
+
+
 def _check_origin(origin: Origin) -> None:
     if origin.level == "token" and origin.other == "dataset":
         raise ValueError("level=token needs other=teacher: a dataset has no next token to give")
@@ -418,6 +221,10 @@ def _check_signal(term: Term) -> Iterator[str]:
         yield f"{gamma} needs divergence=reverse_kl, not {term.divergence}"
     if term.gamma > 0 and term.signal in ("one", "entropy"):
         yield f"{gamma} needs a reward or a teacher signal, not {term.signal}"
+    if term.own and (term.rule is None or term.gamma > 0):
+        yield f"own={term.own:g} needs an enumerated sum and gamma=0"
+    if term.weigh == "bounded_ratio" and (term.rule is not None or term.signal != "teacher"):
+        yield f"weigh={term.weigh} needs a teacher's log-ratio of a sampled token"
     if term.gamma > 0 and term.penalty == "k3":
         yield f"{gamma} needs penalty=k1, a reward: k3 is a loss"
 
@@ -425,11 +232,11 @@ def _check_signal(term: Term) -> Iterator[str]:
 def _check_credit(term: Term) -> Iterator[str]:
     normal, base = f"normaliser={term.normaliser}", f"baseline={term.baseline}"
     plain = term.baseline == "none" and term.normaliser == "none"
-    if term.baseline == "expected_kl" and (
+    if term.baseline in baselines.OF_STATES and (
         term.signal != "teacher" or term.divergence != "reverse_kl" or term.gamma > 0
     ):
         yield f"{base} needs a teacher signal, divergence=reverse_kl and gamma=0"
-    if term.baseline == "expected_kl" and term.normaliser != "none":
+    if term.baseline in baselines.OF_STATES and term.normaliser != "none":
         yield f"{normal} needs a return, not {base}"
     if term.rule is not None and not plain:
         yield f"a baseline or normaliser needs a sampled token, not {_sum(term)}"
@@ -438,16 +245,23 @@ def _check_credit(term: Term) -> Iterator[str]:
         yield f"a baseline or normaliser needs a return, not {instead}"
     if (term.returns in ("gae", "vtrace")) != (term.baseline == "value"):
         yield f"returns={term.returns} with {base}; returns=gae or vtrace go with baseline=value"
+    if term.returns == "whole" and term.gamma != 1:
+        yield f"returns=whole needs gamma=1, not {term.gamma:g}"
     if term.returns == "mean" and term.gamma == 0:
         yield "returns=mean needs gamma > 0: there is no future to average"
     if term.returns == "vtrace" and (term.importance, term.ratio_rule) != ("token", "truncate"):
         yield "returns=vtrace needs importance=token and ratio_rule=truncate"
-    whole = term.baseline in baselines.BASELINES and baselines.BASELINES[term.baseline].of
+    whole = term.baseline in baselines.OF_SCORES or (
+        term.baseline in baselines.BASELINES and baselines.BASELINES[term.baseline].of
+    )
     if (whole or baselines.NORMALISERS[term.normaliser].rollouts) and term.gamma != 1:
         yield (
             f"{base}, {normal} with gamma={term.gamma:g}; "
             "statistics of whole rollouts need gamma=1, at which a return is one"
         )
+
+
+KINDS = tuple(importance.LOG_RATIOS)
 
 
 def _check_ratios(term: Term) -> Iterator[str]:
@@ -459,6 +273,9 @@ def _check_ratios(term: Term) -> Iterator[str]:
     rule = term.ratio_rule
     if rule is not None and importance.RATIO_RULES[rule].gated and term.rule is not None:
         yield f"ratio_rule={rule} gates by a sampled token's advantage, not {_sum(term)}"
+    if rule is not None and term.importance not in (importance.RATIO_RULES[rule].kinds or KINDS):
+        kinds = " or ".join(importance.RATIO_RULES[rule].kinds)
+        yield f"ratio_rule={rule} needs importance={kinds}, not {term.importance}"
 
 
 def _sum(term: Term) -> str:
@@ -506,8 +323,20 @@ def _differ(start: Origin | Term, wanted: Origin | Term) -> dict[str, object]:
 def _distance(row: Method, origin: Origin, terms: tuple[Term, ...]) -> int:
     pairs: list[tuple[Origin, Origin] | tuple[Term, Term]]
     pairs = [(row.origin, origin), *_pairs(row, terms)]
-    words = sum(AXES[axis].kind is str for pair in pairs for axis in _differ(*pair))
+    words = sum(
+        AXES[axis].kind is str and not _follows(axis, *pair)
+        for pair in pairs
+        for axis in _differ(*pair)
+    )
     return words + abs(len(terms) - len(row.terms))
+
+
+def _follows(axis: str, start: Origin | Term, wanted: Origin | Term) -> bool:
+    """Whether the wanted value comes by itself with what brings the axis in."""
+    by = AXES[axis].brought
+    if by is None or getattr(start, axis) is not None:
+        return False
+    return getattr(wanted, axis) == by.usual[getattr(wanted, by.axis)]
 
 
 def _spelled(row: Method, origin: Origin, terms: tuple[Term, ...]) -> Method | None:

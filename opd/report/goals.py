@@ -23,6 +23,7 @@ DIVERGENCES = {
     "jsd": "JSD",
     "skew": "skew KL",
     "skew_reverse": "skew reverse KL",
+    "total_variation": "total variation",
 }
 SIGNALS = ("reward", "divergence", "entropy")  # in the order of a sum's words
 

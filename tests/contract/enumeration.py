@@ -68,6 +68,7 @@ def every_sequence() -> Rollout:
         ended=jnp.asarray(TREE.ended),
         group=jnp.asarray(TREE.prompt),
         row=jnp.arange(count),
+        version=jnp.zeros(count, jnp.int32),
     )
 
 
@@ -185,12 +186,13 @@ def _claim(lab: Lab, part: facts.Part, reach: np.ndarray | None) -> np.ndarray:
 
 def batch_coefficients(lab: Lab, methods: tuple[Method, ...]) -> tuple[Coefficients, ...]:
     """The library's coefficients with every sequence as one rollout of one batch."""
-    return _coefficients(methods, lab.rollout, token_stats(lab))
+    return _coefficients(methods, lab.rollout, token_stats(lab, methods))
 
 
-def token_stats(lab: Lab) -> TokenStats:
+def token_stats(lab: Lab, methods: tuple[Method, ...]) -> TokenStats:
     student = student_head(lab.student, lab.params, lab.rollout)
-    return vocab_stats(student, lab.teacher, lab.rollout.tokens, HOW)
+    how = estimator.asking(HOW, methods)
+    return vocab_stats(student, lab.teacher, lab.rollout.tokens, how)
 
 
 _coefficients = jax.jit(estimator.coefficients_of, static_argnums=0)
@@ -281,7 +283,7 @@ def expected_grouped(lab: Lab, methods: tuple[Method, ...], size: int = 2) -> np
 def group_coefficients(lab: Lab, methods: tuple[Method, ...], groups) -> list[Coefficients]:
     """Coefficients of every group, times its probability, added up by sequence."""
     members = jnp.asarray(groups.members)  # [number, size]
-    found = _of_groups(methods, lab.rollout, token_stats(lab), members)
+    found = _of_groups(methods, lab.rollout, token_stats(lab, methods), members)
     weight = groups.prob[:, None, None]
 
     def added(leaf):

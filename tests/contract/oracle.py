@@ -59,6 +59,7 @@ def truncated(logits):
 
 
 BY_LAW = {"policy": lambda logits: logits, "tempered": tempered, "truncated": truncated}
+OWN = [law(STUDENT) for law in BY_LAW.values()]
 # Whose tokens a behavior names: a dataset's and a buffer's are two older policies'.
 POLICIES = {"student": STUDENT, "teacher": TEACHER, "dataset": OLDER, "buffer": KEPT}
 
@@ -91,18 +92,43 @@ def rollout(drawer: exact.Problem, proximal: exact.Problem | None = None) -> Rol
         group=jnp.arange(N),
         row=jnp.arange(N),
         reward=jnp.asarray(HERE.reward),
+        version=jnp.full(N, 0 if any(np.array_equal(drawer.logits, o) for o in OWN) else -1),
         logp_proximal=None if proximal is None else jnp.asarray(own[1]),
         logp_reference=jnp.asarray(exact.at_actions(TREE, exact.log_softmax(REFERENCE))),
         value=jnp.asarray(exact.at_states(TREE, VALUE)),
     )
 
 
-def stats(teacher: np.ndarray = TEACHER) -> TokenStats:
+def stats(method: Method, teacher: np.ndarray = TEACHER) -> TokenStats:
     pi, p = HERE.logp, exact.log_softmax(teacher)
     own = [exact.at_actions(TREE, logp) for logp in (pi, p)]
     each = [-np.exp(pi) * pi, -np.exp(p) * p, np.exp(pi) * (pi - p)]
     entropy, entropy_teacher, kl = (exact.at_states(TREE, x.sum(-1)) for x in each)
-    return TokenStats(*map(jnp.asarray, (own[0], entropy, own[1], entropy_teacher, kl)))
+    found = map(jnp.asarray, (own[0], entropy, own[1], entropy_teacher, kl))
+    asked = {it.name: jnp.asarray(_asked(it, pi, p)) for it in facts.statistics((method,))}
+    return TokenStats(*found, asked=asked)
+
+
+def _asked(asked: local.Statistic, pi: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """What a row asks to know of each state, by its definition, [N, T]."""
+    if asked.kind == "off_set":
+        kept = exact.topk_set(pi, p, asked.k, asked.topk_from)
+        return exact.at_actions(TREE, 1.0 - kept)
+    if asked.kind == "score_square":
+        score = np.eye(V) - np.exp(pi)[:, None]
+        return exact.at_actions(TREE, np.sum(score**2, -1))
+    prob, other = np.exp(pi), np.exp(p)
+    found = np.zeros(len(pi))
+    for s in range(len(pi)):
+        if asked.kind == "optimal_kl":
+            square = np.sum((np.eye(V) - prob[s]) ** 2, -1)
+            found[s] = prob[s] @ (square * (p - pi)[s]) / (prob[s] @ square)
+        else:
+            assert asked.kind == "head_share", f"say in {__file__} what {asked.kind} is"
+            gap, order = np.abs(prob - other)[s], np.argsort(-other[s])
+            before = np.cumsum(other[s][order]) - other[s][order]
+            found[s] = gap[order][before < 0.5].sum() / gap.sum() if gap.any() else 0.5
+    return exact.at_states(TREE, found)
 
 
 def take(tree, index):
@@ -159,9 +185,8 @@ def candidate_slope(rule: local.Rule) -> np.ndarray:
     if rule.divergence == "entropy":
         return entropy_slope()
     if rule.tail in (None, "sample"):
-        return slope(
-            (rule.divergence,) if rule.argument is None else (rule.divergence, rule.argument)
-        )
+        loss = (rule.divergence,) if rule.argument is None else (rule.divergence, rule.argument)
+        return slope(loss, (1 - rule.own) * HERE.logp_teacher + rule.own * HERE.logp)
     teacher, student = map(jnp.asarray, (HERE.logp_teacher, HERE.logp))
     return np.einsum(
         "sv,svm->sm", np.asarray(local.candidate_weights(rule, teacher, student, None)), HERE.score
@@ -188,7 +213,7 @@ def expected(
             continue
         if facts.coupled(method):
             drawn = rollout(drawer, proximal if corrects(method) else None)
-            coefs = in_pairs(method, drawn, stats(), drawer.joint)
+            coefs = in_pairs(method, drawn, stats(method), drawer.joint)
             total += share * vectors(method, coefs).sum((0, 1))
         else:
             total += share * (drawer.joint @ of_each(method, drawer, proximal).sum(1))
@@ -198,7 +223,7 @@ def expected(
 def of_each(method: Method, drawer: exact.Problem, proximal: exact.Problem | None) -> np.ndarray:
     """h [N, T, M] of each rollout by itself, for methods whose weights hold no other."""
     drawn = rollout(drawer, proximal if corrects(method) else None)
-    return vectors(method, alone(method, drawn, stats()))
+    return vectors(method, alone(method, drawn, stats(method)))
 
 
 def on_its_own(method: Method, law: str = "policy") -> np.ndarray:

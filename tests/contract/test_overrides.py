@@ -31,6 +31,16 @@ NUMBERS = {
     "c_bar": (0.5, 2.0),
     "low": (0.5, 0.9),
     "high": (1.1, 2.0),
+    "dual": (1.5,),
+    "band": (0.1,),
+    "tau": (0.02, 0.5),
+    "tau_negative": (2.0,),
+    "part": (0.3,),
+    "threshold": (1.0,),
+    "boost": (0.5,),
+    "most": (0.3,),
+    "passing": (0.5,),
+    "own": (0.0, 0.5),
     "coef": (-1.0, 0.0, 0.3, 2.0),
 }
 SIGNALS = ("", "", "", "reward.", "teacher.", "reference.", "entropy.")
@@ -40,10 +50,11 @@ QUIET = {
     **{axis: AXES[axis].choices for axis in ("behavior", "level", "other", "signal", "divergence")},
     **{axis: AXES[axis].choices for axis in ("penalty", "expectation", "topk_from")},
     **{axis: NUMBERS[axis] for axis in ("share", "argument", "k", "gamma")},
-    "returns": ("sum", "gae", "vtrace"),
+    "returns": ("sum", "whole", "gae", "vtrace"),
     "lam": (1.0,),
     "c_bar": (1.0, 2.0),
-    "baseline": ("none", "leave_one_out", "expected_kl", "value"),
+    "baseline": ("none", "leave_one_out", "expected_kl", "optimal_kl", "value"),
+    "tail": ("sample", "own"),
     "importance": AXES["importance"].choices,
     "ratio_rule": ("none", "none", "truncate"),
     "correction": AXES["correction"].choices,
@@ -197,7 +208,7 @@ def test_coefficients_hold_what_facts_say_that_they_hold(method):
     """A slice of time where they are pointwise; a rollout or a group by itself where uncoupled."""
     with jax.enable_x64(True):
         drawn = oracle.rollout(oracle.policy(oracle.KEPT), oracle.policy(oracle.PROXIMAL))
-        drawn, known = oracle.take((drawn, oracle.stats()), np.arange(6, 10))
+        drawn, known = oracle.take((drawn, oracle.stats(method)), np.arange(6, 10))
         drawn = dataclasses.replace(drawn, group=jnp.asarray([0, 0, 1, 1]))
         parts = weights(method, drawn)
         whole = coefficients(method, parts, known, drawn.group)
@@ -229,7 +240,10 @@ def test_a_gradient_vanishes_where_it_is_said_to(method, tail):
     if any(term.normaliser != "none" for term in method.terms):
         return  # nothing over a spread of nothing: zero but for rounding
     with jax.enable_x64(True):
-        drawn, known = oracle.rollout(oracle.HERE, oracle.HERE), oracle.stats(oracle.STUDENT)
+        drawn, known = (
+            oracle.rollout(oracle.HERE, oracle.HERE),
+            oracle.stats(method, oracle.STUDENT),
+        )
         drawn = dataclasses.replace(drawn, group=drawn.group // 2)
         coefs = coefficients(method, weights(method, drawn), known, drawn.group)
         pushed = [np.abs(np.asarray(coefs.onehot)).max()]

@@ -90,6 +90,32 @@ def reward_and_reference(estimator):
     return mean
 
 
+def by_length(lab, pair):
+    """OPO: less the mean of the pair's rewards weighted by their lengths."""
+    reward, length = lab.problem.reward[pair], lab.problem.tree.length[pair]
+    return reward - (reward * length).sum(1, keepdims=True) / length.sum(1, keepdims=True)
+
+
+def over_the_mean(lab, pair):
+    """MaxRL: less the pair's mean reward, over it; nothing where both failed."""
+    reward = lab.problem.reward[pair]
+    mean = reward.mean(1, keepdims=True)
+    return np.where(mean > 0, (reward - mean) / np.where(mean > 0, mean, 1), 0)
+
+
+def extrapolated(lab):
+    """1.25 of the teacher's reverse KL, less a quarter of the reference's."""
+    problem = dataclasses.replace(lab.problem, logp_teacher=lab.logp_reference)
+    away = problem.joint @ exact.enumerated(problem).h.sum(1)
+    return 1.25 * per_state(exact.enumerated)(lab) - 0.25 * away
+
+
+def first_tokens(lab, count):
+    """The reverse KL of the first states of every rollout."""
+    h = exact.enumerated(lab.problem).h[:, :count]
+    return lab.problem.joint @ h.sum(1)
+
+
 def topk(*args):
     return per_state(lambda problem: exact.topk(problem, *args))
 
@@ -105,6 +131,9 @@ ORACLE = {
     "opd@divergence=skew_reverse,argument=0.1": per_state(
         lambda p: exact.enumerated(p, ("skew_reverse", 0.1))
     ),
+    "opd@divergence=total_variation": per_state(
+        lambda p: exact.enumerated(p, ("total_variation",))
+    ),
     "opd_sampled": per_state(exact.sampled),
     "opd_sampled@gamma=0.6": per_state(lambda p: exact.sampled(p, gamma=0.6)),
     "opd_sampled@gamma=1": per_state(lambda p: exact.sampled(p, gamma=1.0)),
@@ -119,6 +148,8 @@ ORACLE = {
     "opd_topk@k=2": topk(2),
     "opd_topk@k=1,topk_from=teacher": topk(1, "sample", "teacher"),
     "opd_topk@k=1,topk_from=union": topk(1, "sample", "union"),
+    "opd_topk@k=2,tail=own": topk(2, "rollout"),
+    "opd_topk@k=1,tail=own,topk_from=teacher": topk(1, "rollout", "teacher"),
     "opd_topk@k=2,tail=drop": topk(2, "drop"),
     "opd_topk@k=2,tail=truncate": topk(2, "truncate"),
     "opd_topk@k=2,tail=renormalise": topk(2, "renormalise"),
@@ -130,6 +161,11 @@ ORACLE = {
     "reinforce": per_state(exact.reinforce),
     "reinforce@gamma=0.6": per_state(lambda p: exact.reinforce(p, 0.6)),
     "reinforce@gamma=0": per_state(lambda p: exact.reinforce(p, 0.0)),
+    "topr": per_state(exact.reinforce),
+    "opo": in_pairs(lambda lab, pair: by_length(lab, pair) / 2),
+    "maxrl": in_pairs(lambda lab, pair: over_the_mean(lab, pair) / 2),
+    "exopd": lambda lab: extrapolated(lab),
+    "prefix_opd": lambda lab: first_tokens(lab, 2),
     "rloo": grouped("leave_one_out"),
     "grpo": grouped("mean", 0, 1e-4),
     "grpo@normaliser=none": grouped("mean"),

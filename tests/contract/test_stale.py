@@ -20,7 +20,7 @@ from opd.types import Coefficients
 
 RTOL = 1e-9
 RATIO_KINDS = ("token", "prefix", "prefix_inclusive", "trajectory")
-BOUNDED = ("clip", "clip_ungated", "truncate", "mask")
+BOUNDED = ("clip", "dual_clip", "clip_ungated", "truncate", "mask", "soft", "band", "taper", "flip")
 # Enumerated and sampled with every kind of ratio, other rules, other gammas, rows of other
 # behaviors, bounded ratios, rows of several terms.
 NAMES = (
@@ -37,6 +37,7 @@ NAMES = (
     "opd_sampled@importance=sequence",
     "opd_baseline@importance=token",
     "opd_baseline@importance=prefix_inclusive",
+    "opd_optimal@importance=token",
     "opd_resampled",
     "opd_resampled@importance=prefix",
     "opd_sampled@divergence=jsd,argument=0.3,importance=prefix_inclusive",

@@ -23,6 +23,7 @@ GIVEN = {
     "reward": losses.REWARD,
     "group": np.arange(B) // G,
     "ended": losses.ENDED,
+    "version": np.where(losses.OWN, 0, -1),
     "logp_behavior": CASE.behavior,
     "logp_reference": CASE.reference,
     "value": CASE.value,
@@ -34,11 +35,17 @@ def rollout(**changes):
     return Rollout.of(CASE.tokens, CASE.mask, **(GIVEN | changes))
 
 
+def corrects(name):
+    return any(term.correction != "none" for term in table.parse(name).terms)
+
+
 def every_row(student, teacher, uniforms, **how):
     """dJ/dlogits, or cotangents, of all rows by name; to be traced."""
-    batch = rollout()
+    one, two = rollout(), rollout(logp_proximal=CASE.proximal)
     return {
-        row: opd.gradient(name, batch, student, teacher, uniforms=uniforms, **how)
+        row: opd.gradient(
+            name, two if corrects(name) else one, student, teacher, uniforms=uniforms, **how
+        )
         for row, name in NAMES.items()
         if name is not None
     }
@@ -168,6 +175,7 @@ SUPPLY = {
     "logp_behavior": np.float32(CASE.behavior),
     "logp_proximal": np.float32(CASE.proximal),
     "group": np.arange(B) // G,
+    "version": np.where(losses.OWN, 0, -1),
     "logits_teacher": np.float32(CASE.teacher),
 }
 LOGITS = np.float32(CASE.logits)
@@ -209,7 +217,8 @@ def asked(name):
 
 def test_what_is_lacking_is_said_by_name():
     """Of each row; given that and nothing more, no gradient has a number that isn't one."""
-    names = [name for name in NAMES.values() if name] + [CORRECTED]
+    gated = [f"opd@gate={gate},passing=1.5" for gate in ("right", "mixed")]
+    names = [name for name in NAMES.values() if name] + [CORRECTED, *gated]
     supplied = {name: asked(name) for name in names}
     calls = {name: calling(name, given) for name, given in supplied.items()}
     run = jax.jit(lambda x: {name: call(x) for name, call in calls.items()})
@@ -223,6 +232,10 @@ def test_what_is_lacking_is_said_by_name():
         "offline_rl": {"reward"},
         "ppo": {"reward", "value", "logp_behavior"},
         "rl_with_reference": {"reward", "group", "logp_reference"},
+        "opo": {"reward", "group"},
+        "opd@gate=right,passing=1.5": {"reward", "logits_teacher"},
+        "opd@gate=mixed,passing=1.5": {"reward", "group", "logits_teacher"},
+        "distillm2": {"version", "logits_teacher"},
         CORRECTED: {"reward", "group", "logp_proximal", "logp_behavior"},
     }
     assert {name: set(supplied[name]) for name in wanted} == wanted

@@ -30,21 +30,24 @@ WANTED = {
     "none": np.zeros(B),
     "batch": np.full(B, TOTAL.mean()),
     "group": np.array([group_of(TOTAL, b).mean() for b in range(B)]),
+    "length_weighted": np.array(
+        [group_of(TOTAL * LENGTHS, b).sum() / group_of(LENGTHS, b).sum() for b in range(B)]
+    ),
     "leave_one_out": np.array([others_of(TOTAL, b).mean() if b < 5 else 0.0 for b in range(B)]),
 }
 
 
 # Compiled, since leak checking compiles every eager operation anew.
 BASELINE = jax.jit(baselines.baseline, static_argnums=3)
-NORMALISE = jax.jit(baselines.normalise, static_argnums=3)
+NORMALISE = jax.jit(baselines.normalise, static_argnums=4)
 
 
 def subtracted(kind, values=RETURNS, mask=MASK):
     return np.asarray(BASELINE(values, mask, GROUP, kind))
 
 
-def divided(kind, advantage, mask=MASK, group=GROUP):
-    return np.asarray(NORMALISE(advantage, mask, group, kind))
+def divided(kind, advantage, mask=MASK, group=GROUP, total=RETURNS):
+    return np.asarray(NORMALISE(advantage, total, mask, group, kind))
 
 
 def test_every_kind_is_here():
@@ -66,14 +69,14 @@ def test_later_returns_and_junk_off_the_mask_do_not_matter(kind):
     np.testing.assert_array_equal(subtracted(kind, junk), subtracted(kind))
 
 
-@pytest.mark.parametrize("kind", ["batch", "group", "leave_one_out"])
+@pytest.mark.parametrize("kind", ["batch", "group", "length_weighted", "leave_one_out"])
 def test_order_within_a_group_does_not_matter(kind):
     order = np.array([1, 0, 4, 2, 3, 5])
     found = subtracted(kind, RETURNS[order], MASK[order])
     np.testing.assert_allclose(found, subtracted(kind)[order], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["group", "leave_one_out"])
+@pytest.mark.parametrize("kind", ["group", "length_weighted", "leave_one_out"])
 def test_other_groups_do_not_matter(kind):
     other = RETURNS.copy()
     other[2:] += 5
@@ -92,9 +95,12 @@ ADVANTAGE = np.random.default_rng(1).normal(1, 2, size=(B, T)).astype(np.float32
 SQUARE = np.array([np.mean(np.float64(ADVANTAGE[b, :n]) ** 2) for b, n in enumerate(LENGTHS)])
 SPREAD = np.sqrt([group_of(SQUARE, b).mean() for b in range(B)])
 GRADED = ADVANTAGE[MASK].astype(np.float64)
+MEAN = WANTED["group"][:, None]
 NORMALISED = {
     "none": ADVANTAGE,
     "group_std": ADVANTAGE / (SPREAD + 1e-4)[:, None],
+    "group_return": np.where(MEAN > 0, ADVANTAGE / MEAN, 0),
+    "whiten_sum": ADVANTAGE - GRADED.mean(),
     "whiten": (ADVANTAGE - GRADED.mean()) / (GRADED.std() + 1e-4),
 }
 
@@ -114,8 +120,8 @@ def test_one_return_a_rollout_is_divided_by_the_group_s_standard_deviation():
 
     @jax.jit
     def published(total):
-        mean = baselines.group_mean(total, GROUP)
-        spread = jnp.sqrt(baselines.group_mean((total - mean) ** 2, GROUP))
+        mean = baselines.group_mean(total, GROUP, LENGTHS)
+        spread = jnp.sqrt(baselines.group_mean((total - mean) ** 2, GROUP, LENGTHS))
         return (total - mean) / (spread + baselines.EPSILON)
 
     wanted = np.asarray(published(RETURNS[:, 0]))[:, None]
@@ -132,13 +138,43 @@ def test_a_group_of_equal_rewards_teaches_nothing():
     np.testing.assert_array_equal(divided("group_std", advantage), 0)
 
 
+def test_terms_that_are_whitened_together_are_their_sum_whitened():
+    """Each centred and over the spread of the sum: they add up to what REINFORCE++ has."""
+    first, second = ADVANTAGE, RETURNS
+    total = first + 0.3 * second
+
+    @jax.jit
+    def shared(values):
+        return baselines.over_spread(
+            baselines.centred(values, values, MASK, GROUP), jnp.asarray(total), MASK
+        )
+
+    found = shared(first) + 0.3 * shared(second)
+    np.testing.assert_allclose(found, divided("whiten", total), rtol=1e-4, atol=1e-5)
+
+
+def test_an_optimal_token_baseline_weighs_returns_by_the_scores_so_far():
+    """Of the group's rollouts that reach a token; a rollout alone is its own baseline."""
+    square = np.random.default_rng(3).uniform(size=(B, T)).astype(np.float32)
+    so_far = np.cumsum(square.astype(np.float64), 1)
+    wanted = np.zeros((B, T))
+    for b, t in np.argwhere(MASK):
+        reach = [i for i in range(B) if GROUP[i] == GROUP[b] and LENGTHS[i] > t]
+        wanted[b, t] = so_far[reach, t] @ RETURNS[reach, t] / so_far[reach, t].sum()
+    for junk in (0.0, np.nan):
+        values = (np.where(MASK, x, np.float32(junk)) for x in (RETURNS, square))
+        found = jax.jit(baselines.optimal_token)(*values, MASK, GROUP)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(wanted[5], np.where(MASK[5], RETURNS[5], 0), rtol=1e-6)
+
+
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
 
 @given(
     arrays(np.float32, (B, T), elements=NUMBERS),
     arrays(np.int64, B, elements=st.integers(1, T)),
-    st.sampled_from([name for name in NORMALISED if name != "none"]),
+    st.sampled_from(["group_std", "whiten"]),
 )
 def test_what_is_divided_by_a_spread_stays_within_bounds(advantage, lengths, kind):
     """Root mean square 1 over n numbers: none of them is more than sqrt(n), whatever they are."""

@@ -168,7 +168,8 @@ def test_equal_totals_are_not_divided_by_nothing():
     methods = tuple(divided())
     assert len(methods) >= 20
     grade, dense = equal_totals(GRADE), equal_totals(RNG.normal(size=(B, T)))
-    stats = TokenStats(STUDENT, STUDENT, STUDENT + grade, STUDENT, dense)
+    asked = {it.name: np.abs(dense) for it in facts.statistics(methods)}
+    stats = TokenStats(STUDENT, STUDENT, STUDENT + grade, STUDENT, dense, asked=asked)
     drawn = dataclasses.replace(
         rollout(), reward=np.ones(B, np.float32), logp_reference=STUDENT + dense
     )

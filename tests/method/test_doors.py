@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from opd.method import baselines, importance, local, reduction, returns, table
+from opd.method import baselines, importance, local, reduction, returns, table, weighing
 from opd.method.coefficients import coefficients, weights
 from opd.types import Rollout, TokenStats
 
@@ -39,6 +39,7 @@ REFUSED = {
     "discounted, a column": lambda: returns.discounted(ROW[:, None], MASK, 1.0),
     "future": lambda: returns.future(ROW, MASK, 1.0),
     "mean": lambda: returns.mean(ROW, MASK, 1.0),
+    "whole": lambda: returns.whole(ROW, MASK, 1.0),
     "mean_future": lambda: returns.mean_future(ROW, MASK, 1.0),
     "gae, reward": lambda: returns.gae(ROW, TABLE, MASK, 1.0, 1.0),
     "gae, value": lambda: returns.gae(TABLE, ROW, MASK, 1.0, 1.0),
@@ -47,13 +48,18 @@ REFUSED = {
     "baseline": lambda: baselines.baseline(ROW, MASK, GROUP, "group"),
     "baseline, mask": lambda: baselines.baseline(TABLE, MASK[0], GROUP, "group"),
     "baseline, group": lambda: baselines.baseline(TABLE, MASK, TABLE, "group"),
-    "normalise": lambda: baselines.normalise(ROW, MASK, GROUP, "whiten"),
-    "normalise, mask": lambda: baselines.normalise(TABLE, MASK[0], GROUP, "group_std"),
-    "normalise, group": lambda: baselines.normalise(TABLE, MASK, TABLE, "group_std"),
+    "normalise": lambda: baselines.normalise(ROW, TABLE, MASK, GROUP, "whiten"),
+    "normalise, mask": lambda: baselines.normalise(TABLE, TABLE, MASK[0], GROUP, "group_std"),
+    "normalise, group": lambda: baselines.normalise(TABLE, TABLE, MASK, TABLE, "group_std"),
+    "normalise, total": lambda: baselines.normalise(TABLE, ROW, MASK, GROUP, "group_return"),
+    "optimal_token": lambda: baselines.optimal_token(TABLE, ROW, MASK, GROUP),
     "log_ratio": lambda: importance.log_ratio(ROW, TABLE, MASK, "token"),
     "log_ratio, behavior": lambda: importance.log_ratio(TABLE, ROW, MASK, "token"),
-    "weight": lambda: importance.weight(TABLE, ROW, "clip", 0.8, 1.2),
-    "bounded": lambda: importance.bounded(ROW, TABLE, "clip", 0.8, 1.2),
+    "weight": lambda: importance.weight(TABLE, ROW, "clip", low=0.8, high=1.2),
+    "bounded": lambda: importance.bounded(ROW, TABLE, "clip", low=0.8, high=1.2),
+    "of_statistics": lambda: weighing.of_statistics(STATS, ROW, "agreement", boost=1.0),
+    "of_positions": lambda: weighing.of_positions(ROW, "prefix", part=0.5),
+    "of_outcome": lambda: weighing.of_outcome(TABLE, GROUP, "right", 0.5),
     "reduce": lambda: reduction.reduce(MASK[0], "sum"),
     "candidate_weights": lambda: local.candidate_weights(RULE, ROW, TABLE, None),
     "candidate_weights, uniforms": lambda: local.candidate_weights(DRAWN, TABLE, TABLE, ROW[:2]),

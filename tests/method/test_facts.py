@@ -1,5 +1,6 @@
 """What follows from a method's terms, row by row and for rows with other axes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -200,6 +201,23 @@ def test_a_goal_in_words():
     assert (
         words("gkd")
         == "jsd(0.5) to the teacher, on the behavior's states (0.5 student, 0.5 dataset)"
+    )
+
+
+def test_both_kls_in_equal_parts_are_jeffreys():
+    """As terms or by its name, and with more of one of them it is neither."""
+
+    def said(name, **changes):
+        return facts.describe(facts.goal(table.parse(name, **changes)))
+
+    jeffreys = said("opd@divergence=jeffreys")
+    assert said("akl@weigh=none") == jeffreys == "jeffreys to the teacher"
+    assert facts.reference(table.parse("akl")).name == "opd@divergence=jeffreys"
+    sum_of_two = table.parse("akl@weigh=none")
+    more = dataclasses.replace(sum_of_two.terms[0], coef=2.0)
+    method = dataclasses.replace(sum_of_two, terms=(more, sum_of_two.terms[1]))
+    assert facts.describe(facts.goal(method)) == (
+        "2 x forward_kl to the teacher + reverse_kl to the teacher"
     )
 
 

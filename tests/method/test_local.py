@@ -83,6 +83,7 @@ WANTED = {
     "jsd": lambda b: b * kl(TEACHER, mix(b)) + (1 - b) * kl(STUDENT, mix(b)),
     "skew": lambda a: kl(TEACHER, mix(a)),
     "skew_reverse": lambda a: kl(STUDENT, mix(a)),
+    "total_variation": lambda _: np.sum(np.abs(np.exp(STUDENT) - np.exp(TEACHER)), -1) / 2,
 }
 
 
@@ -290,6 +291,67 @@ def test_the_entropy_bonus_is_the_gradient_of_the_entropy():
 
     push, gradient = map(np.asarray, both(logits))
     np.testing.assert_allclose(law(push, STUDENT), gradient, atol=1e-6)
+
+
+def test_a_target_between_the_policies_pulls_half_way_and_not_at_all():
+    """Soft labels of softmax(own z_pi + (1 - own) z_p): the teacher's at 0, one's own at 1."""
+    for own in (0.0, 0.3, 1.0):
+        rule = Rule("forward_kl", own=own)
+        found = WEIGH(rule, np.float32(TEACHER), np.float32(STUDENT), None)
+        between = np.exp(log_softmax(own * STUDENT + (1 - own) * TEACHER))
+        np.testing.assert_allclose(found, between, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(law(np.asarray(found), STUDENT), 0, atol=1e-6)
+
+
+ASKED = {
+    "off_set": local.Statistic("off_set", 3, "student"),
+    "optimal_kl": local.Statistic("optimal_kl"),
+    "head_share": local.Statistic("head_share"),
+    "score_square": local.Statistic("score_square"),
+}
+ASK = jax.jit(local.statistic, static_argnums=0)
+OWN = np.arange(N)[:, None] == np.arange(V)
+
+
+def test_what_rows_ask_of_a_state():
+    assert set(ASKED) == set(local.STATISTICS), "add its definition here"
+    teacher, student = np.float32(TEACHER), np.float32(STUDENT)
+    found = {name: np.asarray(ASK(asked, teacher, student, OWN)) for name, asked in ASKED.items()}
+    np.testing.assert_array_equal(found["off_set"], ~ON[OWN])
+    prob, other = np.exp(STUDENT), np.exp(TEACHER)
+    for n in range(N):
+        score = np.eye(V) - prob[n]
+        square = np.sum(score**2, -1)
+        # The constant of least variance of (w - b) s in logit space, by least squares.
+        slope = np.sqrt(prob[n] * square)
+        best = np.sum(slope**2 * (TEACHER - STUDENT)[n]) / np.sum(slope**2)
+        assert found["score_square"][n] == pytest.approx(square[n], rel=1e-5)
+        assert found["optimal_kl"][n] == pytest.approx(best, rel=1e-4)
+        order = np.argsort(-other[n])
+        count = 1 + int(np.sum(np.cumsum(other[n][order]) < 0.5))
+        gap = np.abs(other - prob)[n]
+        assert found["head_share"][n] == pytest.approx(gap[order[:count]].sum() / gap.sum())
+
+
+def test_an_optimal_baseline_leaves_less_variance_than_any_other_constant():
+    """sum_v pi |(w - b) s|^2 is least at it, and more at -KL, at nothing and beside it."""
+    teacher, student = TEACHER.astype(np.float32), STUDENT.astype(np.float32)
+    best = np.asarray(ASK(ASKED["optimal_kl"], teacher, student, OWN), np.float64)
+    prob = np.exp(STUDENT)
+    square = 1 - 2 * prob + np.sum(prob**2, -1, keepdims=True)
+
+    def left(b):
+        return np.sum(prob * square * (TEACHER - STUDENT - np.reshape(b, (-1, 1))) ** 2, -1)
+
+    for other in (-kl(STUDENT, TEACHER), np.zeros(N), best + 0.1, best - 0.1):
+        assert np.all(left(best) < left(other))
+
+
+def test_what_is_asked_of_extreme_states_is_a_number():
+    teacher, student = (x.reshape(-1, 4) for x in np.broadcast_arrays(EXTREME[:, None], EXTREME))
+    own = np.arange(len(teacher))[:, None] % 4 == np.arange(4)
+    for asked in ASKED.values():
+        assert np.all(np.isfinite(ASK(asked, teacher, student, own)))
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,11 @@ def test_a_terminal_reward_at_gamma_one_is_broadcast():
     paid = returns.terminal(reward, jnp.asarray(MASK))
     wanted = np.where(MASK, np.float32([[1], [-2], [0.5]]), 0)
     np.testing.assert_array_equal(returns.discounted(paid, jnp.asarray(MASK), 1.0), wanted)
+
+
+@pytest.mark.parametrize("junk", [0.0, np.nan])
+def test_a_whole_return_is_the_rollouts_at_each_of_its_tokens(junk, x64):
+    reward = np.where(MASK, DENSE, junk)
+    total = np.where(MASK, DENSE, 0).sum(1, keepdims=True)
+    found = jax.jit(returns.whole)(reward, MASK, 1.0)
+    np.testing.assert_allclose(found, np.where(MASK, total, 0), rtol=1e-12)

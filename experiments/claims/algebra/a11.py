@@ -113,7 +113,7 @@ def advantage(size: int) -> Array:
 
     def normalised(total: jax.Array) -> jax.Array:
         centred = total - baselines.baseline(total, mask, group, "group")
-        return baselines.normalise(centred, mask, group, "group_std")
+        return baselines.normalise(centred, total, mask, group, "group_std")
 
     found = jax.vmap(normalised)(jnp.asarray(reward[..., None].astype(float)))
     return np.asarray(found)[:, 0, 0]

@@ -45,7 +45,7 @@ def log_ratio(problem: Problem, behavior: Problem, kind: str, horizon: int | Non
 def weight(log_rho: Array, high: float | None = None) -> Array:
     """The library's weight: rho, or min(rho, high)."""
     rule = "none" if high is None else "truncate"
-    return np.asarray(importance.weight(jnp.asarray(log_rho), None, rule, None, high))
+    return np.asarray(importance.weight(jnp.asarray(log_rho), None, rule, high=high))
 
 
 def sequence_kl(behavior: Problem, problem: Problem) -> float:

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from opd import draws, processes
-from opd.engine import programs, sharding
+from opd.engine import estimator, programs, sharding
 from opd.measure import intervals
-from opd.method import facts
+from opd.method import facts, weighing
 from opd.method.axes import Term
 from opd.method.table import Method
 from opd.run import drawing
@@ -281,7 +281,10 @@ def rows_together(chunk: int | None, vocab: int) -> int:
 def scored(methods: tuple[Method, ...]) -> bool:
     """Whether a weight of theirs asks for a continuation's statistics: to grade or for a ratio."""
     return any(
-        term.importance != "none" or (term.onehot and term.signal in ("teacher", "teacher_kl"))
+        term.importance != "none"
+        or weighing.of_state(term.weigh)
+        or bool(term.asks)
+        or (term.onehot and term.signal in ("teacher", "teacher_kl"))
         for method in methods
         for term in method.terms
     )
@@ -295,7 +298,7 @@ def continuing(
     answers: list[str],
 ) -> Continue:
     """The student's continuations, rewarded by the task and scored where a branched row asks."""
-    graded = scored(plan.branched)
+    graded, scoring = scored(plan.branched), estimator.asking(world.scoring, plan.branched)
 
     def extend(
         trunk: Rollout, prefix: np.ndarray, key: Array, which: np.ndarray
@@ -310,6 +313,6 @@ def continuing(
         if not graded:
             return drawn, None
         head = programs.head(world.mesh, *teacher, drawn)
-        return drawn, programs.score(world.mesh, *student, drawn, head, world.scoring)
+        return drawn, programs.score(world.mesh, *student, drawn, head, scoring)
 
     return extend

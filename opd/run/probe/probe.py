@@ -167,12 +167,13 @@ def _measure(
     batches: Iterable[Batch],
 ) -> Measured:
     methods, columns = plan.methods, plan.columns
+    scoring = estimator.asking(world.scoring, methods)
     total = programs.no_moments(world.mesh, *student, len(columns))
     grams, sketches, squares, rollouts, scored = [], [], [], [], []
     for batch in batches:
         rollout = batch.rollout
         head = programs.head(world.mesh, *teacher, rollout)
-        stats = programs.score(world.mesh, *student, rollout, head, world.scoring)
+        stats = programs.score(world.mesh, *student, rollout, head, scoring)
         coefficients = programs.coefficients_of(methods, rollout, stats)
         if plan.branched:
             extend = branches.continuing(world, student, teacher, plan, batch.answers)
