@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from opd import processes
+from opd import fields, processes
 from opd.data import hub_tokenizer, pipeline, tokenizers
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig, Task
@@ -113,6 +113,78 @@ class PlayerConfig:
         return dataclasses.replace(
             model, attention=self.attention, remat=self.remat, rows=self.rows, gather=self.gather
         )
+
+
+# Who a teacher is: a player of its own, or the student at some time.
+SOURCES = ("given", "start", "live", "ema", "lagged")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig(PlayerConfig):
+    """The teacher: who it is, and what it is told in the prompts' place.
+
+    The student as it began (`start`) or is at the update (`live`), an average of it (`ema`), or a
+    copy that is made anew every so many updates (`lagged`): none of them is a further model, and
+    no gradient goes through any. Rollouts that serve for several updates are graded once, by the
+    teacher of the first of these.
+    """
+
+    source: str = setting("given", choices=SOURCES)
+    decay: float = setting(0.99, at_least=0, below=1)  # ema: of the average, an update
+    every: int = setting(50, at_least=1)  # lagged: updates after which it is copied anew
+    # A jinja2 template over the columns of the data: `prompt`, `messages`, `answer`, `solution` and
+    # the line's own. None: the teacher reads what the student does. One that is fitted here is
+    # fitted to its own prompts.
+    prompt: str | None = None
+    max_prompt: int | None = setting(None, at_least=1)  # P', tokens; None: the longest
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the teacher is the student at some time."""
+        return self.source != "given"
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is another one from update to update."""
+        return self.source in ("live", "ema", "lagged")
+
+    @property
+    def kept(self) -> bool:
+        """Whether it has parameters that a run keeps from update to update."""
+        return self.source in ("ema", "lagged")
+
+    @property
+    def words(self) -> str:
+        """Who it is and what it is told, as a claim names it."""
+        who = {
+            "given": "teacher",
+            "start": "student as it began",
+            "live": "student as it is at the update",
+            "ema": f"average of the student (decay {self.decay:g})",
+            "lagged": f"student of up to {self.every} updates ago",
+        }[self.source]
+        return who if self.prompt is None else f"{who}, told another prompt (teacher.prompt)"
+
+    def check(self, path: str) -> None:
+        """Refuses a teacher that is the student and comes from elsewhere, or is it altogether.
+
+        Raises:
+            ValueError: one line.
+        """
+        for name in ("path", "from_"):
+            value = getattr(self, name)
+            if self.is_student and value is not None:
+                raise ValueError(
+                    f"{path}.{fields.key(name)} = {value!r}: allowed with {path}.source = 'given' "
+                    f"only; {self.source!r} is the student itself"
+                )
+        if self.prompt is None and self.max_prompt is not None:
+            raise ValueError(f"{path}.max_prompt = {self.max_prompt}: needs {path}.prompt")
+        if self.source == "live" and self.prompt is None:
+            raise ValueError(
+                f"{path}.source = 'live': needs {path}.prompt, or teacher and student are one and "
+                "their KL is 0"
+            )
 
 
 def tokenized(data: DataConfig, *players: PlayerConfig) -> DataConfig:
@@ -221,6 +293,23 @@ def _check(name: str, config: PlayerConfig, task: Task) -> None:
             f"config.{name}.fit.stop_at = {config.fit.stop_at}: needs a validation split, and "
             "there is none"
         )
+
+
+def look_at_both(
+    teacher: TeacherConfig, student: PlayerConfig, task: Task
+) -> tuple[PlayerPlan, PlayerPlan]:
+    """`look` at teacher and student, each of which reads what it is told.
+
+    Raises:
+        ValueError: what `look` refuses.
+    """
+    longer = task
+    if task.told is not None and task.told.width > task.max_prompt:
+        longer = dataclasses.replace(task, max_prompt=task.told.width)
+    if not teacher.is_student:
+        return look("teacher", teacher, longer), look("student", student, task)
+    found = look("student", student, longer)
+    return PlayerPlan("teacher", teacher, teacher.computed(found.model)), found
 
 
 def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
@@ -332,7 +421,7 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
         if plan.hub is not None:
             hub.keep(plan.hub.path, here)
         return Player(plan.model, _from_path(plan, world))
-    identity = fit.identity(plan.model, plan.config.fit, world)
+    identity = fit.identity(plan.model, plan.config.fit, world, plan.name)
     if models is None:
         return Player(plan.model, _fitted(plan, identity, world, here))
     named = Path(models) / _name(plan.name, identity)
@@ -341,6 +430,16 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
         params = _fitted(plan, identity, world, shared)
     folder.describe(here, plan.model, {"path": str(shared)}, world.task)
     return Player(plan.model, params)
+
+
+def make_teacher(
+    plan: PlayerPlan, student: Player, world: World, workdir: Path, models: str | None = None
+) -> Player:
+    """The teacher, `make`d; or the student as it begins, where it is the student at some time."""
+    config = plan.config
+    if isinstance(config, TeacherConfig) and config.is_student:
+        return Player(plan.model, student.params)
+    return make(plan, world, workdir, models)
 
 
 def _name(name: str, identity: Any) -> str:

@@ -305,11 +305,13 @@ def continuing(
             jax.tree.map(jnp.asarray, rows | {"prefix": prefix}), world.mesh
         )
         drawn = programs.rollout(world.mesh, *student, **rows, key=key, sampling=world.sampling)
+        told = sharding.shard_batch((trunk.told, trunk.told_mask), world.mesh)
+        drawn = dataclasses.replace(drawn, told=told[0], told_mask=told[1])
         theirs = [answers[place // world.group_size] for place in which]
         drawn = drawing.reward(world.task, drawn, theirs, 1)
         if not graded:
             return drawn, None
-        head = programs.head(world.mesh, *teacher, drawn)
+        head = drawing.head(world, teacher, drawn)
         return drawn, programs.score(world.mesh, *student, drawn, head, world.scoring)
 
     return extend

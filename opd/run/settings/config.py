@@ -21,7 +21,13 @@ from opd.fields import setting, to_dict
 from opd.method import facts, table
 from opd.method.table import Method
 from opd.run.players.fit import FitConfig
-from opd.run.players.players import LoraConfig, ModelConfig, PlayerConfig, tokenized
+from opd.run.players.players import (
+    LoraConfig,
+    ModelConfig,
+    PlayerConfig,
+    TeacherConfig,
+    tokenized,
+)
 from opd.run.probe.evaluate import EvaluateConfig
 from opd.run.probe.probe import ProbeConfig, methods_of
 from opd.run.rollouts.behavior import BufferConfig, DatasetConfig
@@ -50,6 +56,7 @@ __all__ = [
     "ReuseConfig",
     "RewardConfig",
     "SamplingConfig",
+    "TeacherConfig",
     "build",
     "config_dict",
     "kind_of",
@@ -146,7 +153,7 @@ class Config:
     models: str | None = None  # folder to keep teacher and student in; None: the workdir's own
     trains: str = setting("policy", choices=TRAINS)
     data: DataConfig = DataConfig()
-    teacher: PlayerConfig = PlayerConfig()
+    teacher: TeacherConfig = TeacherConfig()
     student: PlayerConfig = PlayerConfig()
     probe: ProbeConfig = ProbeConfig()
     method: MethodConfig = MethodConfig()

@@ -241,14 +241,15 @@ def ready(
         raise ValueError(
             f"config.evaluate.split = {config.evaluate.split!r}: allowed are {allowed}"
         )
+    if config.teacher.prompt is not None:
+        task = pipeline.tell(task, config.teacher.prompt, config.teacher.max_prompt)
     size = min(len(task.split(config.evaluate.split)), config.evaluate.prompts)
     if size < 2:
         raise ValueError(
             f"config.evaluate.split = {config.evaluate.split!r}: has {size} prompt, allowed are 2 "
             "or more, for an interval"
         )
-    teacher = players.look("teacher", config.teacher, task)
-    student = players.look("student", config.student, task)
+    teacher, student = players.look_at_both(config.teacher, config.student, task)
     teacher, student, task = players.together(teacher, student, task)
     world = World(
         mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),

@@ -36,6 +36,7 @@ def parts(
     critic: bool = False,
     average: bool = False,
     microbatches: int = 1,
+    followed: bool = False,
 ) -> dict[str, int]:
     """Bytes on one device by what they are for: all that is there while a gradient is taken.
 
@@ -48,6 +49,7 @@ def parts(
         critic: whether one is trained beside the policy.
         average: whether parameters are averaged.
         microbatches: parts of a gradient; of more than one the sum is held too.
+        followed: whether a teacher is kept that follows what is trained.
     """
     model = student if trains == "policy" else Scalar(student)
     trained = folder.abstract(model, mesh, trained=True)
@@ -59,6 +61,7 @@ def parts(
         "Adam's moments": MOMENTS * moved,
         "average": moved * average,
         "gradients": gradients * moved,
+        "teacher": moved * followed,
     }
     if critic:
         whole = on_device(folder.abstract(Scalar(student), mesh, trained=True))
@@ -71,16 +74,17 @@ def parts(
 
 def said(config: Config, ready: Ready, method: Method, taught: bool) -> str:
     """The line of a training; `taught` is whether it has a teacher."""
-    is_policy = config.trains == "policy"
+    is_policy, teacher = config.trains == "policy", config.teacher
     held = parts(
         ready.world.mesh,
         ready.student.model,
-        ready.teacher.model if taught else None,
+        ready.teacher.model if taught and not teacher.is_student else None,
         ready.reward.model,
         config.trains,
         is_policy and "value" in facts.needs(method),
         config.optimizer.ema > 0,
         config.optimizer.microbatches,
+        taught and teacher.kept,
     )
     return line(held, ready.world.mesh.size)
 

@@ -19,6 +19,7 @@ from opd import processes
 from opd.engine import costs, optimizer, programs, steps
 from opd.engine.optimizer import Optimizer
 from opd.engine.steps import Critic, Sampling, State
+from opd.engine.vocab import Head
 from opd.method import facts
 from opd.method.table import Method
 from opd.model.decoder import Decoder
@@ -30,7 +31,7 @@ from opd.run.rollouts import flight
 from opd.run.rollouts.behavior import Drawn, Source
 from opd.run.rollouts.flight import Flight
 from opd.run.settings.config import Config
-from opd.types import Params
+from opd.types import Params, pytree
 
 Memory = dict[str, Any]  # a tree of arrays and counters
 NOTHING: Memory = {"batches": 0, "generated": 0, "uses": 0, "probed": -1}
@@ -57,6 +58,13 @@ class Learner(Protocol):
         """What an evaluation is worth: more is better."""
 
 
+@pytree
+class Followed(State):
+    """A student's state, and what is trained of a teacher that follows it."""
+
+    teacher: Params = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """All that an update of a policy needs besides the state: the same throughout a run."""
@@ -64,7 +72,7 @@ class Policy:
     world: World
     student: Decoder
     begin: Params  # the student's parameters before the first update
-    teacher: Player | None
+    teacher: Player | None  # of one that moves: as it begins
     method: Method
     config: Config
     optimizer: Optimizer
@@ -77,10 +85,51 @@ class Policy:
         return self.method.name
 
     def start(self) -> State:
-        """The student's start, and fresh optimizers."""
-        return programs.start(
+        """The student's start, and fresh optimizers; a teacher that follows starts there too."""
+        state = programs.start(
             self.world.mesh, self.student, self.optimizer, self.begin, self.critic
         )
+        if not self._kept:
+            return state
+        return self._followed(state, self._follow(state.params, None, 0.0))
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the teacher is another one from update to update."""
+        return self.teacher is not None and self.config.teacher.moves
+
+    @property
+    def _kept(self) -> bool:
+        """Whether the state has a teacher's parameters."""
+        return self.teacher is not None and self.config.teacher.kept
+
+    def _follow(self, params: Params, average: Params | None, decay: float) -> Params:
+        return programs.follow(self.world.mesh, self.student, params, average, decay)
+
+    @staticmethod
+    def _followed(state: State, teacher: Params) -> Followed:
+        return Followed(state.params, state.optimizer, state.step, state.critic, teacher)
+
+    def _after(self, state: State, before: State, number: int) -> State:
+        """The state after update `number`, with the teacher that follows it from `before`."""
+        if not isinstance(before, Followed):
+            return state
+        config = self.config.teacher
+        if config.source == "ema":
+            return self._followed(state, self._follow(state.params, before.teacher, config.decay))
+        due = (number + 1) % config.every == 0
+        return self._followed(
+            state, self._follow(state.params, None, 0.0) if due else before.teacher
+        )
+
+    def taught_by(self, state: State) -> Player | None:
+        """The teacher at a state."""
+        if not self._moves:
+            return self.teacher
+        params = state.params
+        if isinstance(state, Followed):
+            params = self.student.with_trained(params, state.teacher)
+        return Player(self.teacher.model, params)
 
     def params(self, state: State) -> Params:
         """The average where one is kept, else the parameters."""
@@ -88,7 +137,9 @@ class Policy:
 
     def judge(self, state: State, samples: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`evaluate.evaluate` of the student."""
-        return self.judged_by(Player(self.student, self.params(state)), samples)
+        return self.judged_by(
+            Player(self.student, self.params(state)), samples, teacher=self.taught_by(state)
+        )
 
     def merit(self, figures: Mapping[str, Any]) -> float | None:
         """The reward for a reward's row, else -KL."""
@@ -115,15 +166,17 @@ class Policy:
                 line |= {"drift": 0.0, "drift_from": "enumerated"}  # the behavior is the student
             if self._due(memory, number):
                 memory |= {"probed": number}
-                line |= {"probe": self._probe(state.params, in_use, number)}
+                line |= {"probe": self._probe(state, in_use, number)}
         memory["uses"] = int(memory["uses"]) + 1
-        head = None
-        if in_use.teacher is not None:
-            head = steps.head_of(self.teacher.model, self.teacher.params, in_use.teacher)
+        head = in_use.teacher
+        if head is not None and not isinstance(head, Head):
+            head = steps.head_of(self.teacher.model, self.teacher.params, head)
+        before, state = state, State(state.params, state.optimizer, state.step, state.critic)
         state, metrics = programs.update(
             self.world.mesh, self.student, self.optimizer, state, in_use.rollout, head, self.method,
             self.source.seed, self.world.scoring, self.config.optimizer.microbatches, self.critic,
         )  # fmt: skip
+        state = self._after(state, before, number)
         values = processes.on_host({name: metric.value() for name, metric in metrics.items()})
         line = {"drift_from": "sampled", "ess_of": facts.weighs(self.method)} | line
         line |= {"uses": memory["uses"], "flops": self._flops(fresh)}
@@ -166,11 +219,12 @@ class Policy:
         rollout = dataclasses.replace(rollout, **once)
         teacher, behavior = None, None
         if costs.needs_teacher(self.method):
-            teacher = programs.hidden(world.mesh, *self.teacher, rollout)
+            teacher = programs.hidden(world.mesh, *self.taught_by(state), rollout.as_told)
+            if self._moves:
+                teacher = _as_it_is(*self.taught_by(state), teacher)
         if self._enumerates_drift:
-            behavior = programs.head(world.mesh, self.student, state.params, rollout)
-            # The unembedding may be the parameters' own array, which the update consumes.
-            behavior = dataclasses.replace(behavior, unembedding=jnp.copy(behavior.unembedding))
+            hidden = programs.hidden(world.mesh, self.student, state.params, rollout)
+            behavior = _as_it_is(self.student, state.params, hidden)
         return drawn, Flight(rollout, teacher, behavior)
 
     @property
@@ -184,11 +238,11 @@ class Policy:
         every, last = self.config.probe.every, int(memory["probed"])
         return every > 0 and (last < 0 or number // every > last // every)
 
-    def _probe(self, params: Params, fresh: Flight, number: int) -> list[dict[str, Any]]:
+    def _probe(self, state: State, fresh: Flight, number: int) -> list[dict[str, Any]]:
         """`probe.follow` on the rollouts of an update."""
         return probe.follow(
-            self.world, Player(self.student, params), self.teacher, fresh.rollout, number,
-            self.source.seed, self.config.probe,
+            self.world, Player(self.student, state.params), self.taught_by(state), fresh.rollout,
+            number, self.source.seed, self.config.probe,
         )  # fmt: skip
 
     def _flops(self, fresh: bool) -> float:
@@ -197,8 +251,17 @@ class Policy:
         sizes = task.max_prompt, task.max_completion
         rollouts = self.config.prompts * self.config.group_size
         rows = rollouts // self.config.optimizer.microbatches
-        flops = costs.flops(self.student, teacher, self.method, *sizes, self.world.scoring, rows)
+        told = None if task.told is None else task.told.width
+        flops = costs.flops(
+            self.student, teacher, self.method, *sizes, self.world.scoring, rows, told
+        )
         return float(rollouts * (flops["total"] if fresh else flops["update"]))
+
+
+def _as_it_is(model: Decoder, params: Params, hidden: jax.Array) -> Head:
+    """A side of the vocabulary that outlives its parameters, which an update consumes."""
+    head = steps.head_of(model, params, hidden)
+    return dataclasses.replace(head, unembedding=jnp.copy(head.unembedding))
 
 
 def make(
