@@ -32,7 +32,7 @@ from opd.data.tokenizers import (
     check,
     train_bpe,
 )
-from opd.data.told import Told
+from opd.data.told import Taught, Told
 from opd.data.verifiers import Verifier
 
 # Part of what a prepared folder is named after: raise it when what is written changes.
@@ -63,6 +63,7 @@ class Task:
     identity: str = ""
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     told: Told | None = None
+    taught: Taught | None = None  # by whom, where there are several teachers
 
     def __post_init__(self) -> None:
         check(self.tokenizer)
@@ -363,6 +364,19 @@ def tell(task: Task, source: str, max_prompt: int | None = None) -> Task:
     )
 
 
+def taught(task: Task, column: str, names: tuple[str, ...]) -> Task:
+    """The task whose prompts are graded by several teachers, each by the one that a column names.
+
+    Raises:
+        ValueError: by the row's line: no such column, or another name.
+    """
+    found = Taught(column, names)
+    for split in task.splits.values():
+        for example in split:
+            found.place(example)
+    return dataclasses.replace(task, taught=found)
+
+
 def _told_length(tokenizer: Tokenizer, told: Told, example: Example) -> int:
     asked = told.asked(example)
     try:
@@ -379,6 +393,8 @@ def remarks(task: Task) -> tuple[str, ...]:
     further = dict.fromkeys(column for example in examples for column in example.further)
     if task.told is not None:
         further = {column: None for column in further if column not in task.told.template.reads}
+    if task.taught is not None:
+        further.pop(task.taught.column, None)
     if further:
         lines.append(f"columns of the data that are not read: {', '.join(further)}")
     if isinstance(task.tokenizer, HubTokenizer):

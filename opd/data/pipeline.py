@@ -27,6 +27,7 @@ from opd.data.loading import (
     recognised,
     refuse_rowless,
     remarks,
+    taught,
     tell,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "recognised",
     "refuse_rowless",
     "remarks",
+    "taught",
     "tell",
     "verify",
 ]
@@ -64,7 +66,8 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
         `prompt` [N, P] int32, left-padded with pad; `prompt_mask` [N, P] bool, false on padding;
         `index` [N] int32, the place in the list; `texts` and `answers`, lists of N strings, the
         prompts as they are written and the final answers ("" for none). Where the teacher reads
-        others, `told` and `told_mask` [N, P'] are these.
+        others, `told` and `told_mask` [N, P'] are these; `taught` [N, K] bool says which of several
+        teachers it is.
 
     Raises:
         ValueError: a prompt of more than P tokens.
@@ -83,6 +86,9 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
         width = task.told.width
         both = _left_padded(task, examples, asked, width, "config.teacher.max_prompt")
         batch["told"], batch["told_mask"] = both
+    if task.taught is not None:
+        places = np.array([task.taught.place(example) for example in examples])
+        batch["taught"] = places[:, None] == np.arange(len(task.taught.names))
     return batch
 
 

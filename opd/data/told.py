@@ -56,6 +56,32 @@ class Told:
         return dataclasses.replace(talk, messages=(*before, {**last, "content": text}))
 
 
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """Which of several teachers grades a prompt: what a column of the data says, of their names."""
+
+    column: str
+    names: tuple[str, ...]
+
+    def place(self, example: Example) -> int:
+        """Which of the names an example has.
+
+        Raises:
+            ValueError: by the row's line: it has no such column, or a name that no teacher has.
+        """
+        allowed, says = ", ".join(self.names), example.further.get(self.column)
+        if says is None:
+            raise ValueError(
+                f"{example.named}: needs {self.column!r} (config.teachers.column): which of "
+                f"{allowed} grades it"
+            )
+        if says not in self.names:
+            raise ValueError(
+                f"{example.named}: {self.column!r} is {says!r:.60}, allowed are {allowed}"
+            )
+        return self.names.index(says)
+
+
 def columns(example: Example) -> dict[str, Any]:
     """A row's columns by name, as a template reads them; what says nothing isn't there.
 

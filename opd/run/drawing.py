@@ -96,10 +96,13 @@ def complete(
     rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
     given = {**rows, "key": key, "sampling": sampling, "group_size": group_size, **mixed}
     rollout = programs.rollout(world.mesh, *player, **given)
-    if other is None:
+    beside = {} if other is None else dict(zip(("told", "told_mask"), other, strict=True))
+    if "taught" in batch:
+        beside["taught"] = np.repeat(batch["taught"], group_size, axis=0)
+    if not beside:
         return rollout
-    beside = sharding.shard_batch(tuple(map(jnp.asarray, other)), world.mesh)
-    rollout = dataclasses.replace(rollout, told=beside[0], told_mask=beside[1])
+    laid = sharding.shard_batch({k: jnp.asarray(v) for k, v in beside.items()}, world.mesh)
+    rollout = dataclasses.replace(rollout, **laid)
     return rollout.as_told if told else rollout
 
 

@@ -185,6 +185,11 @@ def check(config: Config, workdir: Path) -> Plan:
                 f"config.{key}: allowed in a training only; a comparison's rollouts are drawn from "
                 "the policies and graded by the task's verifier"
             )
+    if config.teachers.players:
+        raise ValueError(
+            "config.teachers.players: allowed in a training only; a comparison measures the "
+            "accuracy of one teacher, and what it would draw"
+        )
     if config.teacher.moves:
         raise ValueError(
             f"config.teacher.source = {config.teacher.source!r}: allowed in a training only; in a "

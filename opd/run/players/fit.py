@@ -93,12 +93,16 @@ def reads_told(name: str, world: World) -> bool:
 def _read(given: Rollout, told: bool) -> Rollout:
     """Demonstrations after the prompts that a player reads, and no others beside them."""
     given = given.as_told if told else given
-    return dataclasses.replace(given, told=None, told_mask=None)
+    return dataclasses.replace(given, **dict.fromkeys(BESIDE))
 
 
 def seed_of(name: str, seed: int) -> int:
     """A seed of 31 bits, which JAX takes: teacher and student start from different parameters."""
     return int.from_bytes(hashlib.sha256(f"{name}\0{seed}".encode()).digest()[:4], "big") >> 1
+
+
+# What a batch has of a rollout's fields for its teachers, where they are told or are several.
+BESIDE = ("told", "told_mask", "taught")
 
 
 def demonstration(batch: pipeline.Batch) -> Rollout:
@@ -113,7 +117,7 @@ def demonstration(batch: pipeline.Batch) -> Rollout:
         ended=jnp.asarray(batch["ended"]),
         group=jnp.arange(count, dtype=jnp.int32),
         row=jnp.arange(count, dtype=jnp.int32),
-        **{name: jnp.asarray(batch[name]) for name in ("told", "told_mask") if name in batch},
+        **{name: jnp.asarray(batch[name]) for name in BESIDE if name in batch},
     )
 
 

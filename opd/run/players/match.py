@@ -17,7 +17,7 @@ from opd.data.chat import ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import Example, Task
 from opd.run.players import hub, players
-from opd.run.players.players import PlayerPlan, TeacherConfig
+from opd.run.players.players import PlayerPlan, TeacherConfig, TeacherPlan, parts
 
 # Prompts that are looked at. Templates differ by the kind of a conversation, and kinds are few.
 PROMPTS = 32
@@ -39,7 +39,7 @@ ADDED = {
 
 
 def differences(
-    teacher: PlayerPlan, student: PlayerPlan, task: Task, inputs: Mapping[str, Any]
+    teacher: PlayerPlan | TeacherPlan, student: PlayerPlan, task: Task, inputs: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """What is different of two players, a line each; `inputs` are `Ready.inputs`."""
     found: list[str] = []
@@ -56,14 +56,15 @@ def differences(
             f"teacher and student are the same model ({where}): their KL is 0, and the teacher "
             "teaches nothing until the student has moved away"
         )
-    for player in (teacher, student):
+    for player in (*parts(teacher), student):
         folder = _folder(player)
         if folder is not None and isinstance(task.tokenizer, HubTokenizer):
             own = players.own_tokenizer(folder, task)
             found += _ends(player, own, task.tokenizer)
             found += _texts(player, own, task.tokenizer, task.split("train")[:PROMPTS])
         found += _trained_with(player, task)
-    return tuple(found + list(_begins(task)) + list(_rows(teacher, student, task)))
+    rows = (line for part in parts(teacher) for line in _rows(part, student, task))
+    return tuple(found + list(_begins(task)) + list(rows))
 
 
 def _folder(player: PlayerPlan) -> Path | None:

@@ -28,6 +28,7 @@ from opd.fields import setting
 from opd.model.attention import KINDS
 from opd.model.decoder import REMATS, Decoder, DecoderConfig
 from opd.model.lora import INPUTS, Lora
+from opd.model.several import Several
 from opd.run.drawing import Player, World
 from opd.run.players import fit, folder, hub, trained
 from opd.run.players.fit import FitConfig
@@ -187,6 +188,47 @@ class TeacherConfig(PlayerConfig):
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class TeachersConfig:
+    """Several teachers, each of which grades the prompts that a column of the data says.
+
+    What else a teacher's config says (`dtype`, `attention`, `prompt`, ...) is said of all.
+    """
+
+    players: tuple[str, ...] = ()  # NAME=PATH or NAME=from:WORKDIR[@STEP|@best]; (): one teacher
+    column: str = "teacher"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers' names, as the column has them."""
+        return tuple(player.partition("=")[0] for player in self.players)
+
+    def each(self, teacher: TeacherConfig) -> tuple[TeacherConfig, ...]:
+        """Their configs, of what is said of all."""
+        found = []
+        for player in self.players:
+            where = player.partition("=")[2]
+            trained = where.startswith("from:")
+            place = {"from_": where.removeprefix("from:")} if trained else {"path": where}
+            found.append(dataclasses.replace(teacher, **place))
+        return tuple(found)
+
+    def check(self, path: str) -> None:
+        """Refuses names that aren't any, and one that comes twice.
+
+        Raises:
+            ValueError: one line.
+        """
+        for player in self.players:
+            name, _, where = player.partition("=")
+            if not name or not where:
+                raise ValueError(
+                    f"{path}.players: {player!r}: allowed is NAME=PATH or NAME=from:WORKDIR"
+                )
+            if self.names.count(name) > 1:
+                raise ValueError(f"{path}.players: {name!r} is given twice")
+
+
 def tokenized(data: DataConfig, *players: PlayerConfig) -> DataConfig:
     """The data in the tokens of the first player whose folder has some, unless they say which."""
     if data.tokenizer is None:
@@ -208,6 +250,7 @@ class PlayerPlan:
     model: Decoder
     hub: hub.Folder | None = None  # of a path to a Hugging Face folder
     trained: Trained | None = None  # of a `from`
+    called: str | None = None  # of several: its own name
 
     @property
     def inputs(self) -> dict[str, Any] | None:
@@ -220,6 +263,31 @@ class PlayerPlan:
         if self.config.path is not None:
             return {"sha256": checkpoint.contents(Path(self.config.path))}
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherPlan:
+    """Several teachers that were looked at, as one."""
+
+    config: TeacherConfig
+    parts: tuple[PlayerPlan, ...]
+    name: str = "teacher"
+
+    @property
+    def model(self) -> Several:
+        """Them as one model."""
+        names = tuple(str(part.called) for part in self.parts)
+        return Several(names, tuple(part.model for part in self.parts))
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What identifies each; all of their weights are read for that."""
+        return {str(part.called): part.inputs for part in self.parts}
+
+
+def parts(plan: PlayerPlan | TeacherPlan) -> tuple[PlayerPlan, ...]:
+    """A player, or each of several teachers."""
+    return plan.parts if isinstance(plan, TeacherPlan) else (plan,)
 
 
 def refuse_no_folder(**players: PlayerConfig) -> None:
@@ -296,16 +364,27 @@ def _check(name: str, config: PlayerConfig, task: Task) -> None:
 
 
 def look_at_both(
-    teacher: TeacherConfig, student: PlayerConfig, task: Task
-) -> tuple[PlayerPlan, PlayerPlan]:
+    teacher: TeacherConfig, student: PlayerConfig, task: Task, several: TeachersConfig
+) -> tuple[PlayerPlan | TeacherPlan, PlayerPlan]:
     """`look` at teacher and student, each of which reads what it is told.
 
     Raises:
-        ValueError: what `look` refuses.
+        ValueError: what `look` refuses, of several teachers by name.
     """
     longer = task
     if task.told is not None and task.told.width > task.max_prompt:
         longer = dataclasses.replace(task, max_prompt=task.told.width)
+    if several.players:
+        found = []
+        for name, config in zip(several.names, several.each(teacher), strict=True):
+            try:
+                refuse_no_folder(teacher=config)
+                found.append(dataclasses.replace(look("teacher", config, longer), called=name))
+            except ValueError as error:
+                raise ValueError(f"config.teachers.players, {name}: {error}") from None
+        plan = TeacherPlan(teacher, tuple(found))
+        _ = plan.model  # whether they go together
+        return plan, look("student", student, task)
     if not teacher.is_student:
         return look("teacher", teacher, longer), look("student", student, task)
     found = look("student", student, longer)
@@ -333,17 +412,18 @@ def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
 
 
 def together(
-    teacher: PlayerPlan, student: PlayerPlan, task: Task
-) -> tuple[PlayerPlan, PlayerPlan, Task]:
-    """Both players and the task with the ids that each has: an id without a row is never drawn.
+    teacher: PlayerPlan | TeacherPlan, student: PlayerPlan, task: Task
+) -> tuple[PlayerPlan | TeacherPlan, PlayerPlan, Task]:
+    """All players and the task with the ids that each has: an id without a row is never drawn.
 
     Raises:
         ValueError: what `within` refuses.
     """
-    tokens = min(teacher.model.tokens, student.model.tokens)
+    players = (*parts(teacher), student)
+    tokens = min(plan.model.tokens for plan in players)
     gone = [token for token in task.tokenizer.eos_ids if token >= tokens]
     plans = []
-    for plan in (teacher, student):
+    for plan in players:
         model = plan.model
         if model.tokens != tokens:
             known = dataclasses.replace(model.config, tokens=tokens)
@@ -354,13 +434,17 @@ def together(
             looked = dataclasses.replace(looked, notes=(*looked.notes, note))
         plans.append(dataclasses.replace(plan, model=model, hub=looked))
     try:
-        return *plans, within(task, tokens)
+        task = within(task, tokens)
     except ValueError as error:
-        least = next(plan for plan in (teacher, student) if plan.model.tokens == tokens)
+        least = next(plan for plan in players if plan.model.tokens == tokens)
         raise ValueError(
             f"{least.config.path or least.name}: has rows for {tokens} of the tokenizer's "
             f"{task.tokenizer.vocab} ids; {error}"
         ) from None
+    *taught, student = plans
+    if isinstance(teacher, TeacherPlan):
+        return dataclasses.replace(teacher, parts=tuple(taught)), student, task
+    return taught[0], student, task
 
 
 def within(task: Task, tokens: int) -> Task:
@@ -407,7 +491,8 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
     `models` is the folder that a fitted one is shared in: processes that want the same wait for
     the first of them. None: the workdir's own.
     """
-    here = workdir / "models" / plan.name
+    called = plan.name if plan.called is None else f"{plan.name}-{plan.called}"
+    here = workdir / "models" / called
     if plan.trained is not None:
         step = {"from": plan.config.from_, "step": plan.trained.step}
         folder.describe(here, plan.model, step, world.task)
@@ -433,9 +518,16 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
 
 
 def make_teacher(
-    plan: PlayerPlan, student: Player, world: World, workdir: Path, models: str | None = None
+    plan: PlayerPlan | TeacherPlan,
+    student: Player,
+    world: World,
+    workdir: Path,
+    models: str | None = None,
 ) -> Player:
     """The teacher, `make`d; or the student as it begins, where it is the student at some time."""
+    if isinstance(plan, TeacherPlan):
+        made = {str(part.called): make(part, world, workdir, models).params for part in plan.parts}
+        return Player(plan.model, made)
     config = plan.config
     if isinstance(config, TeacherConfig) and config.is_student:
         return Player(plan.model, student.params)

@@ -305,8 +305,8 @@ def continuing(
             jax.tree.map(jnp.asarray, rows | {"prefix": prefix}), world.mesh
         )
         drawn = programs.rollout(world.mesh, *student, **rows, key=key, sampling=world.sampling)
-        told = sharding.shard_batch((trunk.told, trunk.told_mask), world.mesh)
-        drawn = dataclasses.replace(drawn, told=told[0], told_mask=told[1])
+        beside = {name: getattr(trunk, name) for name in ("told", "told_mask", "taught")}
+        drawn = dataclasses.replace(drawn, **sharding.shard_batch(beside, world.mesh))
         theirs = [answers[place // world.group_size] for place in which]
         drawn = drawing.reward(world.task, drawn, theirs, 1)
         if not graded:

@@ -196,6 +196,11 @@ def check(
             f"config.teacher.source = {teacher.source!r}: {method.name} draws from the teacher "
             f"(behavior={method.behavior}), allowed are given and start, which stay who they are"
         )
+    if task.taught is not None and draws_teacher(method, dataset):
+        raise ValueError(
+            f"{method.name}: draws from the teacher (behavior={method.behavior}), and there are "
+            "several (config.teachers): allowed is one"
+        )
     if task.told is not None and method.behavior == "mixture" and origin.level == "token":
         raise ValueError(
             f"{method.name}: level=token mixes two policies after one prompt, and teacher.prompt "

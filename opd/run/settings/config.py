@@ -26,6 +26,7 @@ from opd.run.players.players import (
     ModelConfig,
     PlayerConfig,
     TeacherConfig,
+    TeachersConfig,
     tokenized,
 )
 from opd.run.probe.evaluate import EvaluateConfig
@@ -57,6 +58,7 @@ __all__ = [
     "RewardConfig",
     "SamplingConfig",
     "TeacherConfig",
+    "TeachersConfig",
     "build",
     "config_dict",
     "kind_of",
@@ -154,6 +156,7 @@ class Config:
     trains: str = setting("policy", choices=TRAINS)
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
+    teachers: TeachersConfig = TeachersConfig()
     student: PlayerConfig = PlayerConfig()
     probe: ProbeConfig = ProbeConfig()
     method: MethodConfig = MethodConfig()
@@ -191,6 +194,14 @@ class Config:
                         f"{path}.reward.{fields.key(name)} = {value!r}: means nothing where "
                         f"{path}.trains = {trains!r}"
                     )
+        own = {"path": self.teacher.path, "from": self.teacher.from_}
+        own["source"] = self.teacher.source if self.teacher.is_student else None
+        for key, value in own.items():
+            if self.teachers.players and value is not None:
+                raise ValueError(
+                    f"{path}.teacher.{key} = {value!r} and {path}.teachers.players are both given: "
+                    "allowed is one of them"
+                )
         rollouts = self.prompts * self.group_size
         if rollouts % self.optimizer.microbatches:
             raise ValueError(

@@ -25,7 +25,7 @@ from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.run.drawing import World
 from opd.run.players import players
-from opd.run.players.players import PlayerPlan
+from opd.run.players.players import PlayerPlan, TeacherPlan
 from opd.run.rollouts import rewards
 from opd.run.rollouts.rewards import RewardPlan
 from opd.run.settings import config as configs
@@ -196,7 +196,7 @@ class Ready:
 
     world: World
     student: PlayerPlan
-    teacher: PlayerPlan
+    teacher: PlayerPlan | TeacherPlan
     reward: RewardPlan
 
     @property
@@ -249,7 +249,9 @@ def ready(
             f"config.evaluate.split = {config.evaluate.split!r}: has {size} prompt, allowed are 2 "
             "or more, for an interval"
         )
-    teacher, student = players.look_at_both(config.teacher, config.student, task)
+    if config.teachers.players:
+        task = pipeline.taught(task, config.teachers.column, config.teachers.names)
+    teacher, student = players.look_at_both(config.teacher, config.student, task, config.teachers)
     teacher, student, task = players.together(teacher, student, task)
     world = World(
         mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
@@ -265,7 +267,7 @@ def ready(
         seed=config.seed,
     )
     reward = rewards.look(config.reward, task)
-    for player in (teacher, student):
+    for player in (*players.parts(teacher), student):
         _representable(player.name, player.model)
     for method in methods:
         facts.require(method, available(task) | more)

@@ -178,9 +178,25 @@ class Policy:
         )  # fmt: skip
         state = self._after(state, before, number)
         values = processes.on_host({name: metric.value() for name, metric in metrics.items()})
+        values |= self._by_teacher(values)
         line = {"drift_from": "sampled", "ess_of": facts.weighs(self.method)} | line
         line |= {"uses": memory["uses"], "flops": self._flops(fresh)}
         return state, memory, values | line
+
+    def _by_teacher(self, values: dict[str, Any]) -> dict[str, float]:
+        """KL and tokens of each of several teachers by its name, taken out of an update's figures.
+
+        Where one graded nothing there is no KL.
+        """
+        names = self.config.teachers.names
+        kl, tokens = (values.pop(f"{name}_by_teacher", None) for name in ("kl", "tokens"))
+        if tokens is None:
+            return {}
+        found = {f"tokens_{name}": float(n) for name, n in zip(names, tokens, strict=True)}
+        if kl is not None:
+            graded = (pair for pair in zip(names, kl, tokens, strict=True) if pair[2] > 0)
+            found |= {f"kl_{name}": float(value) for name, value, _ in graded}
+        return found
 
     def _in_flight(self, params: Params, memory: Memory) -> tuple[Flight | None, dict[str, Any]]:
         """The rollouts in flight, how stale they are, and why they are given up: None if not."""

@@ -78,10 +78,12 @@ class Plan:
     @property
     def claim(self) -> str | None:
         """The method's goal where the teacher isn't simply another policy; None where it is."""
-        teacher = self.config.teacher
-        if not _has_teacher(self.config, self.method) or not (teacher.is_student or teacher.prompt):
+        teacher, names = self.config.teacher, self.config.teachers.names
+        plain = not (teacher.is_student or teacher.prompt or names)
+        if plain or not _has_teacher(self.config, self.method):
             return None
-        goal = facts.describe(facts.goal(self.method), teacher.words)
+        words = teacher.words + f" that the data name ({', '.join(names)})" * bool(names)
+        goal = facts.describe(facts.goal(self.method), words)
         claim = f"{self.method.name}: {goal}"
         if teacher.moves:
             claim += (
@@ -275,12 +277,13 @@ def _has_teacher(config: Config, method: Method) -> bool:
 
 def _refuse_unread(config: Config, method: Method) -> None:
     """Refuses what is said of a teacher that nobody asks."""
-    said = {"prompt": config.teacher.prompt, "source": config.teacher.source}
-    given = next((key for key, value in said.items() if value not in (None, "given")), None)
+    said = {"teacher.prompt": config.teacher.prompt, "teacher.source": config.teacher.source}
+    said["teachers.players"] = config.teachers.players
+    given = next((key for key, value in said.items() if value not in (None, "given", ())), None)
     if given is not None and not _has_teacher(config, method):
         who = method.name if config.trains == "policy" else "a reward model"
         raise ValueError(
-            f"config.teacher.{given} = {fields.shown(said[given])}: nobody reads it, {who} has no "
+            f"config.{given} = {fields.shown(said[given])}: nobody reads it, {who} has no "
             "teacher; allowed with a method that has one, or with config.evaluate.teacher"
         )
 
