@@ -59,6 +59,7 @@ class Rollout:
     # The prompt as the teacher reads it, [B, P'] each, left-padded; None: as the student does.
     told: Array | None = None
     told_mask: Array | None = None
+    logp_teacher: Array | None = None  # [B, T] nats, of a teacher who says nothing else (served)
     taught: Array | None = None  # [B, K] bool, which of several teachers grades; None: the one
 
     @classmethod

@@ -317,6 +317,7 @@ def update_step(
     asked = (model, state.params, rollout, teacher, (method,), uniforms, how)
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
     gradient = jax.tree.map(lambda leaf: leaf[0], stacked)
+    stats = estimator.graded(stats, rollout.logp_teacher)
     known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
     after, unchanged = ascend(model, optimizer, state, gradient)
     learned = None

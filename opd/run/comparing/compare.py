@@ -185,6 +185,11 @@ def check(config: Config, workdir: Path) -> Plan:
                 f"config.{key}: allowed in a training only; a comparison's rollouts are drawn from "
                 "the policies and graded by the task's verifier"
             )
+    if config.teacher.served.url is not None:
+        raise ValueError(
+            "config.teacher.served.url: allowed in a training only; a comparison enumerates the "
+            "teacher's whole vocabulary, which no server gives"
+        )
     if config.teachers.players:
         raise ValueError(
             "config.teachers.players: allowed in a training only; a comparison measures the "

@@ -17,7 +17,7 @@ from opd.data.chat import ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import Example, Task
 from opd.run.players import hub, players
-from opd.run.players.players import PlayerPlan, TeacherConfig, TeacherPlan, parts
+from opd.run.players.players import PlayerPlan, Taught, TeacherConfig, parts
 
 # Prompts that are looked at. Templates differ by the kind of a conversation, and kinds are few.
 PROMPTS = 32
@@ -39,7 +39,7 @@ ADDED = {
 
 
 def differences(
-    teacher: PlayerPlan | TeacherPlan, student: PlayerPlan, task: Task, inputs: Mapping[str, Any]
+    teacher: Taught, student: PlayerPlan, task: Task, inputs: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """What is different of two players, a line each; `inputs` are `Ready.inputs`."""
     found: list[str] = []

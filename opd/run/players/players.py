@@ -20,9 +20,10 @@ from typing import Any
 import jax
 
 from opd import fields, processes
-from opd.data import hub_tokenizer, pipeline, tokenizers
+from opd.data import hub_tokenizer, pipeline, served, tokenizers
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig, Task
+from opd.data.served import ServedConfig
 from opd.engine import programs
 from opd.fields import setting
 from opd.model.attention import KINDS
@@ -138,6 +139,8 @@ class TeacherConfig(PlayerConfig):
     # fitted to its own prompts.
     prompt: str | None = None
     max_prompt: int | None = setting(None, at_least=1)  # P', tokens; None: the longest
+    # A teacher behind a server, which says the log-probabilities of the rollouts' own tokens.
+    served: ServedConfig = ServedConfig()
 
     @property
     def is_student(self) -> bool:
@@ -164,6 +167,7 @@ class TeacherConfig(PlayerConfig):
             "ema": f"average of the student (decay {self.decay:g})",
             "lagged": f"student of up to {self.every} updates ago",
         }[self.source]
+        who = f"teacher served as {self.served.name}" if self.served.name else who
         return who if self.prompt is None else f"{who}, told another prompt (teacher.prompt)"
 
     def check(self, path: str) -> None:
@@ -174,6 +178,11 @@ class TeacherConfig(PlayerConfig):
         """
         for name in ("path", "from_"):
             value = getattr(self, name)
+            if self.served.url is not None and (self.is_student or value is not None):
+                raise ValueError(
+                    f"{path}.served.url = {self.served.url!r}: allowed without {path}.path, "
+                    f"{path}.from and {path}.source"
+                )
             if self.is_student and value is not None:
                 raise ValueError(
                     f"{path}.{fields.key(name)} = {value!r}: allowed with {path}.source = 'given' "
@@ -285,9 +294,32 @@ class TeacherPlan:
         return {str(part.called): part.inputs for part in self.parts}
 
 
-def parts(plan: PlayerPlan | TeacherPlan) -> tuple[PlayerPlan, ...]:
-    """A player, or each of several teachers."""
+@dataclasses.dataclass(frozen=True)
+class ServedPlan:
+    """A teacher behind a server, which was asked what it is."""
+
+    config: TeacherConfig
+    server: served.Server
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The model's name, which is all that is known of it."""
+        return {"served": self.server.model}
+
+
+Taught = PlayerPlan | TeacherPlan | ServedPlan
+
+
+def parts(plan: Taught) -> tuple[PlayerPlan, ...]:
+    """A player, or each of several teachers; none of one that is served."""
+    if isinstance(plan, ServedPlan):
+        return ()
     return plan.parts if isinstance(plan, TeacherPlan) else (plan,)
+
+
+def model_of(plan: Taught) -> Decoder | Several | None:
+    """The teacher's model, where it is here."""
+    return None if isinstance(plan, ServedPlan) else plan.model
 
 
 def refuse_no_folder(**players: PlayerConfig) -> None:
@@ -365,7 +397,7 @@ def _check(name: str, config: PlayerConfig, task: Task) -> None:
 
 def look_at_both(
     teacher: TeacherConfig, student: PlayerConfig, task: Task, several: TeachersConfig
-) -> tuple[PlayerPlan | TeacherPlan, PlayerPlan]:
+) -> tuple[Taught, PlayerPlan]:
     """`look` at teacher and student, each of which reads what it is told.
 
     Raises:
@@ -374,6 +406,10 @@ def look_at_both(
     longer = task
     if task.told is not None and task.told.width > task.max_prompt:
         longer = dataclasses.replace(task, max_prompt=task.told.width)
+    if teacher.served.url is not None:
+        text = task.split("train")[0].prompt
+        server = served.look(teacher.served, text, task.tokenizer.encode(text))
+        return ServedPlan(teacher, server), look("student", student, task)
     if several.players:
         found = []
         for name, config in zip(several.names, several.each(teacher), strict=True):
@@ -411,9 +447,7 @@ def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
     return theirs
 
 
-def together(
-    teacher: PlayerPlan | TeacherPlan, student: PlayerPlan, task: Task
-) -> tuple[PlayerPlan | TeacherPlan, PlayerPlan, Task]:
+def together(teacher: Taught, student: PlayerPlan, task: Task) -> tuple[Taught, PlayerPlan, Task]:
     """All players and the task with the ids that each has: an id without a row is never drawn.
 
     Raises:
@@ -442,6 +476,8 @@ def together(
             f"{task.tokenizer.vocab} ids; {error}"
         ) from None
     *taught, student = plans
+    if isinstance(teacher, ServedPlan):
+        return teacher, student, task
     if isinstance(teacher, TeacherPlan):
         return dataclasses.replace(teacher, parts=tuple(taught)), student, task
     return taught[0], student, task
@@ -518,13 +554,14 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
 
 
 def make_teacher(
-    plan: PlayerPlan | TeacherPlan,
+    plan: Taught,
     student: Player,
     world: World,
     workdir: Path,
     models: str | None = None,
 ) -> Player:
     """The teacher, `make`d; or the student as it begins, where it is the student at some time."""
+    assert not isinstance(plan, ServedPlan), "nothing is made of a served teacher"
     if isinstance(plan, TeacherPlan):
         made = {str(part.called): make(part, world, workdir, models).params for part in plan.parts}
         return Player(plan.model, made)

@@ -196,6 +196,11 @@ def check(
             f"config.teacher.source = {teacher.source!r}: {method.name} draws from the teacher "
             f"(behavior={method.behavior}), allowed are given and start, which stay who they are"
         )
+    if teacher.served.url is not None and draws_teacher(method, dataset):
+        raise ValueError(
+            f"{method.name}: draws from the teacher (behavior={method.behavior}), and a served one "
+            "draws nothing here"
+        )
     if task.taught is not None and draws_teacher(method, dataset):
         raise ValueError(
             f"{method.name}: draws from the teacher (behavior={method.behavior}), and there are "

@@ -15,6 +15,7 @@ import ml_collections
 
 from opd import fields
 from opd.data.pipeline import DataConfig
+from opd.data.served import ServedConfig
 from opd.engine.optimizer import CriticConfig, OptimizerConfig
 from opd.engine.sharding import MeshConfig
 from opd.fields import setting, to_dict
@@ -57,6 +58,7 @@ __all__ = [
     "ReuseConfig",
     "RewardConfig",
     "SamplingConfig",
+    "ServedConfig",
     "TeacherConfig",
     "TeachersConfig",
     "build",
@@ -195,6 +197,7 @@ class Config:
                         f"{path}.trains = {trains!r}"
                     )
         own = {"path": self.teacher.path, "from": self.teacher.from_}
+        own["served.url"] = self.teacher.served.url
         own["source"] = self.teacher.source if self.teacher.is_student else None
         for key, value in own.items():
             if self.teachers.players and value is not None:
@@ -202,6 +205,11 @@ class Config:
                     f"{path}.teacher.{key} = {value!r} and {path}.teachers.players are both given: "
                     "allowed is one of them"
                 )
+        if self.teacher.served.url is not None and self.temperature != 1:
+            raise ValueError(
+                f"{path}.temperature = {self.temperature}: allowed is 1 with "
+                f"{path}.teacher.served, whose log-probabilities are those of temperature 1"
+            )
         rollouts = self.prompts * self.group_size
         if rollouts % self.optimizer.microbatches:
             raise ValueError(

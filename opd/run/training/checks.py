@@ -20,12 +20,12 @@ from opd.engine import backend, sharding
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
 from opd.fields import to_dict
-from opd.method import facts
+from opd.method import facts, table
 from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.run.drawing import World
 from opd.run.players import players
-from opd.run.players.players import PlayerPlan, TeacherPlan
+from opd.run.players.players import PlayerPlan, ServedPlan, Taught
 from opd.run.rollouts import rewards
 from opd.run.rollouts.rewards import RewardPlan
 from opd.run.settings import config as configs
@@ -196,7 +196,7 @@ class Ready:
 
     world: World
     student: PlayerPlan
-    teacher: PlayerPlan | TeacherPlan
+    teacher: Taught
     reward: RewardPlan
 
     @property
@@ -270,6 +270,8 @@ def ready(
     for player in (*players.parts(teacher), student):
         _representable(player.name, player.model)
     for method in methods:
+        if isinstance(teacher, ServedPlan):
+            refuse_unserved(method)
         facts.require(method, available(task) | more)
         facts.fits(method, task.tokenizer.vocab)
     backend.check()
@@ -285,6 +287,31 @@ def _representable(name: str, model: Decoder) -> None:
                 f"config.{name}.model.{key} = 'float64': allowed with JAX_ENABLE_X64=1 in the "
                 "environment only, else it is a float32"
             )
+
+
+# What a server can't say of a teacher: only the log-probability of a token that was sent.
+UNSERVED = ("teacher_full", "teacher_samples", "teacher_rollouts")
+
+
+def refuse_unserved(method: Method) -> None:
+    """Refuses a method that needs more of a teacher than the log-probability of a rollout's token.
+
+    Raises:
+        ValueError: names what it needs, and the rows that can be had.
+    """
+    lacks = [need for need in facts.needs(method) if need in UNSERVED]
+    if not lacks:
+        return
+    rows = [name for name in table.ROWS if _served(table.parse(name))]
+    raise ValueError(
+        f"{method.name} needs {facts.NEEDS[lacks[0]]}, which a served teacher doesn't give: "
+        f"allowed are {', '.join(rows)}"
+    )
+
+
+def _served(method: Method) -> bool:
+    needs = facts.needs(method)
+    return "teacher_logp" in needs and not set(needs) & set(UNSERVED)
 
 
 def available(task: Task) -> frozenset[str]:

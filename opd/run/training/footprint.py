@@ -14,6 +14,7 @@ from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.model.scalar import Scalar
 from opd.run.players import folder
+from opd.run.players.players import model_of
 from opd.run.settings.config import Config
 from opd.run.training.checks import Ready
 
@@ -78,7 +79,7 @@ def said(config: Config, ready: Ready, method: Method, taught: bool) -> str:
     held = parts(
         ready.world.mesh,
         ready.student.model,
-        ready.teacher.model if taught and not teacher.is_student else None,
+        model_of(ready.teacher) if taught and not teacher.is_student else None,
         ready.reward.model,
         config.trains,
         is_policy and "value" in facts.needs(method),

@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from opd import processes
-from opd.engine import costs, optimizer, programs, steps
+from opd.data.served import Gone, Server
+from opd.engine import costs, optimizer, programs, sharding, steps
 from opd.engine.optimizer import Optimizer
 from opd.engine.steps import Critic, Sampling, State
 from opd.engine.vocab import Head
@@ -31,7 +33,19 @@ from opd.run.rollouts import flight
 from opd.run.rollouts.behavior import Drawn, Source
 from opd.run.rollouts.flight import Flight
 from opd.run.settings.config import Config
-from opd.types import Params, pytree
+from opd.types import Params, Rollout, pytree
+
+
+class _Elsewhere:
+    """A model whose matmuls are another machine's."""
+
+    width = vocab = 0
+
+    def matmul_flops(self, queries: int, keys: int) -> int:
+        return 0
+
+
+ELSEWHERE = _Elsewhere()
 
 Memory = dict[str, Any]  # a tree of arrays and counters
 NOTHING: Memory = {"batches": 0, "generated": 0, "uses": 0, "probed": -1}
@@ -79,6 +93,7 @@ class Policy:
     critic: Critic | None
     source: Source
     judged_by: Judge
+    server: Server | None = None  # of a teacher that is served
 
     @property
     def name(self) -> str:
@@ -234,7 +249,9 @@ class Policy:
             )
         rollout = dataclasses.replace(rollout, **once)
         teacher, behavior = None, None
-        if costs.needs_teacher(self.method):
+        if self.server is not None:
+            rollout = served_by(self.server, rollout)
+        elif costs.needs_teacher(self.method):
             teacher = programs.hidden(world.mesh, *self.taught_by(state), rollout.as_told)
             if self._moves:
                 teacher = _as_it_is(*self.taught_by(state), teacher)
@@ -264,6 +281,8 @@ class Policy:
     def _flops(self, fresh: bool) -> float:
         """Matmul FLOPs of an update's batch, of rollouts that never end; a critic's left out."""
         task, teacher = self.world.task, None if self.teacher is None else self.teacher.model
+        if self.server is not None:
+            teacher = ELSEWHERE
         sizes = task.max_prompt, task.max_completion
         rollouts = self.config.prompts * self.config.group_size
         rows = rollouts // self.config.optimizer.microbatches
@@ -272,6 +291,30 @@ class Policy:
             self.student, teacher, self.method, *sizes, self.world.scoring, rows, told
         )
         return float(rollouts * (flops["total"] if fresh else flops["update"]))
+
+
+def served_by(server: Server, rollout: Rollout) -> Rollout:
+    """The rollout with what a server says of its tokens, after the prompt that the teacher reads.
+
+    Each process asks for the rows on its own devices.
+
+    Raises:
+        Gone: the server doesn't answer; at any process.
+    """
+    read = rollout.as_told
+    rows, arrays = sharding.own_rows(read.prompt, read.prompt_mask, read.tokens, read.mask)
+    sequences = [
+        (prompt[given].tolist(), tokens[mask].tolist())
+        for prompt, given, tokens, mask in zip(*arrays)
+    ]
+    said = processes.together(
+        lambda: server.logp([prompt + completion for prompt, completion in sequences]), Gone
+    )
+    logp = np.zeros(rollout.mask.shape, np.float32)
+    for row, mask, (_, completion), found in zip(rows, arrays[3], sequences, said, strict=True):
+        logp[row][mask] = found[len(found) - len(completion) :]
+    laid = sharding.put(jnp.asarray(logp), rollout.logp_behavior.sharding)
+    return dataclasses.replace(rollout, logp_teacher=laid)
 
 
 def _as_it_is(model: Decoder, params: Params, hidden: jax.Array) -> Head:
@@ -292,6 +335,7 @@ def make(
     grade: Grader,
     sampling: Sampling,
     workdir: Path | None = None,
+    server: Server | None = None,
 ) -> Policy:
     """A policy to be trained at a learning rate, on prompts and noise of a seed."""
     critic = None
@@ -305,7 +349,7 @@ def make(
         sampling=sampling, start=student.params, workdir=workdir,
     )  # fmt: skip
     adamw = optimizer.Optimizer(config.optimizer, rate)
-    return Policy(world, *student, teacher, method, config, adamw, critic, source, judge)
+    return Policy(world, *student, teacher, method, config, adamw, critic, source, judge, server)
 
 
 def merit(figures: Mapping[str, Any], method: Method) -> float | None:

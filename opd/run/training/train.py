@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from opd import disk, fields, processes
-from opd.data import pipeline
+from opd.data import pipeline, served
 from opd.engine import backend, costs, optimizer
 from opd.engine.steps import Sampling
 from opd.fields import to_dict
@@ -30,6 +30,7 @@ from opd.method import facts
 from opd.method.table import Method
 from opd.run import drawing
 from opd.run.players import match, players
+from opd.run.players.players import ServedPlan
 from opd.run.probe import evaluate
 from opd.run.rollouts import behavior, rewards, sampling
 from opd.run.settings.config import Config
@@ -79,7 +80,7 @@ class Plan:
     def claim(self) -> str | None:
         """The method's goal where the teacher isn't simply another policy; None where it is."""
         teacher, names = self.config.teacher, self.config.teachers.names
-        plain = not (teacher.is_student or teacher.prompt or names)
+        plain = not (teacher.is_student or teacher.prompt or names or teacher.served.url)
         if plain or not _has_teacher(self.config, self.method):
             return None
         words = teacher.words + f" that the data name ({', '.join(names)})" * bool(names)
@@ -108,6 +109,18 @@ def check(config: Config, workdir: Path) -> Plan:
     method = config.method.parsed
     facts.trainable(method)
     _refuse_unread(config, method)
+    if config.teacher.served.url is not None and processes.count() > 1:
+        raise ValueError(
+            f"config.teacher.served.url: allowed in one process, here are {processes.count()}: "
+            "what a server answered is kept by the first alone"
+        )
+    asked = {"probe.every": config.probe.every, "evaluate.teacher": config.evaluate.teacher}
+    for key, value in asked.items():
+        if config.teacher.served.url is not None and value:
+            raise ValueError(
+                f"config.{key} = {value}: allowed is {type(value)()} with config.teacher.served, "
+                "whose whole vocabulary no server gives"
+            )
     probed = config.probe.methods if config.probe.every else ()
     if probed and method.behavior != "student":
         raise ValueError(
@@ -218,7 +231,12 @@ def _train(
                 if leave:
                     break
                 began = time.perf_counter()
-                state, memory, values = learner.advance(state, memory, note.update)
+                try:
+                    state, memory, values = learner.advance(state, memory, note.update)
+                except served.Gone:  # before anything of the state was consumed
+                    if note.update > saved:
+                        checkpoints.save(note.update, state, dataclasses.asdict(note), memory)
+                    raise
                 note = note.updated(time.perf_counter() - began)
                 row, total = map(int, optimizer.skipped(state.optimizer))
                 values |= {"skipped": total, "limited": optimizer.limited(state.optimizer)}
@@ -253,8 +271,11 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     student = players.make(ready.student, world, workdir, config.models)
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, student)
-    teacher = None
-    if _has_teacher(config, plan.method):
+    teacher, server = None, None
+    if isinstance(ready.teacher, ServedPlan):
+        server = ready.teacher.server
+        server.keep(workdir)
+    elif _has_teacher(config, plan.method):
         teacher = players.make_teacher(ready.teacher, student, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     grade = rewards.grader(ready.reward, world)
@@ -262,7 +283,7 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     judge = functools.partial(evaluate.evaluate, world, held_out, grade=other)
     return policy.make(
         world, student, teacher, plan.method, config, config.optimizer.learning_rate, config.seed,
-        judge, grade, plan.sampling, workdir,
+        judge, grade, plan.sampling, workdir, server,
     )  # fmt: skip
 
 
@@ -278,6 +299,7 @@ def _has_teacher(config: Config, method: Method) -> bool:
 def _refuse_unread(config: Config, method: Method) -> None:
     """Refuses what is said of a teacher that nobody asks."""
     said = {"teacher.prompt": config.teacher.prompt, "teacher.source": config.teacher.source}
+    said["teacher.served.url"] = config.teacher.served.url
     said["teachers.players"] = config.teachers.players
     given = next((key for key, value in said.items() if value not in (None, "given", ())), None)
     if given is not None and not _has_teacher(config, method):
