@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -29,6 +29,15 @@ class Layout(Protocol):
 
     def summed(self, x: Array, names: Names) -> Array:
         """The sum of x [n, ...] over its first axis, of which each of n devices has one."""
+
+    def apart(
+        self,
+        function: Callable[..., Array],
+        arrays: Sequence[Array],
+        names: Sequence[Names],
+        summed: str | None = None,
+    ) -> Array:
+        """function(*arrays) of each device's own parts, laid as the first of them is."""
 
     @property
     def devices(self) -> int:
@@ -72,6 +81,21 @@ def summed(x: Array, *names: str | None) -> Array:
     """
     layout = _LAYOUT.get()
     return x.sum(0) if layout is None else layout.summed(x, names)
+
+
+def apart(
+    function: Callable[..., Array],
+    arrays: Sequence[Array],
+    names: Sequence[Names],
+    summed: str | None = None,
+) -> Array:
+    """function(*arrays), each device with the parts of them that it has by their axes' names.
+
+    For what XLA can't split by itself. What comes out is shaped and laid as the first array; of
+    an axis that is `summed` over each device has its share of the sum.
+    """
+    layout = _LAYOUT.get()
+    return function(*arrays) if layout is None else layout.apart(function, arrays, names, summed)
 
 
 def devices() -> int:

@@ -170,6 +170,8 @@ class TokenStats:
     kl: Array | None = None  # KL(pi || p) at s_t, enumerated
     value: Array | None = None  # the critic's estimate now; None: what the rollout has
     divergences: tuple[Array, ...] = ()  # those of one estimator's local rules, where asked for
+    # |dJ/dlogits_t|^2 of each estimator, where asked for; in its objective's unit, squared
+    squares: tuple[Array, ...] = ()
 
 
 @pytree

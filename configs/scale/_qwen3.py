@@ -15,7 +15,7 @@ def get_config(teacher: str, student: str, rollouts: int, prompt: int, length: i
     config.prompts = rollouts // config.group_size
     config.data.update(prompts="prompts.jsonl", max_prompt=prompt, max_completion=length)
     for name, path in (("teacher", teacher), ("student", student)):
-        config[name].update(path=path, dtype="bfloat16", attention="blockwise")
+        config[name].update(path=path, dtype="bfloat16")
     config.student.remat = "full"
     config.probe.rows = ("opd", "opd_sampled")
     config.probe.update(groups=128, batch=config.prompts)

@@ -184,7 +184,7 @@ class Training:
         uniforms = estimator.fresh_uniforms(self.seed, self.number, rollout, self.methods)
         if self.total is None:
             self.total = programs.no_moments(self.mesh, self.student, params, len(self.methods))
-        self.total, gram, sketch = programs.probe(
+        self.total, gram, sketch, _ = programs.probe(
             self.mesh, self.student, params, rollout, head, self.methods, coefficients, uniforms,
             self.total, self.how, sizes.group, SKETCH,
         )  # fmt: skip

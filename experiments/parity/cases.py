@@ -88,6 +88,70 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
                 "tie_word_embeddings": True,
             },
         ),
+        "Qwen3-MoE": (
+            "Qwen3MoeForCausalLM",
+            {
+                "model_type": "qwen3_moe",
+                "hidden_act": "silu",
+                "head_dim": 16,
+                "num_experts": 5,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 24,
+            },
+        ),
+        "Gemma": (
+            "GemmaForCausalLM",
+            {
+                "model_type": "gemma",
+                "hidden_act": "gelu_pytorch_tanh",
+                "head_dim": 16,
+                "tie_word_embeddings": True,
+            },
+        ),
+        "Granite": (
+            "GraniteForCausalLM",
+            {
+                "model_type": "granite",
+                "hidden_act": "silu",
+                "embedding_multiplier": 6.0,
+                "attention_multiplier": 0.25,
+                "residual_multiplier": 0.6,
+                "logits_scaling": 1.5,
+            },
+        ),
+        "SmolLM3": (
+            "SmolLM3ForCausalLM",
+            {
+                "model_type": "smollm3",
+                "hidden_act": "silu",
+                "num_hidden_layers": 3,
+                "no_rope_layers": [1, 0, 1],
+                "tie_word_embeddings": True,
+            },
+        ),
+        "OLMo 2": ("Olmo2ForCausalLM", {"model_type": "olmo2", "hidden_act": "silu"}),
+        "OLMo 3": (
+            "Olmo3ForCausalLM",
+            {
+                "model_type": "olmo3",
+                "hidden_act": "silu",
+                "sliding_window": 8,
+                "num_hidden_layers": 4,
+            },
+        ),
+        "Ministral": (
+            "MinistralForCausalLM",
+            {
+                "model_type": "ministral",
+                "hidden_act": "silu",
+                "sliding_window": 8,
+                "head_dim": 16,
+            },
+        ),
+        "Ministral 3": (
+            "Ministral3ForCausalLM",
+            {"model_type": "ministral3", "hidden_act": "silu", "head_dim": 16},
+        ),
     }
 )
 LLAMA3 = MappingProxyType(
@@ -200,6 +264,70 @@ CASES = (
         rope_local_base_freq=50.0,
         rope_scaling={"rope_type": "linear", "factor": 8.0},
         final_logit_softcapping=4.0,
+    ),
+    _case(
+        "Qwen3-MoE",
+        "untied, weights that add up to 1",
+        norm_topk_prob=True,
+        rope_parameters=_rope("default", 1_000.0),
+    ),
+    _case("Qwen3-MoE", "tied, old config", tie_word_embeddings=True, rope_theta=500.0),
+    _case("Gemma", "tied", rope_parameters=_rope("default")),
+    _case(
+        "Gemma",
+        "untied, old config",
+        tie_word_embeddings=False,
+        hidden_act="gelu",
+        rope_theta=200.0,
+    ),
+    _case("Granite", "untied, four scales", rope_parameters=_rope("default", 1_000.0)),
+    _case("SmolLM3", "tied, a layer without rotation", rope_parameters=_rope("default", 500.0)),
+    _case(
+        "SmolLM3",
+        "untied, window where nothing turns, old config",
+        tie_word_embeddings=False,
+        num_hidden_layers=4,
+        no_rope_layers=None,
+        use_sliding_window=True,
+        sliding_window=8,
+        rope_theta=1_000.0,
+    ),
+    _case("OLMo 2", "untied", rope_parameters=_rope("default", 500.0)),
+    _case("OLMo 2", "tied, old config", tie_word_embeddings=True, rope_theta=100.0),
+    _case(
+        "OLMo 3",
+        "untied, window in three of four layers, yarn in the other",
+        rope_parameters={
+            "full_attention": _rope("yarn", 500.0, **YARN),
+            "sliding_attention": _rope("default", 500.0),
+        },
+    ),
+    _case(
+        "OLMo 3",
+        "untied, old config",
+        rope_theta=500_000.0,
+        layer_types=[*EVERY_OTHER, *EVERY_OTHER],
+    ),
+    _case(
+        "Ministral",
+        "untied, window by layer",
+        layer_types=EVERY_OTHER,
+        rope_parameters=_rope("default", 1_000.0),
+    ),
+    _case(
+        "Ministral 3",
+        "untied, yarn, queries that grow",
+        rope_parameters=_rope(
+            "yarn",
+            500.0,
+            factor=4.0,
+            original_max_position_embeddings=12,
+            beta_fast=4.0,
+            beta_slow=0.5,
+            mscale=1.0,
+            mscale_all_dim=0.5,
+            llama_4_scaling_beta=0.5,
+        ),
     ),
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import transformers
 
@@ -20,17 +21,18 @@ def write(case: Case, folder: Path, dtype: str = "float32", shard_bytes: int = 2
     text = json.dumps({**case.json, "torch_dtype": dtype}, indent=1)
     (folder / "config.json").write_text(text, encoding="utf-8")
     config = transformers.AutoConfig.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    drawn = cases.weights(shapes, case.architecture)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            value.copy_(torch.from_numpy(drawn[name]))
-    model = model.to(getattr(torch, dtype))
+    model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size=shard_bytes)
+    # By the names that tensors have in files: in memory some are put together.
+    for file in folder.glob("*.safetensors"):
+        stored = safetensors.torch.load_file(file)
+        shapes = {name: tuple(value.shape) for name, value in stored.items()}
+        drawn = cases.weights(shapes, case.architecture)
+        whole = {name: torch.from_numpy(drawn[name]).to(x.dtype) for name, x in stored.items()}
+        safetensors.torch.save_file(whole, file, metadata={"format": "pt"})
     # They write a new config in their newest form; the case's own may be an old one.
     (folder / "config.json").write_text(text, encoding="utf-8")
-    return model
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
 
 
 def load(folder: Path) -> Any:

@@ -1,10 +1,13 @@
 """Measures every case against transformers and writes results.json, README.md and a README block.
 
-python -m experiments.parity.run  # needs the extra `oracles`
+python -m experiments.parity.run [--new]  # needs the extra `oracles`
+
+--new: of the versions that the results were measured with, only the cases that they lack.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -46,29 +49,42 @@ def loaded(dtype: str) -> dict[str, Any]:
         return memory.measure(Path(work) / "model", dtype, SIZE)
 
 
+def environment() -> dict[str, Any]:
+    """What results depend on beside the cases."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in VERSIONS},
+        "platform": jax.default_backend(),
+        "cores": os.cpu_count(),
+    }
+
+
 def main() -> None:
     """Everything, into this folder and the project's README."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--new", action="store_true", help="only cases that the results lack")
+    new = parser.parse_args().new
+    before = json.loads((HERE / "results.json").read_text(encoding="utf-8")) if new else {}
+    if new and before["environment"] != environment():
+        parser.error("--new: the results are of other versions; allowed is to measure all of it")
     began = time.perf_counter()
-    found = []
+    known = {case["name"]: case for case in before.get("cases", ())}
     for case in cases.CASES:
-        found.append(measured(case))
-        print(found[-1]["name"], found[-1]["found"], flush=True)
+        if case.name not in known:
+            known[case.name] = measured(case)
+            print(case.name, known[case.name]["found"], flush=True)
     results = {
         "command": COMMAND,
-        "environment": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in VERSIONS},
-            "platform": jax.default_backend(),
-            "cores": os.cpu_count(),
-        },
+        "environment": environment(),
         "properties": {
             name: {"title": one.title, "about": one.about, "limit": one.limit}
             for name, one in measure.PROPERTIES.items()
         },
-        "cases": found,
-        "memory": {dtype: loaded(dtype) for dtype in ("bfloat16", "float32")},
+        "cases": [known[case.name] for case in cases.CASES],
+        "memory": before.get("memory")
+        or {dtype: loaded(dtype) for dtype in ("bfloat16", "float32")},
     }
-    results["seconds"] = round(time.perf_counter() - began)
+    results["seconds"] = round(time.perf_counter() - began) + before.get("seconds", 0)
     disk.dump_json(results, HERE / "results.json")
     write(json.loads((HERE / "results.json").read_text(encoding="utf-8")))
 

@@ -126,9 +126,9 @@ def _writing(workdir: Path) -> bool:
     return any((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
 
-def kills(setting: str, count: int, seed: int, folder: Path) -> Iterator[Kill]:
-    """Kills a run of a setting `count` times, or until it is finished, and lets it finish."""
-    rng, workdir = random.Random(f"{setting} {seed}"), folder / "killed"
+def kills(setting: str, count: int, rng: random.Random, folder: Path, to: str) -> Iterator[Kill]:
+    """Kills a run into a workdir `count` times, or until it is finished, and lets it finish."""
+    workdir = folder / to
     asked = command(SETTINGS[setting], folder, workdir)
     for _ in range(count):
         kill = harm(asked, workdir, rng.choice(list(LATEST)), rng)
@@ -183,19 +183,26 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def attempt(setting: str, count: int, seed: int) -> dict[str, Any]:
-    """One setting under kills, against the same in peace."""
+    """One setting under kills, against the same in peace; a run that ends early is begun again."""
+    rng = random.Random(f"{setting} {seed}")
+    done: list[Kill] = []
+    wrong: set[str] = set()
+    runs = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder)
         finish(command(SETTINGS[setting], folder, folder / "whole"))
-        done = list(kills(setting, count, seed, folder))
-        wrong = differences(folder / "whole", folder / "killed")
+        while len(done) < count:
+            done += kills(setting, count - len(done), rng, folder, f"killed{runs}")
+            wrong |= set(differences(folder / "whole", folder / f"killed{runs}"))
+            runs += 1
     return {
+        "runs": runs,
         "kills": len(done),
         "by_moment": {moment: sum(k.moment == moment for k in done) for moment in LATEST},
         "unfinished": sum(kill.unfinished for kill in done),
         "updates": [kill.update for kill in done],
-        "differences": wrong,
+        "differences": sorted(wrong),
     }
 
 
@@ -221,11 +228,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", default=";".join(SETTINGS), help="names, by semicolons")
     options = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    settings = {}
     for setting in options.settings.split(";"):
-        settings[setting] = attempt(setting, options.kills, options.seed)
-        print(setting, settings[setting], flush=True)
-    page.write("kills", {"seed": options.seed, "updates": UPDATES, "settings": settings}, table)
+        found = attempt(setting, options.kills, options.seed)
+        print(setting, found, flush=True)
+        how = {"seed": options.seed, "updates": UPDATES}
+        record = page.read("kills")
+        kept = record["settings"] if how.items() <= record.items() else {}
+        page.write("kills", how | {"settings": {**kept, setting: found}}, table)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
+_SPLASH = re.compile(r"splash_m[hq]a_(fwd|dq|dkv)")
+_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+_LAYOUTS = re.compile(r"operand_layout_constraints=\{(.*?\})\}")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 
 
@@ -100,7 +103,7 @@ def parse(text: str) -> tuple[Module, str]:
     """The computations of a module's text by their names, and which of them is the entry."""
     module: Module = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _lines(text):
         if current is None or not line.startswith(" "):
             head = _HEAD.match(line)
             if head:
@@ -113,6 +116,17 @@ def parse(text: str) -> tuple[Module, str]:
         if found:
             current.append(_instruction(found[1], found[2]))
     return module, entry
+
+
+def _lines(text: str) -> list[str]:
+    """A line for each instruction: a kernel's description has line breaks in it."""
+    found: list[str] = []
+    for line in text.splitlines():
+        if line.startswith(('"', "}}")):
+            found[-1] += line
+        else:
+            found.append(line)
+    return found
 
 
 def _instruction(name: str, text: str) -> Instruction:
@@ -277,6 +291,35 @@ def _group(rest: str) -> int:
         return math.prod(int(part or sizes[axis]) for axis, part in _AXIS.findall(named[2]))
     listed = _LISTED.search(rest)
     return max(1, len(listed[1].split(","))) if listed else 1
+
+
+def kernels(module: Module, entry: str, turns: Turns | None = None) -> dict[str, dict]:
+    """Splash attention by kernel: how often a step runs it, and its FLOPs, which XLA doesn't count.
+
+    Of the blocks of scores up to the diagonal and within the window, 2 m n k for each product: two
+    forward, three for the gradient of queries, four for that of keys and values. `flops` is of a
+    step, `flops_once` of once through every loop; every branch of a conditional is counted.
+    """
+    found: dict[str, dict] = {}
+    for one, times in walk(module, entry, turns):
+        named = _SPLASH.search(one.says) if one.opcode == "custom-call" else None
+        if named is None:
+            continue
+        flops = _PRODUCTS[named[1]] * 2 * _splash_sizes(named[1], one)
+        line = found.setdefault(named[0], {"count": 0, "flops": 0, "flops_once": 0})
+        line["count"] += times
+        line["flops"] += times * flops
+        line["flops_once"] += flops
+    return found
+
+
+def _splash_sizes(kind: str, one: Instruction) -> int:
+    """m n k of a product of a kernel's, of all of its blocks."""
+    grid, _, query, *_ = shapes(_LAYOUTS.search(one.rest)[1])
+    rows, width = grid.sizes[1:] if kind != "dkv" else grid.sizes[:0:-1]
+    blocks = sum(min(row + 1, width) for row in range(rows))
+    *batch, heads, length, dim = query.sizes  # of one row XLA leaves its axis out
+    return math.prod(batch) * heads * blocks * (length // rows) ** 2 * dim
 
 
 def largest(module: Module, entry: str, count: int = 8) -> list[dict]:

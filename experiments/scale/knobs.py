@@ -32,7 +32,8 @@ def smaller(job_: Job, name: str) -> dict[str, Config]:
         rows = job_.rows if teacher.rows is None else teacher.rows
         if rows > least:
             player("teacher", rows=max(least, rows // 4))
-        player("teacher", attention="blockwise")
+        if teacher.attention == "plain":
+            player("teacher", attention="auto")
     if name == "update":
         parts = 2 * config.optimizer.microbatches
         if job_.rows // parts % least == 0 and job_.rows % parts == 0:
@@ -41,8 +42,8 @@ def smaller(job_: Job, name: str) -> dict[str, Config]:
                 config, optimizer=halved
             )
         player("student", remat="full")
-        if student.attention != "blockwise":
-            player("student", attention="blockwise")
+        if student.attention == "plain":
+            player("student", attention="auto")
     return found
 
 

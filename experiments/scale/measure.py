@@ -44,7 +44,8 @@ def measured(job: Job, chip: Chip, name: str) -> Report:
     memory = compiled.memory_analysis()
     used = costs.peak_bytes(compiled) + memory.generated_code_size_in_bytes + beside
     module, entry = hlo.parse(compiled.as_text())
-    sent = hlo.collectives(module, entry, _turns(job) if name == "rollout" else None)
+    turns = _turns(job) if name == "rollout" else None
+    sent, kernels = (read(module, entry, turns) for read in (hlo.collectives, hlo.kernels))
     cost = compiled.cost_analysis()
     return (
         found
@@ -58,8 +59,10 @@ def measured(job: Job, chip: Chip, name: str) -> Report:
             "code": memory.generated_code_size_in_bytes,
             "largest_buffers": hlo.largest(module, entry),
             "collectives": sent,
+            "kernels": kernels,
             "once_through_every_loop": {
-                "flops": cost.get("flops", 0.0),
+                "flops": cost.get("flops", 0.0)
+                + sum(each["flops_once"] for each in kernels.values()),
                 "bytes": cost.get("bytes accessed", 0.0),
             },
         }
@@ -180,6 +183,10 @@ def line(name: str, each: Report) -> str:
             f"{name}: {used}{'' if each['fits'] else ', DOES NOT FIT'} ({parts}, held beside it "
             f"{each['resident_beside'] / GIB:.2f})",
             f"  collectives: {sent or 'none'}",
+            *(
+                f"  {kernel} {one['count']} x, {one['flops']:.3g} FLOPs"
+                for kernel, one in each["kernels"].items()
+            ),
             f"  logits of {each['logits_of_positions']} positions at once, of {each['positions']}",
             *_buffers(each),
             _prediction(each["predicted"]),

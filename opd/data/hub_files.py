@@ -182,7 +182,10 @@ def ends(folder: Path, own: int | None) -> tuple[int, ...]:
     """
     ids: dict[int, None] = {}
     for name in ("generation_config.json", "config.json"):
-        entry = json_object(folder / name).get("eos_token_id")
+        described = json_object(folder / name)
+        text = described.get("text_config")  # of a multimodal model
+        within = text.get("eos_token_id") if isinstance(text, dict) else None
+        entry = described.get("eos_token_id", within)
         for token in entry if isinstance(entry, list) else [entry]:
             if isinstance(token, int):
                 ids.setdefault(token)

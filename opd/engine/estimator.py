@@ -25,6 +25,7 @@ def cotangents(
     uniforms: Array | None,
     how: Pass,
     coefs: tuple[Coefficients, ...] | None = None,
+    squares: bool = False,
 ) -> tuple[Head, TokenStats]:
     """Cotangents of K methods on one rollout batch: of hidden states and matrix, or of logits.
 
@@ -40,13 +41,14 @@ def cotangents(
         how: temperature and chunk.
         coefs: the coefficients, where `rollout` is a part of the batch that they belong to; None to
             compute them from this batch.
+        squares: as `vocab.pull` takes it.
 
     Returns:
         Cotangents, leaves [K, ...], and the statistics [B, T].
     """
     rules = tuple(method.rules for method in methods)
     weigh, known = _weigh(methods, rollout, student, teacher, coefs, how)
-    return vocab.pull(student, teacher, rollout.tokens, rules, weigh, known, uniforms, how)
+    return vocab.pull(student, teacher, rollout.tokens, rules, weigh, known, uniforms, how, squares)
 
 
 def coefficients_of(

@@ -364,7 +364,14 @@ def gradients(
 
 
 @program(
-    _stack, None, None, rollout=_groups, teacher=_head_in_groups, coefs=_groups, uniforms=_groups
+    _stack,
+    None,
+    None,
+    None,
+    rollout=_groups,
+    teacher=_head_in_groups,
+    coefs=_groups,
+    uniforms=_groups,
 )
 def probe(
     mesh: Mesh,
@@ -379,7 +386,7 @@ def probe(
     how: Pass,
     group_size: int,
     sketch: int,
-) -> tuple[Params, Array, Array]:
+) -> tuple[Params, Array, Array, Array]:
     """`steps.probe_step` on a batch [B, ...] of B / G groups; the running sums are consumed."""
     return steps.probe_step(
         model, params, rollout, teacher, methods, coefs, uniforms, total, how, sketch

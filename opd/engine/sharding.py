@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "head_dim": (),
     "mlp": ("tensor",),
+    "expert": (),  # every device has its share of each
     "norm": (),
     "rank": (),  # of an adapter
     "layers": (),
@@ -224,6 +225,37 @@ class Layout:
             in_specs=PartitionSpec(rows, *whole),
             out_specs=PartitionSpec(*(part or None for part in laid)),
         )(x)
+
+    def apart(
+        self,
+        function: Callable[..., Array],
+        arrays: Sequence[Array],
+        names: Sequence[Sequence[str | None]],
+        summed: str | None = None,
+    ) -> Array:
+        """function(*arrays) of each device's own parts, laid as the first of them is."""
+        if self.mesh.size == 1:
+            return function(*arrays)
+        laid = tuple(spec(each, x.shape, self.mesh) for x, each in zip(arrays, names, strict=True))
+        shared = {
+            axis
+            for each, parts in zip(names, laid, strict=True)
+            for name, part in zip(each, parts, strict=True)
+            if name is not None and name == summed
+            for axis in _axes(part)
+        }
+
+        def whole(*parts: Array) -> Array:
+            made = function(*parts)
+            return jax.lax.psum(made, tuple(sorted(shared))) if shared else made
+
+        return jax.shard_map(
+            whole,
+            mesh=self.mesh,
+            in_specs=laid,
+            out_specs=laid[0],
+            check_vma=False,  # a kernel doesn't say over which axes its results differ
+        )(*arrays)
 
     @property
     def devices(self) -> int:

@@ -104,6 +104,7 @@ def pull_back(
     uniforms: Array | None,
     how: Pass,
     coefs: tuple[Coefficients, ...] | None = None,
+    squares: bool = False,
 ) -> tuple[Params, TokenStats]:
     """Gradients of K methods on one rollout batch: one student forward, K pull-backs.
 
@@ -118,7 +119,7 @@ def pull_back(
         methods: K rows.
         uniforms: [B, T, k] for rows that draw candidates afresh.
         how: temperature and chunk.
-        coefs: as `estimator.cotangents` takes them.
+        coefs: as `estimator.cotangents` takes them, and `squares`.
 
     Returns:
         Gradients of the part that is trained, leaves [K, ...] in float32 or wider, and the
@@ -130,7 +131,7 @@ def pull_back(
 
     student, vjp = jax.vjp(forward, trees.masters(model.trained(params)))
     cotangent, stats = estimator.cotangents(
-        student, teacher, rollout, methods, uniforms, how, coefs
+        student, teacher, rollout, methods, uniforms, how, coefs, squares
     )
     if len(methods) == 1:
         (alone,) = vjp(jax.tree.map(lambda leaf: leaf[0], cotangent))
@@ -368,7 +369,7 @@ def probe_step(
     total: Params,
     how: Pass,
     sketch: int,
-) -> tuple[Params, Array, Array]:
+) -> tuple[Params, Array, Array, Array]:
     """Moments of K estimators' gradients over a batch's prompt groups, one group at a time.
 
     Y_gi is estimator i's gradient averaged over group g's rollouts: the group's share of the
@@ -381,24 +382,29 @@ def probe_step(
         sketch: width W.
 
     Returns:
-        The running sums, Gram matrices [U, K, K] and sketches [U, K, W].
+        The running sums, Gram matrices [U, K, K], sketches [U, K, W], and sum_t |dJ/dlogits_t|^2 of
+        one rollout as its group has it on average, [U, K].
     """
-    groups = rollout.mask.shape[0]
+    groups, size = rollout.mask.shape[:2]
     base = differences(methods)
 
-    def one(total: Params, part) -> tuple[Params, tuple[Array, Array]]:
+    def one(total: Params, part) -> tuple[Params, tuple[Array, Array, Array]]:
         rollout, hidden, coefs, uniforms = part
         side = None if teacher is None else dataclasses.replace(teacher, hidden=hidden)
-        gradients, _ = pull_back(model, params, rollout, side, methods, uniforms, how, coefs)
+        asked = model, params, rollout, side, methods, uniforms, how, coefs
+        gradients, stats = pull_back(*asked, squares=True)
         columns = jax.tree.map(
             lambda leaf, sums: _relative(leaf.astype(sums.dtype) * groups, base), gradients, total
         )
         total = jax.tree.map(jnp.add, total, columns)
-        return total, (trees.gram(columns, columns), trees.sketch(columns, sketch))
+        # Y_g is a mean over rollouts: each of them has its G-th part of the square's root.
+        squares = jnp.stack([jnp.sum(zero(each, rollout.mask)) for each in stats.squares])
+        squares = squares * groups**2 * size
+        return total, (trees.gram(columns, columns), trees.sketch(columns, sketch), squares)
 
     hidden = None if teacher is None else teacher.hidden
-    total, (gram, sketched) = jax.lax.scan(one, total, (rollout, hidden, coefs, uniforms))
-    return total, gram, sketched
+    total, made = jax.lax.scan(one, total, (rollout, hidden, coefs, uniforms))
+    return total, *made
 
 
 def _relative(leaf: Array, base: tuple[int, ...]) -> Array:

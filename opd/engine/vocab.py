@@ -167,6 +167,7 @@ def pull(
     known: Any,
     uniforms: Array | None,
     how: Pass,
+    squares: bool = False,
 ) -> tuple[Head, TokenStats]:
     """Cotangents of the student's hidden states and unembedding for K estimators.
 
@@ -183,6 +184,7 @@ def pull(
         known: what the coefficients are made of besides statistics, [B, T, ...] each.
         uniforms: [B, T, k] for rules that draw, k the most that an estimator draws.
         how: temperature and chunk.
+        squares: whether the statistics are to have the cotangents' squared norms.
 
     Returns:
         Head of cotangents, [K, B, T, D] and [K, V, D] (or [K, B, T, V] and no matrix), and the
@@ -202,6 +204,9 @@ def pull(
             cotangent = _d_logits(pushed, weight, logp_student, tokens) / how.temperature
             cotangent = cotangent if student.cap is None else cotangent * _slope(x, student)
             cotangents.append(cotangent.astype(student.hidden.dtype))
+        if squares:
+            norms = tuple(jnp.sum(jnp.square(each.astype(wide)), -1) for each in cotangents)
+            statistics = dataclasses.replace(statistics, squares=norms)
         return tuple(cotangents), statistics
 
     def of_chunk(d_unembedding: tuple[Array | None, ...], part):

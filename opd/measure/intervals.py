@@ -348,6 +348,32 @@ def ratio(moments: Moments, i: int, j: int) -> dict[str, Interval | None]:
     }
 
 
+def beside_proxy(moments: Moments, squares: Array, column: int) -> dict[str, Interval | None]:
+    """A row's total beside the proxy that is cheap to have, and their ratio.
+
+        logit_square             E sum_t |dJ/dlogits_t|^2 of one rollout: no backward through the
+                                 model, tokens taken as uncorrelated, the mean left in
+        total_per_logit_square   total / logit_square, jackknifed together on the log scale
+
+    The proxy orders rows as their totals do where the latter is the same for all of them.
+
+    Args:
+        moments: of N >= 3 groups.
+        squares: [N, K], each group's mean over its rollouts of sum_t |dJ/dlogits_t|^2.
+        column: the row's.
+
+    Returns:
+        Both; the ratio is None where total or proxy is 0.
+    """
+    sample, own = moments._replicates, np.asarray(squares, np.float64)[:, column]
+    found = {"logit_square": mean_interval(own, floor=0.0), "total_per_logit_square": None}
+    means = np.append(own.mean(), (own.sum() - own) / (len(own) - 1))
+    total = sample.group_size * sample.covariance[:, column, column]
+    if np.all(total > 0) and np.all(means > 0):
+        found["total_per_logit_square"] = _exponential(hull(np.log(total / means)))
+    return found
+
+
 # ----------------------------------------------------------------------- rows of one goal, in pairs
 
 
@@ -362,6 +388,8 @@ class Comparison:
     second: int
     snr: Interval | None  # SNR_first / SNR_second = total_second / total_first
     snr_per_second: Interval | None  # that times seconds_second / seconds_first
+    # Predicted rollouts of the second over the first's, for as much learning, at each batch size.
+    rollouts: tuple[Interval, ...] | None
 
 
 def compare(
@@ -369,11 +397,13 @@ def compare(
     columns: Sequence[int],
     seconds: Sequence[Sequence[float]] | None = None,
     level: float = LEVEL,
+    batches: Sequence[int] = (),
 ) -> list[Comparison]:
     """Every pair of rows with one expectation: same rollouts, same repeats of the clock.
 
         log SNR_i / SNR_j          log total_j - log total_i, as |mu|^2 is one number; jackknife
         log seconds_j / seconds_i  its mean over repeats, which are interleaved; Student's t
+        rollouts_j / rollouts_i    (B + 1 / SNR_j) / (B + 1 / SNR_i): `_at_batch`
 
     Each interval is at 1 - (1 - level) / pairs, so that all of a kind hold at once at `level`
     (Bonferroni). They are formed on the log scale: (i, j) and (j, i) agree. The ends of a sum lie
@@ -386,6 +416,8 @@ def compare(
         seconds: of each row, in each repeat; None: `snr_per_second` is None. Of a single repeat the
             value is known and the ends are NaN.
         level: of all intervals of a kind together.
+        batches: rollouts B of an update, for which to predict `rollouts`; those of all B hold
+            together.
 
     Returns:
         One comparison for each pair, in the order of itertools.combinations.
@@ -402,16 +434,46 @@ def compare(
     pairs = list(itertools.combinations(range(len(columns)), 2))
     alone = 1 - (1 - level) / max(len(pairs), 1)
     totals = [sample.covariance[:, column, column] for column in columns]
+    sharpest = min(columns, key=lambda column: sample.covariance[0, column, column], default=0)
     comparisons = []
     for i, j in pairs:
-        snr = per_second = None
+        snr = per_second = rollouts = None
         if np.all(totals[i] > 0) and np.all(totals[j] > 0):
             log = _log_ratio(totals[j], totals[i], alone)
             snr = _exponential(log)
             if seconds is not None:
                 per_second = _exponential(_sum(log, _log_clock(seconds[j], seconds[i], alone)))
-        comparisons.append(Comparison(i, j, snr, per_second))
+            half = (1 + alone) / 2  # two intervals are put together
+            first = _snr_of(sample, columns[i], sharpest, half)
+            apart = _exponential(_log_ratio(totals[j], totals[i], half))
+            rollouts = tuple(_at_batch(first, apart, batch) for batch in batches)
+        comparisons.append(Comparison(i, j, snr, per_second, rollouts))
     return comparisons
+
+
+def _snr_of(sample: _Replicates, column: int, sharpest: int, level: float) -> Interval:
+    """SNR of a row, |mu|^2 taken from the row of its goal that has the least noise."""
+    total = sample.group_size * sample.covariance[:, column, column]
+    noise = sample.covariance[0, sharpest, sharpest] / sample.groups
+    values = sample.product[:, sharpest, sharpest] / total
+    return hull(values, float(values[0] + noise / total[0]), level=level)
+
+
+def _at_batch(snr: Interval, ratio: Interval, batch: int) -> Interval:
+    """(B + 1 / SNR_j) / (B + 1 / SNR_i), from SNR_i and from SNR_i / SNR_j.
+
+    With B rollouts an update, as much learning takes (1 + noise / B) times as many updates as
+    without noise, noise = 1 / SNR in rollouts (McCandlish et al. 2018, sections 2.2 and 2.3, the
+    Hessian as the identity). Small batches pay for all of a row's variance, large ones for none of
+    it. Monotone in both: its ends are among those at the ends of either. An SNR below 0 is 0.
+    """
+
+    def value(snr: float, ratio: float) -> float:
+        signal = batch * max(snr, 0.0)
+        return (signal + ratio) / (signal + 1)
+
+    ends = [value(s, r) for s in (snr.low, snr.high) for r in (ratio.low, ratio.high)]
+    return Interval(value(snr.value, ratio.value), min(ends), max(ends))
 
 
 def comparable(moments: Moments) -> bool:

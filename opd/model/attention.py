@@ -16,9 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from opd import layout
+from opd.model import kernels
 from opd.types import Array
 
-KINDS = ("auto", "plain", "blockwise")
+KINDS = ("auto", "plain", "blockwise", "splash", "cudnn")
+PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}  # what a kernel is for
+SPLASH = 128  # tokens, one block of it: from there on `auto` is splash where that is there
 
 
 def sizes() -> tuple[int, int]:
@@ -27,6 +30,49 @@ def sizes() -> tuple[int, int]:
     On the CPU it is faster from there on. Elsewhere that isn't measured, and memory decides.
     """
     return (256, 128) if layout.platform() == "cpu" else (2048, 512)
+
+
+def refuse(how: str, dtype: str, head_dim: int, cap: float | None) -> None:
+    """Refuses a kernel that isn't made for a model; a GPU may refuse more, as old ones do.
+
+    Raises:
+        ValueError: says which, and what it is made for.
+    """
+    if how == "splash" and dtype == "float64":
+        raise ValueError("attention = 'splash': float32 and bfloat16 are allowed, not float64")
+    if how != "cudnn":
+        return
+    if dtype != "bfloat16":
+        raise ValueError(f"attention = 'cudnn': bfloat16 is allowed, not {dtype}")
+    if head_dim % 8 or head_dim > 256:
+        raise ValueError(
+            f"attention = 'cudnn': a head_dim of 8, 16, .. 256 is allowed, not {head_dim}"
+        )
+    if cap is not None:
+        raise ValueError(f"attention = 'cudnn': no cap of scores is allowed, this one's is {cap}")
+
+
+def refuse_elsewhere(how: str, platform: str) -> None:
+    """Refuses a kernel where it can't run.
+
+    Raises:
+        ValueError: names the platform that it is for.
+    """
+    wanted = PLATFORMS.get(how, platform)
+    if platform != wanted:
+        raise ValueError(f"attention = {how!r}: allowed on {wanted}, and this is {platform}")
+
+
+def chosen(how: str, length: int, dtype: jnp.dtype) -> str:
+    """What `auto` is; anything else is itself.
+
+    cuDNN's kernel was never run, so it is for who asks for it.
+    """
+    if how != "auto":
+        return how
+    if layout.platform() == "tpu" and length >= SPLASH and dtype != jnp.float64:
+        return "splash"
+    return "blockwise" if length >= sizes()[0] else "plain"
 
 
 def capped(x: Array, cap: float | None) -> Array:
@@ -41,11 +87,14 @@ def visible(query: Array, key: Array, seen: Array, window: Array | None) -> Arra
     return found if window is None else found & (query - key < window)[None]
 
 
-def _grouped(query: Array, kv_heads: int, scale: float | None) -> Array:
-    """Scaled queries by the key head that they read, [B, S, N, G, K]."""
+def _scaled(query: Array, scale: float | None) -> Array:
+    return query * (query.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def _grouped(query: Array, kv_heads: int) -> Array:
+    """Queries by the key head that they read, [B, S, N, G, K]."""
     batch, length, heads, dim = query.shape
-    scale = dim**-0.5 if scale is None else scale
-    return query.reshape(batch, length, kv_heads, heads // kv_heads, dim) * scale
+    return query.reshape(batch, length, kv_heads, heads // kv_heads, dim)
 
 
 def over_sequence(
@@ -53,7 +102,8 @@ def over_sequence(
     key: Array,
     value: Array,
     seen: Array,
-    window: int | Array | None = None,
+    windows: kernels.Windows = (None,),
+    which: int | Array = 0,
     scale: float | None = None,
     cap: float | None = None,
     how: str = "auto",
@@ -65,18 +115,29 @@ def over_sequence(
         key: [B, S, N, K].
         value: [B, S, N, K].
         seen: [B, S] bool, false on padding.
-        window: the tokens that a query sees, itself among them; None: all before it.
+        windows: the tokens that a query sees, itself among them; None: all before it. Several
+            where layers of one program differ.
+        which: [], of those the one that is meant.
         scale: of the scores; K^(-1/2) by default.
         cap: of the scores, which then are at most this.
         how: one of KINDS.
 
     Returns:
-        [B, S, H, K].
+        [B, S, H, K]. At padding it is finite and means nothing.
+
+    Raises:
+        ValueError: a kernel that isn't for this platform.
     """
     length = query.shape[1]
-    grouped = _grouped(query, key.shape[2], scale)
-    if how == "auto":
-        how = "blockwise" if length >= sizes()[0] else "plain"
+    how = chosen(how, length, query.dtype)
+    refuse_elsewhere(how, layout.platform())
+    if how in ("splash", "cudnn"):
+        return _by_kernel(query, key, value, seen, windows, which, scale, cap, how)
+    window = windows[0]
+    if len(windows) > 1:
+        sees = [length if each is None else each for each in windows]
+        window = jnp.asarray(sees, jnp.int32)[which]
+    grouped = _grouped(_scaled(query, scale), key.shape[2])
     if how == "blockwise":
         window = jnp.asarray(length if window is None else window, jnp.int32)
         return _blockwise(grouped, key, value, seen, window, cap).reshape(query.shape)
@@ -87,6 +148,40 @@ def over_sequence(
     scores = jnp.where(allowed[:, None, None], capped(scores, cap), -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bngsc,bcnk->bsngk", weights, value).reshape(query.shape)
+
+
+# ------------------------------------------------------------------------------------- kernels
+
+
+def _by_kernel(query, key, value, seen, windows, which, scale, cap, how: str) -> Array:
+    """`over_sequence` by a kernel, which each device runs on its own rows and heads."""
+    heads, kv_heads, split = query.shape[2], key.shape[2], layout.pieces("heads")
+    if heads % split == 0 and kv_heads % split:
+        # More devices than key heads: each has a copy of the one that its queries read.
+        groups = heads // kv_heads
+        fewest = (n for n in range(1, groups) if groups % n == 0 and kv_heads * n % split == 0)
+        copies = next(fewest, groups)
+        key, value = (jnp.repeat(x, copies, axis=2) for x in (key, value))
+
+    def own(query, key, value, seen, which) -> Array:
+        if how == "cudnn":
+            return kernels.cudnn(query, key, value, seen, which, windows, scale)
+        interpret = layout.platform() != PLATFORMS[how]
+        return kernels.splash(
+            _scaled(query, scale), key, value, seen, which, windows, cap, interpret
+        )
+
+    by_rows = ("batch", "time")
+    return layout.apart(
+        own,
+        (query, key, value, seen, jnp.asarray(which, jnp.int32)),
+        (
+            (*by_rows, "heads", "head_dim"),
+            *((*by_rows, "kv_heads", "head_dim"),) * 2,
+            by_rows,
+            (),
+        ),
+    )
 
 
 # ------------------------------------------------------------------------------------- blockwise
@@ -238,14 +333,16 @@ def over_cache(
         values: [B, N, C, K].
         seen: [B, C] bool, the tokens that are there.
         first: [] int32.
-        window: as in `over_sequence`; so are `scale` and `cap`.
+        window: the tokens that a query sees, itself among them; None: all before it.
+        scale: as in `over_sequence`; so is `cap`.
 
     Returns:
         [B, s, H, K].
     """
     length, slots = query.shape[1], keys.shape[3]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = jnp.moveaxis(_grouped(query, keys.shape[1], scale), 1, 2)  # [B, N, s, G, K]
+    grouped = _grouped(_scaled(query, scale), keys.shape[1])
+    grouped = jnp.moveaxis(grouped, 1, 2)  # [B, N, s, G, K]
     # Not by einsum, which would turn its operands round and so copy the cache.
     scores = jax.lax.dot_general(
         grouped, keys, (((4,), (2,)), ((0, 1), (0, 1))), preferred_element_type=wide

@@ -15,14 +15,14 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from opd import layout, trees
-from opd.model import attention, lora, rotary
+from opd.model import attention, experts, lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
 from opd.trees import wider
@@ -59,17 +59,29 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6  # as the families have it
     qk_norm: bool = False  # RMSNorm of queries and keys over K, before the rotation
+    qk_norm_whole: bool = False  # that norm over all heads at once
     qkv_bias: bool = False
     activation: str = "silu"  # of the gate
+    experts: int | None = None  # gated MLPs of a layer, of which a token goes to a few; None: one
+    experts_per_token: int | None = None
+    expert_mlp: int | None = None  # their inner width
+    expert_normed: bool = False  # a token's weights of its experts add up to 1
+    pre_norm: bool = True  # RMSNorm of what attention and MLP read
     post_norm: bool = False  # RMSNorm of what attention and MLP add, before it is added
     norm_offset: float = 0.0  # norms scale by this much more than their parameter
+    norm_rounds: bool = True  # what is normed is rounded before it is scaled, without an offset
     embed_scale: float = 1.0  # of what enters the first layer, rounded to the computation's dtype
+    residual_scale: float = 1.0  # of what attention and MLP add
+    logit_divisor: float = 1.0  # of the last hidden states, and so of the logits
     query_scale: float | None = None  # of the scores; None: K^(-1/2)
+    query_growth: float = 0.0  # of queries: x (1 + this log(1 + floor(position / ...from)))
+    query_growth_from: int | None = None
     attention_cap: float | None = None  # scores x become cap tanh(x / cap)
     logit_cap: float | None = None  # and logits likewise, wherever hidden states are unembedded
     window: int | None = None  # tokens that a sliding layer sees, itself among them
     sliding: tuple[bool, ...] = ()  # which layers slide; (): none
     sliding_rope_base: float | None = None  # of theirs, which isn't scaled; None: as the others
+    turned: tuple[bool, ...] = ()  # which layers rotate queries and keys; (): all
     lora: Lora | None = None  # adapters, which alone are trained
     tied: bool = True  # the unembedding is the embedding
     tokens: int | None = None  # ids that exist; the rows of V above are padding. None: all
@@ -111,6 +123,15 @@ class DecoderConfig:
                 f"sliding names {len(self.sliding)} layers of {self.layers}, window is "
                 f"{self.window}: all of them and a number of tokens are allowed"
             )
+        self._check_experts()
+        if self.turned and len(self.turned) != self.layers:
+            raise ValueError(
+                f"turned names {len(self.turned)} layers of {self.layers}: all of them are allowed"
+            )
+        if not (self.pre_norm or self.post_norm):
+            raise ValueError("pre_norm and post_norm are false: one of them is allowed to be")
+        if self.query_growth and not self.query_growth_from:
+            raise ValueError(f"query_growth is {self.query_growth}: it needs query_growth_from")
         if self.tokens is not None and not 1 <= self.tokens <= self.vocab:
             raise ValueError(f"tokens is {self.tokens}: 1 to vocab = {self.vocab} are allowed")
         for name in ("dtype", "param_dtype"):
@@ -118,6 +139,22 @@ class DecoderConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: {', '.join(DTYPES)} are allowed"
                 )
+
+    def _check_experts(self) -> None:
+        given = self.experts, self.experts_per_token, self.expert_mlp
+        if given == (None, None, None):
+            return
+        if None in given or min(given) < 1 or self.experts_per_token > self.experts:
+            raise ValueError(
+                f"experts, experts_per_token and expert_mlp are {given}: three numbers of at least "
+                "1 are allowed, the second at most the first"
+            )
+        taken = {"gate", "up", "down"} & set(() if self.lora is None else self.lora.targets)
+        if taken:
+            raise ValueError(
+                f"lora targets are {', '.join(self.lora.targets)}: of a mixture of experts "
+                "q, k, v and o are allowed"
+            )
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> DecoderConfig:
@@ -128,7 +165,7 @@ class DecoderConfig:
         if found.get("lora") is not None:
             targets = tuple(found["lora"]["targets"])
             found["lora"] = Lora(**{**found["lora"], "targets": targets})
-        return cls(**found | {"sliding": tuple(found.get("sliding", ()))})
+        return cls(**found | {name: tuple(found.get(name, ())) for name in ("sliding", "turned")})
 
 
 @pytree
@@ -145,17 +182,18 @@ class Cache:
     index: Array  # [] int32, the slot of the next token
 
 
-def rms_norm(x: Array, scale: Array, eps: float, offset: float = 0.0) -> Array:
+def rms_norm(x: Array, scale: Array, eps: float, offset: float = 0.0, rounds: bool = True) -> Array:
     """x / sqrt(mean x^2 + eps) * (offset + scale), last axis (Zhang & Sennrich 2019, eq. 4).
 
-    Gemma's norms have an offset of 1 and multiply before they round. The scale is rounded to x's
-    dtype, as an export has it; products are float32 or wider, so that its gradient adds up in that.
+    Gemma's norms have an offset of 1 and, as OLMo's, multiply before they round. The scale is
+    rounded to x's dtype, as an export has it; products are float32 or wider, so that its gradient
+    adds up in that.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
     scale = scale.reshape((1,) * (x.ndim - 1) + (-1,)).astype(x.dtype).astype(wide.dtype)
     normed = wide * inverse
-    if offset:
+    if offset or not rounds:
         return (normed * (offset + scale)).astype(x.dtype)
     return (normed.astype(x.dtype).astype(wide.dtype) * scale).astype(x.dtype)
 
@@ -187,16 +225,23 @@ class Norm(nn.Module):
         start = nn.initializers.constant(1.0 - c.norm_offset)
         init = nn.with_logical_partitioning(start, (self.axis,))
         scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(c.param_dtype))
-        return rms_norm(x, scale, c.norm_eps, c.norm_offset)
+        return rms_norm(x, scale, c.norm_eps, c.norm_offset, c.norm_rounds)
+
+
+class Kind(NamedTuple):
+    """What layers differ in, their parameters aside."""
+
+    slides: bool = False
+    turns: bool = True
 
 
 @pytree
 class Sight:
-    """What layers of one kind know of positions: how far they see, and how far to turn."""
+    """How far layers of one kind turn queries and keys, and stretch queries."""
 
-    window: int | Array | None  # None: as far as there is something
     cos: Array  # [B, S, 1, K / 2]
     sin: Array
+    growth: Array | None = None  # [B, S, 1, 1]
 
 
 class Block(nn.Module):
@@ -220,10 +265,14 @@ class Block(nn.Module):
         axes: tuple[str, ...],
         inputs: int,
         dtype: Any = None,
+        each: int = 0,
     ) -> Array:
-        """A weight whose first `inputs` axes are summed over, N(0, 1 / fan-in) truncated."""
+        """A weight whose first `inputs` axes are summed over, N(0, 1 / fan-in) truncated.
+
+        Of a stack of them, whose first `each` axes are numbers.
+        """
         c = self.config
-        fan_in = math.prod(shape[:inputs])
+        fan_in = math.prod(shape[each : each + inputs])
         # The two projections that write into the residual stream share its variance (GPT-2).
         variance = 1.0 / (2 * c.layers) if name in ("o", "down") else 1.0
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
@@ -256,16 +305,64 @@ class Block(nn.Module):
         found = self.param(f"{name}_bias", init, shape, jnp.dtype(c.param_dtype))
         return found.astype(c.dtype)[None, None]
 
+    def mlp(self, x: Array) -> Array:
+        """The gated MLP."""
+        c = self.config
+        gate, up = (
+            layout.constrain(
+                self.project(x, name, (c.width, c.mlp), ("embed", "mlp")), "batch", "time", "mlp"
+            )
+            for name in ("gate", "up")
+        )
+        return self.project(
+            ACTIVATIONS[c.activation](gate) * up, "down", (c.mlp, c.width), ("mlp", "embed")
+        )
+
+    def mixture(self, x: Array) -> Array:
+        """A mixture of gated MLPs."""
+        c = self.config
+        router = self.matrix("router", (c.width, c.experts), ("embed", "expert"), 1)
+        shape, axes = (c.experts, c.width, c.expert_mlp), ("expert", "embed", "mlp")
+        gate, up = (self.matrix(name, shape, axes, 1, each=1) for name in ("gate", "up"))
+        shape, axes = (c.experts, c.expert_mlp, c.width), ("expert", "mlp", "embed")
+        down = self.matrix("down", shape, axes, 1, each=1)
+        return experts.mixed(
+            x, router, gate, up, down, chosen=c.experts_per_token, normed=c.expert_normed,
+            activation=ACTIVATIONS[c.activation],
+        )  # fmt: skip
+
+    def read(self, x: Array, name: str) -> Array:
+        """What attention or MLP reads of the stream."""
+        return Norm(self.config, "norm", name=name)(x) if self.config.pre_norm else x
+
+    def added(self, x: Array, name: str) -> Array:
+        """What attention or MLP adds to the stream."""
+        c = self.config
+        x = Norm(c, "norm", name=name)(x) if c.post_norm else x
+        return x if c.residual_scale == 1 else x * jnp.asarray(c.residual_scale, x.dtype)
+
+    def normed(self, x: Array, name: str) -> Array:
+        """Queries or keys [B, S, heads, K], normed by head or all at once."""
+        if not self.config.qk_norm_whole:
+            return Norm(self.config, "head_dim", name=name)(x)
+        flat = Norm(self.config, "norm", name=name)(x.reshape(*x.shape[:2], -1))
+        return flat.reshape(x.shape)
+
     @nn.compact
-    def __call__(self, x: Array, slides: Array, sights: tuple, seen: Array, cached: tuple | None):
-        """`sights` of the kinds of layers, `seen` [B, C]; `cached` are keys, values and a slot."""
+    def __call__(
+        self, x: Array, kind: Array | int, sights: tuple, seen: Array, cached: tuple | None
+    ):
+        """`sights` of the kinds of layers, `seen` [B, C]; `cached` are keys, values and a slot.
+
+        `kind` is the layer's, by number. Where there is a cache `sights` has this layer's alone.
+        """
         c = self.config
         sight = sights[0]
         if len(sights) > 1:
-            sight = jax.tree.map(lambda all, near: jnp.where(slides, near, all), *sights)
+            sight = jax.tree.map(functools.partial(jax.lax.select_n, kind), *sights)
 
         x = layout.constrain(x, "batch", "sequence", None)
-        y = layout.constrain(Norm(c, "norm", name="attention_norm")(x), "batch", "time", None)
+        y = layout.constrain(self.read(x, "attention_norm"), "batch", "time", None)
         shape, axes = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
         kv_shape, kv_axes = (c.width, c.kv_heads, c.head_dim), ("embed", "kv_heads", "head_dim")
         query = self.project(y, "q", shape, axes) + self.bias("q", shape[1:], axes[1:])
@@ -273,40 +370,37 @@ class Block(nn.Module):
         value = self.project(y, "v", kv_shape, kv_axes)
         value = value + self.bias("v", kv_shape[1:], kv_axes[1:])
         if c.qk_norm:
-            query = Norm(c, "head_dim", name="q_norm")(query)
-            key = Norm(c, "head_dim", name="k_norm")(key)
+            query, key = self.normed(query, "q_norm"), self.normed(key, "k_norm")
         query, key = (rotary.rotate(each, sight.cos, sight.sin) for each in (query, key))
+        if sight.growth is not None:
+            query = query * sight.growth.astype(query.dtype)
         query = layout.constrain(query, "batch", "time", "heads", "head_dim")
         key, value = (
             layout.constrain(each, "batch", "time", "kv_heads", "head_dim") for each in (key, value)
         )
-        how = sight.window, c.query_scale, c.attention_cap
+        windows, how = _windows(c), (c.query_scale, c.attention_cap)
         if cached is None:
             kept = (key, value) if self.keep else None
-            out = attention.over_sequence(query, key, value, seen, *how, self.attention)
+            which = jnp.asarray(kind, jnp.int32)
+            out = attention.over_sequence(
+                query, key, value, seen, windows, which, *how, self.attention
+            )
         else:
             keys, values, index = cached
             keys = _put(keys, jnp.moveaxis(key, 1, 3), index, axis=3)
             values = _put(values, jnp.swapaxes(value, 1, 2), index, axis=2)
             kept = keys, values = _by_heads(keys), _by_heads(values)
-            out = attention.over_cache(query, keys, values, seen, index, *how)
+            out = attention.over_cache(query, keys, values, seen, index, windows[kind], *how)
         out = layout.constrain(out, "batch", "time", "heads", "head_dim")
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
         out = layout.constrain(self.project(out, "o", shape, axes), "batch", "sequence", None)
-        x = x + (Norm(c, "norm", name="attention_post_norm")(out) if c.post_norm else out)
+        x = x + self.added(out, "attention_post_norm")
 
         x = layout.constrain(x, "batch", "sequence", None)
-        y = layout.constrain(Norm(c, "norm", name="mlp_norm")(x), "batch", "time", None)
-        gate, up = (
-            layout.constrain(
-                self.project(y, name, (c.width, c.mlp), ("embed", "mlp")), "batch", "time", "mlp"
-            )
-            for name in ("gate", "up")
-        )
-        out = ACTIVATIONS[c.activation](gate) * up
-        out = self.project(out, "down", (c.mlp, c.width), ("mlp", "embed"))
+        y = layout.constrain(self.read(x, "mlp_norm"), "batch", "time", None)
+        out = self.mlp(y) if c.experts is None else self.mixture(y)
         out = layout.constrain(out, "batch", "sequence", None)
-        x = x + (Norm(c, "norm", name="mlp_post_norm")(out) if c.post_norm else out)
+        x = x + self.added(out, "mlp_post_norm")
         return layout.constrain(x, "batch", "sequence", None), kept
 
 
@@ -329,7 +423,7 @@ class Network(nn.Module):
         # Attention goes by slot, rotation by the number of tokens before: so padding on the left
         # shifts the slots and nothing else.
         position = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
-        sights = [_sight(c, sliding, position, mask.shape[1]) for sliding in _kinds(c)]
+        sights = [_sight(c, sliding, position) for sliding in _kinds(c)]
         block, policy = Block, REMATS[self.remat]
         if policy is not None:  # in a scan XLA can't undo it: nothing else needs prevent it
             block = nn.remat(Block, prevent_cse=False, policy=policy)
@@ -341,30 +435,57 @@ class Network(nn.Module):
             length=c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.attention, self.keep, name="layers")
-        slides = jnp.asarray(c.sliding or (False,) * c.layers)
+        kinds = jnp.asarray(_kind_of_layers(c), jnp.int32)
         x = layout.constrain(_embedded(c, embedding, tokens), "batch", "sequence", None)
-        x, kept = layers(x, slides, tuple(sights), mask, None)
-        x = Norm(c, "norm", name="final_norm")(x)
+        x, kept = layers(x, kinds, tuple(sights), mask, None)
+        x = _divided(Norm(c, "norm", name="final_norm")(x), c)
         return layout.constrain(x, "batch", "time", None), kept
 
 
-def _kinds(config: DecoderConfig) -> tuple[bool, ...]:
-    """Which kinds of layers there are: those that see everything, and those that slide."""
-    return (False, True) if any(config.sliding) else (False,)
+def _kinds(config: DecoderConfig) -> tuple[Kind, ...]:
+    """The kinds of layers that there are."""
+    return tuple(sorted(set(_layers(config))))
 
 
-def _sight(config: DecoderConfig, slides: bool, position: Array, length: int) -> Sight:
-    """What layers of a kind see of `length` slots, and how far positions turn queries and keys."""
+def _kind_of_layers(config: DecoderConfig) -> tuple[int, ...]:
+    """The number of each layer's kind."""
+    kinds = _kinds(config)
+    return tuple(map(kinds.index, _layers(config)))
+
+
+def _layers(config: DecoderConfig) -> list[Kind]:
+    slides = config.sliding or (False,) * config.layers
+    turns = config.turned or (True,) * config.layers
+    return list(map(Kind, slides, turns))
+
+
+def _windows(config: DecoderConfig) -> tuple[int | None, ...]:
+    """The tokens that a query of each kind of layers sees."""
+    return tuple(config.window if kind.slides else None for kind in _kinds(config))
+
+
+def _sight(config: DecoderConfig, kind: Kind, position: Array) -> Sight:
+    """How far positions turn queries and keys of a kind of layers."""
     c = config
     base, scaling = c.rope_base, c.rope_scaling
-    if slides and c.sliding_rope_base is not None:
+    if kind.slides and c.sliding_rope_base is not None:
         base, scaling = c.sliding_rope_base, None
     frequency, factor = rotary.frequencies(c.head_dim, base, scaling)
     wide = jnp.promote_types(c.dtype, jnp.float32)
     cos, sin = rotary.angles(position, jnp.asarray(frequency, wide))
-    # Kinds are chosen among by the layer: where one of them has a window, so has the other.
-    window = (c.window if slides else length) if any(c.sliding) else None
-    return Sight(window, cos * factor, sin * factor)
+    if not kind.turns:
+        cos, sin, factor = jnp.ones_like(cos), jnp.zeros_like(sin), 1.0
+    growth = None
+    if c.query_growth:
+        spans = jnp.floor(position.astype(wide) / c.query_growth_from)
+        growth = (1 + c.query_growth * jnp.log1p(spans))[:, :, None, None]
+    return Sight(cos * factor, sin * factor, growth)
+
+
+def _divided(x: Array, config: DecoderConfig) -> Array:
+    """The last hidden states as the unembedding reads them."""
+    divisor = config.logit_divisor
+    return x if divisor == 1 else x * jnp.asarray(1 / divisor, x.dtype)
 
 
 def _embedded(config: DecoderConfig, embedding: Array, tokens: Array) -> Array:
@@ -397,7 +518,7 @@ class Decoder:
     The config says what is computed. What is beside it says how, and moves numbers by rounding.
 
     Raises:
-        ValueError: a way to compute it that isn't there.
+        ValueError: a way to compute it that isn't there, or not for this model.
     """
 
     config: DecoderConfig
@@ -414,6 +535,8 @@ class Decoder:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: {', '.join(allowed)} are allowed"
                 )
+        c = self.config
+        attention.refuse(self.attention, c.dtype, c.head_dim, c.attention_cap)
 
     @property
     def vocab(self) -> int:
@@ -553,17 +676,19 @@ class Decoder:
         seen = _put(cache.mask, mask, cache.index, axis=1)
         counted = cache.count[:, None] + jnp.cumsum(mask, axis=1, dtype=jnp.int32)
         position = jnp.maximum(counted - 1, 0)
-        sights = [_sight(c, sliding, position, seen.shape[1]) for sliding in _kinds(c)]
+        sights = [_sight(c, sliding, position) for sliding in _kinds(c)]
         x = _embedded(c, params["embedding"], tokens)
         made = []
-        for layer, slides in enumerate(c.sliding or (False,) * c.layers):
+        for layer, kind in enumerate(_kind_of_layers(c)):
             cached = cache.keys[layer], cache.values[layer], cache.index
             x, kept = Block(c, whole=False).apply(
-                {"params": params["layers"][layer]}, x, None, (sights[slides],), seen, cached
+                {"params": params["layers"][layer]}, x, kind, (sights[kind],), seen, cached
             )
             made.append(kept)
         keys, values = zip(*made, strict=True)
-        x = rms_norm(x, params["final_norm"]["scale"], c.norm_eps, c.norm_offset)
+        scale = params["final_norm"]["scale"]
+        x = rms_norm(x, scale, c.norm_eps, c.norm_offset, c.norm_rounds)
+        x = _divided(x, c)
         return x, Cache(keys, values, seen, counted[:, -1], cache.index + tokens.shape[1])
 
     def matmul_flops(self, queries: int, keys: int) -> int:
@@ -575,7 +700,10 @@ class Decoder:
         c = self.config
         projections = 2 * c.width * c.head_dim * (c.heads + c.kv_heads)  # q and o, k and v
         attention = 2 * keys * c.heads * c.head_dim
-        return 2 * queries * c.layers * (projections + attention + 3 * c.width * c.mlp)
+        mlp = 3 * c.width * c.mlp
+        if c.experts is not None:
+            mlp = c.width * (3 * c.experts_per_token * c.expert_mlp + c.experts)
+        return 2 * queries * c.layers * (projections + attention + mlp)
 
     def _boxed(self, key: Array) -> Params:
         token, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)

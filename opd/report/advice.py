@@ -242,7 +242,18 @@ def _exchange(topic: str, row: str, twin: str, start: str, compared: Pairs) -> A
     if second is not None:
         text += f"; per second by {times(second).replace(' times', '')}"
         text += f", no difference{_room(second)}" if second.covers(1.0) else ""
-    return Advice(topic, verdict, f"{text}.", names)
+    return Advice(topic, verdict, f"{text}.{_at_your_batch(row, twin, compared)}", names)
+
+
+def _at_your_batch(row: str, twin: str, compared: Pairs) -> str:
+    """What a ratio of SNRs comes to at the config's batch: the larger it is, the less."""
+    needed = compared.rollouts(row, twin).get(compared.batch or 0)
+    if needed is None:
+        return ""
+    return (
+        f" At {compared.batch} rollouts an update that predicts {times(needed)} the rollouts for "
+        "as much learning."
+    )
 
 
 def _parts(row: Entry) -> str:

@@ -15,6 +15,7 @@ from opd.report.goals import Entry, Goal, Results, goal
 from opd.report.measured import Measured, inverse, measured
 
 PER_ROLLOUT, PER_SECOND = "snr_ratio", "snr_per_second_ratio"
+AT_BATCH = "rollouts_ratio"  # a list, one for each batch size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +25,23 @@ class Pairs:
     ratios: Mapping[tuple[str, str, str], Measured | None]  # figure, row, other row
     untrusted: frozenset[str] = frozenset()
     count: int = 0
+    batch: int | None = None  # rollouts of an update of the config's
+    batches: tuple[int, ...] = ()
+    curves: Mapping[tuple[str, str], tuple[Measured | None, ...]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def ratio(self, figure: str, row: str, other: str) -> Measured | None:
         """How many times the other row's figure a row has; None where that is undefined."""
         ratio = self.ratios.get((figure, row, other))
         return ratio if ratio is not None else inverse(self.ratios.get((figure, other, row)))
+
+    def rollouts(self, row: str, other: str) -> dict[int, Measured | None]:
+        """By batch size, how many times the other row's rollouts a row is predicted to need."""
+        if (other, row) in self.curves:
+            return dict(zip(self.batches, self.curves[other, row], strict=True))
+        curve = self.curves.get((row, other), ())
+        return dict(zip(self.batches, map(inverse, curve), strict=bool(curve)))
 
     def settles(self, *rows: str) -> bool:
         """Whether what the pairs say about these rows may be believed."""
@@ -78,8 +91,19 @@ def _read(record: Mapping[str, Any]) -> Pairs:
         for pair in record["pairs"]
         for figure in (PER_ROLLOUT, PER_SECOND)
     }
-    untrusted = frozenset(record.get("untrusted") or ())
-    return Pairs(ratios, untrusted, record.get("count") or len(record["pairs"]))
+    curves = {
+        tuple(pair["rows"]): tuple(map(measured, pair[AT_BATCH]))
+        for pair in record["pairs"]
+        if pair.get(AT_BATCH)
+    }
+    return Pairs(
+        ratios,
+        frozenset(record.get("untrusted") or ()),
+        record.get("count") or len(record["pairs"]),
+        record.get("batch"),
+        tuple(record.get("batches") or ()),
+        curves,
+    )
 
 
 def choose(rows: Sequence[Entry], compared: Pairs) -> Choice:

@@ -290,6 +290,46 @@ def _over_the_choice(
             _interval(ax, y, over[name], paint[name], limits=limits, marker=marker)
 
 
+def at_batch(results: Results, where: str) -> Figure | None:
+    """How many times the choice's rollouts each row is predicted to need, against the batch size.
+
+    A panel a goal. None where nothing is compared.
+    """
+    panels = []
+    for goal, members in by_goal(probe(results, where)).items():
+        compared = pairs(results, where, goal)
+        best = choose(members, compared).best
+        names = [entry["name"] for entry in members if not entry.get("biased")]
+        curves = {name: compared.rollouts(name, best) for name in names if best not in (None, name)}
+        if any(curves.values()):
+            panels.append((goal, best, compared.batch, curves))
+    if not panels:
+        return None
+    paint = colours(results)
+    with matplotlib.rc_context(STYLE):
+        rows = -(-len(panels) // 2)
+        figure = Figure(figsize=(WIDTH, 3.1 * rows), layout="constrained")
+        axes = figure.subplots(rows, 2, squeeze=False).ravel()
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        for ax, (goal, best, batch, curves) in zip(axes, panels, strict=False):
+            for name, curve in curves.items():
+                _band(ax, list(curve), list(curve.values()), paint[name], label=name)
+            ax.axhline(1.0, color=paint[best], linewidth=1.6, label=best)
+            ax.axvline(batch, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+            ax.set_yscale("log")
+            ax.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0)))
+            ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+            ax.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+            ax.set_title(goal.label)
+            ax.set_xlabel("rollouts of an update")
+            ax.set_ylabel("rollouts, over the choice's")
+            ax.legend(fontsize=8, loc="upper right")
+    return figure
+
+
 def _estimate(value: Measured) -> str:
     return f"estimate {prose(value)}".replace("-", "−")
 
@@ -565,6 +605,7 @@ def draw(results: Results) -> dict[str, Figure]:
     drawn: dict[str, Figure | None] = {}
     drawings: Mapping[str, Callable[[Results, str], Figure | None]] = {
         "snr": snr,
+        "at_batch": at_batch,
         "decomposition": decomposition,
         "bias": bias,
     }

@@ -98,6 +98,13 @@ NOTES = (
         "⟨E g, E g_ref⟩ / (|E g| |E g_ref|), likewise, less its bias; an estimate may pass 1.",
     ),
     (
+        "Over the proxy",
+        "The variance of one rollout over the mean of Σ |dJ/dlogits|² over its tokens. The latter "
+        "is often taken for the former: it needs no backward pass through the model, and takes "
+        "tokens as uncorrelated. Where the ratio differs between rows, the proxy misjudges what "
+        "one gains on another by as much.",
+    ),
+    (
         "Goal",
         "What a row is unbiased for: the myopic KL (γ = 0, each state for itself), a discounted "
         "one, the KL between whole sequences (γ = 1), another divergence with its argument, the "
@@ -240,7 +247,16 @@ def _biased(items: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(f"{words[v]}: {', '.join(rows)}." for v, rows in listed.items() if rows)
 
 
-CELLS = ("snr", "snr_per_second", "relative_error", "cosine", "seconds", "flops", "bytes")
+CELLS = (
+    "snr",
+    "snr_per_second",
+    "total_per_logit_square",
+    "relative_error",
+    "cosine",
+    "seconds",
+    "flops",
+    "bytes",
+)
 CELLS += ("biased", "trusted", "trusted_from", "heavy_tail", "effective_groups", "reference")
 
 

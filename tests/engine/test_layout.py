@@ -104,11 +104,12 @@ def loops(program):
     return [one for one, times in hlo.walk(module, entry, lambda _: 7) if times % 7 == 0]
 
 
-@pytest.mark.parametrize("gather", [True, False])
-def test_decoding_gathers_no_matrix_at_every_token(gather):
-    """With `gather` a token's step moves activations: less than the smallest matrix of a layer."""
-    here = scene.ready(scene.mesh(NAME))
-    student = dataclasses.replace(scene.STUDENT, gather=gather)
+def test_decoding_gathers_no_matrix_at_every_token():
+    """A token's step moves activations: less than the smallest matrix of a layer.
+
+    Without `gather` jaxlib 0.10 gathers matrices there, and 0.12 doesn't of itself.
+    """
+    here, student = scene.ready(scene.mesh(NAME)), scene.STUDENT
     rows = sharding.shard_batch(scene.batch(), here.mesh)
     lowered = text(
         programs.rollout.lower(
@@ -122,7 +123,7 @@ def test_decoding_gathers_no_matrix_at_every_token(gather):
         if one.opcode in ("all-gather", "all-gather-start")
         for shape in one.shapes
     ]
-    assert (max(gathered, default=0) >= kv) is not gather
+    assert max(gathered, default=0) < kv
     caches = {size for size in arrays(lowered) if TOKENS in size and len(size) == 4}
     assert caches <= {(OWN, 1, 4, TOKENS), (OWN, 1, TOKENS, 4)}  # a head of the two on each device
 

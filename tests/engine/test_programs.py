@@ -11,7 +11,7 @@ import pytest
 import scene
 
 from opd import draws, trees
-from opd.engine import programs, sharding, steps
+from opd.engine import programs, sharding, steps, vocab
 from opd.engine.vocab import Pass
 from opd.method import table
 from opd.types import Rollout
@@ -52,11 +52,24 @@ def close(found, wanted, rtol=2e-5):
         np.testing.assert_allclose(a / scale, b / scale, atol=rtol, rtol=0)
 
 
+def logit_squares(here):
+    """A rollout's sum_t |dJ/dlogits_t|^2 in its own unit, by group, from logits themselves."""
+    mesh, model, params, rollout, teacher, methods, _, uniforms, _, how, *_ = here.probe
+    student = programs.head(mesh, model, params, rollout)
+    sides = [vocab.Head(vocab.logits(side)) for side in (student, teacher)]
+    made, _ = programs.cotangents(*sides, rollout, methods, uniforms, how)
+    each = np.sum(np.square(np.asarray(made.hidden, np.float64)), (2, 3))  # [K, B]
+    one = each.T * len(each.T) ** 2  # the batch's gradient is a mean over its rollouts
+    return one.reshape(scene.GROUPS, -1, len(methods)).mean(1)
+
+
 @pytest.mark.parametrize("name", MESHES)
 def test_the_probe_sums_what_the_gradients_are(name):
     """Sum over groups of Y_g = U times the batch's gradient, columns relative to a reference."""
     _, _, params, rollout, head, _, coefs, uniforms, total, *_ = ready(name).probe
-    total, gram, sketch = compiled(name, "probe")(params, rollout, head, coefs, uniforms, total)
+    total, gram, sketch, squares = compiled(name, "probe")(
+        params, rollout, head, coefs, uniforms, total
+    )
     base = steps.differences(scene.METHODS)
     assert any(at >= 0 for at in base)
 
@@ -68,6 +81,7 @@ def test_the_probe_sums_what_the_gradients_are(name):
     # <sum Y, sum Y> >= 0, and each group's Gram matrix is one: symmetric, no negative eigenvalue.
     assert gram.shape == (scene.GROUPS, len(base), len(base))
     assert sketch.shape == (scene.GROUPS, len(base), scene.SKETCH)
+    np.testing.assert_allclose(squares, logit_squares(ready(name)), rtol=1e-4)
     least = np.linalg.eigvalsh(np.asarray(gram, np.float64)).min()
     assert least > -1e-4 * np.abs(gram).max()
 

@@ -101,6 +101,20 @@ def test_chunks_do_not_matter(chunk):
     assert_trees_close(numpy(stats), whole()[1])
 
 
+@pytest.mark.parametrize("chunk", [2, T])
+def test_squares_are_of_the_logits_cotangents(chunk):
+    """Of sides that are logits, whose cotangents a pass hands back as they are."""
+    given = case(seed=5)
+    sides = [Head(vocab.logits(side)) for side in (given.student, given.teacher)]
+    methods = tuple(map(table.parse, NAMES))
+    asked = *sides, given.rollout, methods, given.uniforms, Pass(chunk=chunk)
+    made, stats = estimator.cotangents(*asked, squares=True)
+    wanted = np.sum(np.square(np.asarray(made.hidden, np.float64)), -1)  # [K, B, T]
+    np.testing.assert_allclose(stats.squares, wanted, rtol=1e-5, atol=1e-12)
+    assert np.all(wanted.sum((1, 2)) > 0)
+    assert estimator.cotangents(*asked)[1].squares == ()
+
+
 @pytest.mark.parametrize("positions", [1, 3, 5])
 def test_blocks_do_not_matter(positions, monkeypatch):
     """Of a CPU's caches: 15 positions by one, by three and by five."""

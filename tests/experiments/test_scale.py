@@ -164,6 +164,49 @@ def test_what_is_held_and_must_not_be_is_said():
                                          "positions": 8}})  # fmt: skip
 
 
+KERNEL = """HloModule jit_f
+
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %splash.1 = (f32[256,64]{1,0}, bf16[3,4,1024,64]{3,2,1,0}) custom-call(%a, %b, %q, %k, %v), custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,WIDTH]{2,1,0}, s8[1,WIDTH]{2,1,0}, bf16[3,4,1024,64]{3,2,1,0}, bf16[3,2,1024,64]{3,2,1,0}}, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256}"
+}}, metadata={op_name="jit(f)/vmap(splash_mha_KIND_segmented)/pallas_call"}, backend_config={}
+  %after = f32[16]{0} all-gather(%y), replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %t = (s32[], f32[4]{0}) tuple(%i, %w)
+}
+
+%cond (p.4: (s32[], f32[4])) -> pred[] {
+  %p.4 = (s32[], f32[4]{0}) parameter(0)
+  ROOT %both = pred[] and(%one, %other)
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %loop = (s32[], f32[4]{0}) while(%x), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %out = f32[4]{0} get-tuple-element(%loop), index=1
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "products", "blocks"),
+    [("fwd", "4,4", 2, 10), ("fwd", "4,2", 2, 7), ("dq", "4,3", 3, 9), ("dkv", "3,4", 4, 9)],
+)
+def test_a_kernels_flops_are_of_the_blocks_that_it_visits(kind, width, products, blocks):
+    """Four blocks of 256 tokens: up to the diagonal 10 of 16, with a window fewer; five turns.
+
+    A kernel's description has line breaks in it: what comes after it is read too.
+    """
+    module, entry = hlo.parse(KERNEL.replace("WIDTH", width).replace("KIND", kind))
+    once = products * 2 * 3 * 4 * blocks * 256 * 256 * 64
+    found = {"count": 5, "flops": 5 * once, "flops_once": once}
+    assert hlo.kernels(module, entry) == {f"splash_mha_{kind}": found}
+    assert hlo.collectives(module, entry)["all-gather"]["count"] == 5
+    alone = KERNEL.replace("bf16[3,4,1024,64]{3,2,1,0}, bf16[3,2", "bf16[4,1024,64]{2,1,0}, bf16[2")
+    module, entry = hlo.parse(alone.replace("WIDTH", width).replace("KIND", kind))
+    assert hlo.kernels(module, entry)[f"splash_mha_{kind}"]["flops_once"] == once // 3
+
+
 TOO_MUCH = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 25.50G of 15.75G hbm.
 Largest program allocations in hbm:
 
@@ -380,6 +423,9 @@ def test_smaller_keys_are_those_that_the_program_has(monkeypatch):
         "teacher": ["teacher.rows = 16"],
         "update": ["optimizer.microbatches = 8"],
     }
+    plain = dataclasses.replace(found.config.teacher, attention="plain")
+    changed = dataclasses.replace(found, config=dataclasses.replace(found.config, teacher=plain))
+    assert "teacher.attention = auto" in knobs.smaller(changed, "teacher")
     asked = []
 
     def measured(job, chip, name):

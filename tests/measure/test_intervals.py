@@ -410,10 +410,69 @@ def test_comparisons_are_their_definitions(columns):
             np.testing.assert_allclose(dataclasses.astuple(figure), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [1, 64, 4096])
+def test_rollouts_of_a_batch_are_by_signal_and_noise(batch):
+    """As much learning takes B + 1 / SNR rollouts; the signal is the quietest row's."""
+    values = gradients(groups=400, mean=1.5)
+    (found,) = intervals.compare(moments(values, 2), [0, 1], batches=[batch])
+    (ratio,) = found.rollouts
+    totals = [2 * values[:, column].var(0, ddof=1).sum() for column in (0, 1)]
+    quiet = values[:, int(np.argmin(totals))]
+    signal = np.sum(quiet.mean(0) ** 2) - quiet.var(0, ddof=1).sum() / len(quiet)
+    expected = (batch + totals[1] / signal) / (batch + totals[0] / signal)
+    np.testing.assert_allclose(ratio.value, expected, rtol=1e-9)
+    assert ratio.low <= ratio.value <= ratio.high
+
+
+def test_rollouts_of_a_batch_cover_and_lie_between_one_and_the_snrs():
+    """Rows of one mean, of noise 1 and 3 a number: how often the truth is inside."""
+    rng = np.random.default_rng(3)
+    mean = np.full(6, 0.3)
+    batches = (1, 16, 256)
+    truth = [(b + 6 * 9 / (mean @ mean)) / (b + 6 / (mean @ mean)) for b in batches]
+    inside, trials = np.zeros(len(batches)), 200
+    for _ in range(trials):
+        noise = rng.normal(size=(80, 2, 6)) * np.array([1.0, 3.0])[:, None]
+        (found,) = intervals.compare(moments(mean + noise, 1), [0, 1], batches=batches)
+        ends = np.array([dataclasses.astuple(ratio) for ratio in found.rollouts])
+        assert np.all(np.diff(ends[:, 0]) < 0) and np.all(ends[:, 0] > 1)
+        inside += (ends[:, 1] <= truth) & (truth <= ends[:, 2])
+    assert np.all(inside / trials > 0.93)
+
+
+def test_a_signal_that_is_lost_in_noise_leaves_room_from_nothing_to_the_whole_ratio():
+    noise = np.random.default_rng(4).normal(size=(100, 2, 8)) * np.array([1.0, 3.0])[:, None]
+    noise -= noise.mean(0)  # |mean|^2 comes out below 0
+    (found,) = intervals.compare(moments(noise), [0, 1], batches=[1000])
+    (ratio,) = found.rollouts
+    np.testing.assert_allclose(ratio.value, found.snr.value)  # as if there were none
+    assert ratio.high >= found.snr.high and ratio.low < 4
+
+
+def test_the_proxy_is_the_mean_square_and_the_ratio_leaves_groups_out_of_both():
+    values = gradients(groups=30)
+    squares = np.random.default_rng(8).exponential(size=(30, 3)) + 1
+    found = intervals.beside_proxy(moments(values), squares, 1)
+    np.testing.assert_allclose(found["logit_square"].value, squares[:, 1].mean())
+    kept = [np.delete(np.arange(30), g) for g in range(30)]
+    ratios = [
+        2 * values[rows, 1].var(0, ddof=1).sum() / squares[rows, 1].mean()
+        for rows in (np.arange(30), *kept)
+    ]
+    ratio, logs = found["total_per_logit_square"], np.log(ratios)
+    np.testing.assert_allclose(ratio.value, ratios[0])
+    reach = np.sqrt(29 / 30 * np.sum((logs[1:] - logs[1:].mean()) ** 2))
+    assert ratio.low < ratios[0] * np.exp(-1.9 * reach)
+    assert ratios[0] * np.exp(1.9 * reach) < ratio.high < ratios[0] * np.exp(4 * reach)
+    squares[:, 1] = 0.0
+    assert intervals.beside_proxy(moments(values), squares, 1)["total_per_logit_square"] is None
+
+
 def test_a_comparison_inverts():
     sample = moments(gradients())
-    (there,) = intervals.compare(sample, [0, 1], SECONDS[:2])
-    (back,) = intervals.compare(sample, [1, 0], SECONDS[1::-1])
+    (there,) = intervals.compare(sample, [0, 1], SECONDS[:2], batches=[3])
+    (back,) = intervals.compare(sample, [1, 0], SECONDS[1::-1], batches=[3])
+    np.testing.assert_allclose(there.rollouts[0].value, 1 / back.rollouts[0].value, rtol=1e-9)
     for one, other in ((there.snr, back.snr), (there.snr_per_second, back.snr_per_second)):
         inverted = 1 / other.value, 1 / other.high, 1 / other.low
         np.testing.assert_allclose(dataclasses.astuple(one), inverted, rtol=1e-9)

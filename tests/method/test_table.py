@@ -265,6 +265,32 @@ def test_a_bad_name_is_refused_in_one_line(name):
         assert allowed in message
 
 
+@pytest.mark.parametrize(
+    "axis, words",
+    [
+        ("k", "expectation=resampled or topk"),  # as many others as it goes with
+        ("tail", "expectation=topk"),
+        ("ratio_rule", "importance other than none"),
+        ("redraws", "behavior=student or mixture, unless level=batch and other=dataset"),
+        ("gamma", ""),
+    ],
+)
+def test_an_axis_says_what_brings_it_in_by_the_shorter_list(axis, words):
+    assert AXES[axis].where == words
+
+
+@pytest.mark.parametrize(
+    "axis, words",
+    [
+        ("gamma", "0"),
+        ("argument", "must be told"),  # whatever brings it in
+        ("correction_high", "5 for clip_ungated, 2 for truncate, 5 for mask"),
+    ],
+)
+def test_an_axis_says_what_it_is_untold(axis, words):
+    assert AXES[axis].usual == words
+
+
 def choices(axis):
     """Values to try on an axis, as text: all its choices, or numbers good and bad."""
     numbers = {

@@ -72,6 +72,14 @@ IN_CI = (
     "Qwen3, window by layer",
     "Gemma 2, tied, window",
     "Gemma 3, untied, linear, caps, old config",
+    "Gemma, tied",
+    "Granite, untied, four scales",
+    "SmolLM3, untied, window where nothing turns, old config",
+    "OLMo 2, untied",
+    "OLMo 3, untied, window in three of four layers, yarn in the other",
+    "Ministral, untied, window by layer",
+    "Ministral 3, untied, yarn, queries that grow",
+    "Qwen3-MoE, untied, weights that add up to 1",
 )
 
 
@@ -109,6 +117,16 @@ def test_every_property_holds_against_transformers(name, tmp_path):
         ("Gemma 2, tied, window", {"activation": "silu"}),
         ("Gemma 3, tied, two bases", {"sliding_rope_base": None}),
         ("Gemma 3, tied, two bases", {"embed_scale": 1.0}),
+        ("Gemma, tied", {"norm_offset": 0.0}),
+        ("Granite, untied, four scales", {"residual_scale": 1.0}),
+        ("Granite, untied, four scales", {"logit_divisor": 1.0}),
+        ("Granite, untied, four scales", {"query_scale": None}),
+        ("SmolLM3, tied, a layer without rotation", {"turned": ()}),
+        ("OLMo 2, untied", {"qk_norm": False, "qk_norm_whole": False}),
+        ("Ministral, untied, window by layer", {"sliding": (True, True)}),
+        ("Ministral 3, untied, yarn, queries that grow", {"query_growth": 0.0}),
+        ("Qwen3-MoE, untied, weights that add up to 1", {"expert_normed": False}),
+        ("Qwen3-MoE, untied, weights that add up to 1", {"experts_per_token": 1}),
     ],
     ids=str,
 )
@@ -232,9 +250,7 @@ def test_every_parameter_has_a_place():
         shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0))
         named = {}
         for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-            path = tuple(key.key for key in keys)
-            shape = leaf.shape[1:] if path[0] == "layers" else leaf.shape
-            for layer in range(config.layers if path[0] == "layers" else 1):
-                place = family.tensors[path]
-                named[place.name.format(layer=layer)] = list(place.shape(shape))
+            place = family.tensors[tuple(key.key for key in keys)]
+            shape = list(place.shape(leaf.shape[place.stacked :]))
+            named |= dict.fromkeys((name for _, name in place.names(leaf.shape)), shape)
         assert named == goldens.described()[name]["shapes"], name

@@ -116,6 +116,8 @@ def entry(row: tuple, probe: str, random: np.random.Generator) -> dict:
             "within": around(within, total * noise / 2) if parts else None,
             "cross": around(cross, abs(cross) * 0.8) if parts else None,
         },
+        "logit_square": around(total / 7, total / 7 * noise / 3),
+        "total_per_logit_square": around(7.0, 7.0 * noise),
         "snr": around(snr, snr * noise * 1.4),
         "snr_per_second": around(snr / seconds, snr / seconds * noise * 1.5),
         "seconds": around(seconds, seconds * 0.04),
@@ -173,6 +175,8 @@ def choices(entries: list[dict], part: float = 0.08) -> list[dict]:
             "level": 0.95,
             "count": len(members) * (len(members) - 1) // 2,
             "untrusted": [],
+            "batch": 64,
+            "batches": [1, 64, 4096],
             "pairs": [
                 {
                     "rows": [a["name"], b["name"]],
@@ -180,6 +184,13 @@ def choices(entries: list[dict], part: float = 0.08) -> list[dict]:
                     "snr_per_second_ratio": spread(
                         a["snr_per_second"]["value"] / b["snr_per_second"]["value"], part
                     ),
+                    "rollouts_ratio": [
+                        spread(
+                            (size + 1 / b["snr"]["value"]) / (size + 1 / a["snr"]["value"]),
+                            part / 2,
+                        )
+                        for size in (1, 64, 4096)
+                    ],
                 }
                 for a, b in itertools.combinations(members, 2)
             ],

@@ -232,7 +232,24 @@ def test_enumeration_is_judged_by_the_pairs_of_the_same_rollouts(
 def test_a_factor_per_second_is_the_pair_s(results):
     say(results, "opd", "opd_sampled", PER_SECOND, 1.2, 0.9, 1.5)
     text = advice.enumeration(results)[0].text
-    assert "per second by 1.20 (0.90 to 1.50), no difference (within 1.5 times). The" in text
+    assert "per second by 1.20 (0.90 to 1.50), no difference (within 1.5 times). At" in text
+
+
+def test_what_the_batch_makes_of_a_ratio_of_snrs(results):
+    """From either side of the pair; nothing where an old run predicted nothing."""
+    text = advice.enumeration(results)[0].text
+    snr = [row(results, name)["snr"]["value"] for name in ("opd", "opd_sampled")]
+    needed = (64 + 1 / snr[0]) / (64 + 1 / snr[1])
+    assert f"At 64 rollouts an update that predicts {needed:.2f}"[:-1] in text
+    pair = compared(results, "opd", "opd_sampled")
+    pair["rows"].reverse()
+    pair["rollouts_ratio"] = [made_up.spread(x, 0.1) for x in (2.0, 1.4, 1.1)]
+    for figure in (PER_ROLLOUT, PER_SECOND):
+        pair[figure] = made_up.spread(0.5, 0.1)
+    text = advice.enumeration(results)[0].text
+    assert "At 64 rollouts an update that predicts 1.40 times" in text
+    del pair["rollouts_ratio"]
+    assert "predicts" not in advice.enumeration(results)[0].text
 
 
 def test_what_top_k_makes_of_the_whole_sum(results):

@@ -92,7 +92,7 @@ def test_every_row_and_figure_is_there(written):
     assert names == {
         *(
             f"{kind}_{probe}"
-            for kind in ("snr", "decomposition", "bias")
+            for kind in ("snr", "at_batch", "decomposition", "bias")
             for probe in made_up.PROBES
         ),
         "by_position",
@@ -355,6 +355,20 @@ def test_the_pairs_that_choices_rest_on_are_drawn_over_the_choice():
         assert at[name] not in drawn
     results["choices"] = []
     assert len(figures.snr(results, "start").axes) == 2
+
+
+def test_rollouts_over_the_choice_are_drawn_against_the_batch():
+    results = made_up.results()
+    figure = figures.at_batch(results, "start")
+    myopic = figure.axes[0]
+    lines = {line.get_label(): line for line in myopic.lines}
+    assert list(lines["opd_sampled"].get_xdata()) == [1, 64, 4096]
+    by_name = {e["name"]: e["snr"]["value"] for e in results["estimators"] if e["probe"] == "start"}
+    expected = [(b + 1 / by_name["opd_sampled"]) / (b + 1 / by_name["opd"]) for b in (1, 64, 4096)]
+    np.testing.assert_allclose(lines["opd_sampled"].get_ydata(), expected, rtol=1e-6)
+    assert set(lines["opd"].get_ydata()) == {1.0}  # the choice itself
+    results["choices"] = []
+    assert figures.at_batch(results, "start") is None
 
 
 def test_the_table_has_every_compared_row_over_the_choice():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -28,12 +28,23 @@ class Tensor:
 
     A projection of ours is [inputs..., outputs...], a checkpoint's [outputs, inputs], each side
     flat: `inputs` counts the axes of the former. With `flat` it is one axis. `{layer}` in the name
-    stands for a layer's number: ours are stacked, [L, ...].
+    stands for a layer's number, `{expert}` for an expert's: ours are stacked, [L, ...] or
+    [L, E, ...].
     """
 
     name: str
     inputs: int = 0
     flat: bool = False
+
+    @property
+    def stacked(self) -> int:
+        """How many axes of ours are numbers of a checkpoint's tensors."""
+        return ("{layer}" in self.name) + ("{expert}" in self.name)
+
+    def names(self, ours: Sequence[int]) -> Iterator[tuple[tuple[int, ...], str]]:
+        """The checkpoint's tensors of a parameter of ours, of this shape: numbers and name."""
+        for numbers in np.ndindex(*ours[: self.stacked]):
+            yield numbers, self.name.format(**dict(zip(("layer", "expert"), numbers)))
 
     def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
         """The checkpoint's shape of a parameter, or of one layer of a stacked one."""
@@ -187,11 +198,17 @@ def scaling(given: Json, hf: Json) -> RopeScaling | None:
     if kind not in SCALINGS:
         known = ", ".join(("default", *SCALINGS))
         raise ValueError(f"config.json has rope type {kind!r}: {known} are allowed")
-    if given.get("mscale") or given.get("mscale_all_dim"):
-        raise ValueError("config.json has rope_scaling.mscale: allowed is none")
+    scales = [given.get(name) for name in ("mscale", "mscale_all_dim")]
+    if any(scales) and not (kind == "yarn" and all(scales)):
+        raise ValueError(
+            "config.json has rope_scaling.mscale: allowed is none, or with mscale_all_dim in yarn"
+        )
     numbers = {ours: given.get(theirs, usual) for ours, (theirs, usual) in _NUMBERS[kind].items()}
     if "original" in numbers and numbers["original"] is None:
         numbers["original"] = hf.get("max_position_embeddings")
+    if any(scales) and numbers["attention"] is None:
+        above, below = (0.1 * scale * math.log(numbers["factor"]) + 1 for scale in scales)
+        numbers["attention"] = above / below
     absent = [
         _NUMBERS[kind][name][0]
         for name, value in numbers.items()
@@ -277,8 +294,8 @@ def sliding(hf: Json, usual: Callable[[int], bool]) -> dict[str, Any]:
 
 
 def tensors(
-    attention_norm: str = "input_layernorm",
-    mlp_norm: str = "post_attention_layernorm",
+    attention_norm: str | None = "input_layernorm",
+    mlp_norm: str | None = "post_attention_layernorm",
     post: Mapping[str, str] = MappingProxyType({}),
     qk_norm: bool = False,
     bias: bool = False,
@@ -290,9 +307,8 @@ def tensors(
         ("unembedding",): Tensor("lm_head.weight"),
         ("final_norm", "scale"): Tensor("model.norm.weight"),
         ("layers", "o"): Tensor(layer + "self_attn.o_proj.weight", inputs=2),
-        ("layers", "attention_norm", "scale"): Tensor(f"{layer}{attention_norm}.weight"),
-        ("layers", "mlp_norm", "scale"): Tensor(f"{layer}{mlp_norm}.weight"),
     }
+    norms = {"attention_norm": attention_norm, "mlp_norm": mlp_norm, **post}
     for name in ("q", "k", "v"):
         found["layers", name] = Tensor(f"{layer}self_attn.{name}_proj.weight", inputs=1)
         if bias:
@@ -302,6 +318,16 @@ def tensors(
         found["layers", name] = Tensor(f"{layer}mlp.{name}_proj.weight", inputs=1)
     for name in ("q_norm", "k_norm") if qk_norm else ():
         found["layers", name, "scale"] = Tensor(f"{layer}self_attn.{name}.weight")
-    for ours, theirs in post.items():
-        found["layers", ours, "scale"] = Tensor(f"{layer}{theirs}.weight")
+    for ours, theirs in norms.items():
+        if theirs is not None:
+            found["layers", ours, "scale"] = Tensor(f"{layer}{theirs}.weight")
+    return MappingProxyType(found)
+
+
+def mixture(dense: Mapping[Path, Tensor]) -> Mapping[Path, Tensor]:
+    """The places of a decoder whose MLPs are a mixture of experts, from those of a dense one."""
+    layer = "model.layers.{layer}.mlp."
+    found = dict(dense) | {("layers", "router"): Tensor(f"{layer}gate.weight", inputs=1)}
+    for name in ("gate", "up", "down"):
+        found["layers", name] = Tensor(f"{layer}experts.{{expert}}.{name}_proj.weight", inputs=1)
     return MappingProxyType(found)

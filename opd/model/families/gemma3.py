@@ -29,8 +29,8 @@ def read(hf: Json) -> dict[str, Any]:
     return gemma2.shared(hf) | {"qk_norm": True} | rope(hf) | caps | slides
 
 
-def rope(hf: Json) -> dict[str, Any]:
-    """Two bases; only the layers that see everything are stretched.
+def rope(hf: Json, base: float = 1_000_000.0, sliding_base: float = 10_000.0) -> dict[str, Any]:
+    """Two bases, usually these; only the layers that see everything are stretched.
 
     Raises:
         ValueError: a scaling of the layers that slide.
@@ -41,23 +41,28 @@ def rope(hf: Json) -> dict[str, Any]:
     if scaling(near, hf) is not None:
         raise ValueError("config.json stretches the rope of sliding layers: allowed is default")
     return {
-        "rope_base": float(full.get("rope_theta") or hf.get("rope_theta") or 1_000_000.0),
+        "rope_base": float(full.get("rope_theta") or hf.get("rope_theta") or base),
         "rope_scaling": scaling(full, hf),
         "sliding_rope_base": float(
-            near.get("rope_theta") or hf.get("rope_local_base_freq") or 10_000.0
+            near.get("rope_theta") or hf.get("rope_local_base_freq") or sliding_base
         ),
     }
 
 
 def write(config: DecoderConfig) -> dict[str, Any]:
     """The decoder's fields as config.json has them."""
+    return gemma2.written(config) | written_ropes(config)
+
+
+def written_ropes(config: DecoderConfig) -> dict[str, Any]:
+    """Two bases, as `rope` reads them."""
     near = config.rope_base if config.sliding_rope_base is None else config.sliding_rope_base
     entries = {
         "full_attention": written_rope(config.rope_base, config.rope_scaling),
         "sliding_attention": written_rope(near, None),
     }
     older = older_rope(config) | {"rope_local_base_freq": near}
-    return gemma2.written(config) | {"rope_parameters": entries} | older
+    return {"rope_parameters": entries} | older
 
 
 FAMILY = Family(

@@ -47,6 +47,10 @@ NUMBER = Kind("a number", _is_number)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 TEXT = Kind("a text", lambda value: type(value) is str)
 OBJECT = Kind("an object", lambda value: type(value) is dict)
+NUMBERS = Kind(
+    "a list of whole numbers",
+    lambda value: type(value) is list and all(type(one) is int for one in value),
+)
 TEXTS = Kind(
     "a list of texts", lambda value: type(value) is list and all(type(one) is str for one in value)
 )
@@ -88,6 +92,19 @@ OTHERS: Mapping[str, Kind] = MappingProxyType(
         "query_pre_attn_scalar": ABOVE_0,
         "attn_logit_softcapping": ABOVE_0.or_null,
         "final_logit_softcapping": ABOVE_0.or_null,
+        "embedding_multiplier": ABOVE_0,
+        "attention_multiplier": ABOVE_0,
+        "residual_multiplier": ABOVE_0,
+        "logits_scaling": ABOVE_0,
+        "num_experts": SIZE,
+        "num_local_experts": SIZE,
+        "num_experts_per_tok": SIZE,
+        "moe_intermediate_size": SIZE,
+        "norm_topk_prob": FLAG,
+        "decoder_sparse_step": SIZE,
+        "mlp_only_layers": NUMBERS.or_null,
+        "no_rope_layers": NUMBERS.or_null,
+        "no_rope_layer_interval": SIZE,
     }
 )
 ROPES = ("rope_parameters", "rope_scaling")
@@ -105,6 +122,9 @@ ROPE: Mapping[str, Kind] = MappingProxyType(
         "beta_fast": ABOVE_0,
         "beta_slow": ABOVE_0,
         "attention_factor": ABOVE_0.or_null,
+        "mscale": NUMBER.or_null,
+        "mscale_all_dim": NUMBER.or_null,
+        "llama_4_scaling_beta": NUMBER.or_null,
         "truncate": FLAG,
         "full_attention": OBJECT.or_null,
         "sliding_attention": OBJECT.or_null,

@@ -129,6 +129,7 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
                     ]
                     trained.append(best(tried, method, chooser) if tried[1:] else tried[0])
 
+    batch = config.prompts * config.group_size
     moved = next((arm for arm in trained if arm.curve["name"] == "opd"), trained[0])
     with stage("probe late"):
         last = probe.measure(world, moved.late, teacher, config.probe)
@@ -151,7 +152,8 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
             "start's rollouts, late parameters": probe.staleness(first, world, moved.late),
         },
         "estimators": probe.entries(first, prices, "start") + probe.entries(last, prices, "late"),
-        "choices": probe.choices(first, prices, "start") + probe.choices(last, prices, "late"),
+        "choices": probe.choices(first, prices, batch, "start")
+        + probe.choices(last, prices, batch, "late"),
         "training": [arm.curve for arm in trained],
         "learning_rate": "the best of the grid for each arm, chosen on the validation split"
         if len(config.learning_rates) > 1

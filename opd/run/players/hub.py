@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import functools
 import math
+import operator
 import os
 import shutil
 import sys
@@ -28,7 +29,7 @@ from opd import disk, processes
 from opd.data import hub_tokenizer
 from opd.engine import sharding
 from opd.model.decoder import Decoder, DecoderConfig
-from opd.model.families import FAMILIES, keys
+from opd.model.families import FAMILIES, keys, wrappers
 from opd.model.families.family import Family, Json, Tensor
 from opd.run.players import hub_names, hub_weights
 from opd.run.players.hub_names import EMBEDDING, HEAD
@@ -71,12 +72,19 @@ def look(path: Path, dtype: str | None = None, tokens: int | None = None) -> Fol
         ValueError: what is missing, cut off, of another shape or family, or not finite; one line.
     """
     refuse_no_checkpoint(path)
-    hf = read_json(path / CONFIG)
+    whole = read_json(path / CONFIG)
+    try:
+        hf = wrappers.text_of(whole)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     family = family_named(hf, path)
     for key in ("quantization_config", "transformers_weights"):
         if hf.get(key):
             raise ValueError(f"{path}: config.json has {key}: plain weights without it are allowed")
     stored, notes = hub_weights.tensors(path)
+    if wrappers.wraps(whole):
+        stored, note = hub_names.text_alone(stored, path)
+        notes = [*notes, note]
     try:
         fields = family.fields(hf)
         config = DecoderConfig(**fields)
@@ -126,7 +134,7 @@ def family_named(hf: Json, path: Path) -> Family:
     name = names[0] if names else by_kind[kind].architecture if kind in by_kind else "none"
     if name not in FAMILIES:
         hint = "; of a multimodal model its language model alone" if "text_config" in hf else ""
-        allowed = ", ".join(FAMILIES)
+        allowed = ", ".join((*FAMILIES, *wrappers.WRAPPERS))
         raise ValueError(f"{path}: architecture {shown(name)}: {allowed} are allowed{hint}")
     family = FAMILIES[name]
     if kind in by_kind and by_kind[kind] is not family:
@@ -154,11 +162,9 @@ def _leaves(config: DecoderConfig) -> list[tuple[tuple[str, ...], jax.ShapeDtype
 def _shapes(family: Family, config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor that the decoder is made of, and its shape in the checkpoint."""
     found = {}
-    for path, leaf, place in _places(family, config):
-        stacked = path[0] == "layers"
-        for layer in range(config.layers if stacked else 1):
-            shape = place.shape(leaf.shape[1:] if stacked else leaf.shape)
-            found[place.name.format(layer=layer)] = shape
+    for _, leaf, place in _places(family, config):
+        shape = place.shape(leaf.shape[place.stacked :])
+        found |= dict.fromkeys((name for _, name in place.names(leaf.shape)), shape)
     return found
 
 
@@ -267,7 +273,10 @@ def keep(source: Path, player: Path) -> None:
     beside = player / KEPT
     if processes.first() and not beside.is_dir():
         with disk.staged(beside) as staging:
-            shutil.copyfile(source / CONFIG, staging / CONFIG)
+            if wrappers.wraps(whole := read_json(source / CONFIG)):
+                disk.dump_json(wrappers.text_of(whole), staging / CONFIG)
+            else:
+                shutil.copyfile(source / CONFIG, staging / CONFIG)
             hub_tokenizer.copy(source, staging)
 
 
@@ -286,7 +295,7 @@ def load(folder: Folder, mesh: Mesh) -> Params:
             where = shardings
             for key in path:
                 where = where[key]
-            read = _reader(folder, place, leaf, path[0] == "layers", pool)
+            read = _reader(folder, place, leaf, pool)
             params[path] = jax.make_array_from_callback(leaf.shape, where, read)
     return _nested(params)
 
@@ -313,7 +322,7 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _reader(
-    folder: Folder, place: Tensor, leaf: jax.ShapeDtypeStruct, stacked: bool, pool: futures.Executor
+    folder: Folder, place: Tensor, leaf: jax.ShapeDtypeStruct, pool: futures.Executor
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
     """From an index into a parameter to that part of it."""
     tokens = Decoder(folder.config).tokens
@@ -321,7 +330,7 @@ def _reader(
     def read(index: tuple[slice, ...]) -> np.ndarray:
         sizes = zip(index, leaf.shape, strict=True)
         out = _empty(tuple(len(range(*part.indices(size))) for part, size in sizes), leaf.dtype)
-        if not stacked:
+        if not place.stacked:
             where = place.where(index, leaf.shape)
             hub_weights.fill(place.theirs(out), folder.tensors[place.name], where)
             if place.name in (EMBEDDING, HEAD):
@@ -330,12 +339,15 @@ def _reader(
                 padding[~np.isfinite(padding)] = 0
             return out
 
-        def layer(at: int, number: int) -> None:
-            tensor = folder.tensors[place.name.format(layer=number)]
-            hub_weights.fill(place.theirs(out[at]), tensor, place.where(index[1:], leaf.shape[1:]))
+        first = [part.indices(size)[0] for part, size in zip(index, leaf.shape, strict=True)]
+        within = place.where(index[place.stacked :], leaf.shape[place.stacked :])
 
-        numbers = range(*index[0].indices(leaf.shape[0]))
-        list(pool.map(layer, range(len(numbers)), numbers))
+        def one(at: tuple[int, ...]) -> None:
+            names = dict(zip(("layer", "expert"), map(operator.add, first, at)))
+            tensor = folder.tensors[place.name.format(**names)]
+            hub_weights.fill(place.theirs(out[at]), tensor, within)
+
+        list(pool.map(one, np.ndindex(*out.shape[: place.stacked])))
         return out
 
     return read

@@ -6,6 +6,7 @@ A folder is written beside its place and gets its name when it is whole.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -134,22 +135,16 @@ def _tensors(
     dtype = jnp.dtype(config.param_dtype)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
-        place, size = family.tensors[path], leaf.size * dtype.itemsize
-        if path[0] != "layers":
+        place = family.tensors[path]
+        size = math.prod(leaf.shape[place.stacked :]) * dtype.itemsize
+        for numbers, name in place.names(leaf.shape):
 
-            def whole(leaf=leaf, place=place) -> np.ndarray:
-                ours = processes.on_host(leaf).astype(dtype, copy=False)
+            def one(leaf=leaf, place=place, numbers=numbers) -> np.ndarray:
+                part = leaf[numbers] if numbers else leaf
+                ours = processes.on_host(part).astype(dtype, copy=False)
                 return np.ascontiguousarray(place.theirs(ours))
 
-            yield place.name, whole, size
-            continue
-        for layer in range(config.layers):
-
-            def one(leaf=leaf, place=place, layer=layer) -> np.ndarray:
-                ours = processes.on_host(leaf[layer]).astype(dtype, copy=False)
-                return np.ascontiguousarray(place.theirs(ours))
-
-            yield place.name.format(layer=layer), one, size // config.layers
+            yield name, one, size
 
 
 def _save(tensors: dict[str, np.ndarray], file: Path) -> None:

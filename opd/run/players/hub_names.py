@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from opd.model.families import wrappers
 from opd.model.families.family import Family
 from opd.run.players.hub_weights import Stored, shown
 
@@ -79,6 +80,17 @@ def named(
     return Named({theirs: stored[name] for theirs, name in read.items()}, notes)
 
 
+def text_alone(stored: Mapping[str, Stored], path: Path) -> tuple[dict[str, Stored], str]:
+    """A multimodal checkpoint's tensors without those of other parts, and what is to be said."""
+    kept = {
+        name: each
+        for name, each in stored.items()
+        if not _bare(name).removeprefix(BODY).startswith(wrappers.OTHERS)
+    }
+    left = len(stored) - len(kept)
+    return kept, f"{path}: the text model is read alone; {left} tensors of other parts are left"
+
+
 def _bare(name: str) -> str:
     """A name without what wrappers put into it."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
@@ -90,7 +102,7 @@ def _prefix(stored: Collection[str], family: Family, path: Path) -> str:
     Raises:
         ValueError: no layers, or those of two decoders.
     """
-    place = family.tensors["layers", "attention_norm", "scale"].name
+    place = family.tensors["layers", "o"].name
     first = place.format(layer=0).removeprefix(BODY)
     names = [_bare(name) for name in stored]
     found = sorted({n.removesuffix(first) for n in names if f".{n}".endswith(f".{first}")})

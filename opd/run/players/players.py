@@ -98,7 +98,9 @@ class PlayerConfig:
     lora: LoraConfig = LoraConfig()  # of a student that has a path
     from_: str | None = None  # key `from`: WORKDIR, WORKDIR@STEP, WORKDIR@best
     # How a sequence attends to itself: `plain` holds all its scores at once, `blockwise` a block of
-    # them, `auto` takes the latter where sequences are long. Results differ by rounding.
+    # them, as do kernels: `splash` on TPU, `cudnn` on GPU (bfloat16, no cap of scores; never run so
+    # far). `auto` is splash on TPU from 128 tokens on, else blockwise where sequences are long.
+    # Results differ by rounding.
     attention: str = setting("auto", choices=KINDS)
     # What a gradient computes again in place of keeping it, layer by layer: nothing; all but the
     # results of matmuls with weights (`dots`); everything (`full`). The same gradients, for less
@@ -341,12 +343,15 @@ def look(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
 
     Raises:
         ValueError: two places to have it from, no demonstrations or no prompts to fit it to, sizes
-            that the decoder can't have, a folder or a training without a player, or one of another
-            tokenizer or of shorter sequences.
+            that the decoder can't have, attention that isn't for them, a folder or a training
+            without a player, or one of another tokenizer or of shorter sequences.
     """
     _check(name, config, task)
     plan = _found(name, config, task)
-    return dataclasses.replace(plan, model=config.computed(plan.model))
+    try:
+        return dataclasses.replace(plan, model=config.computed(plan.model))
+    except ValueError as error:
+        raise ValueError(f"config.{name}.{error}") from None
 
 
 def _found(name: str, config: PlayerConfig, task: Task) -> PlayerPlan:
@@ -424,7 +429,10 @@ def look_at_both(
     if not teacher.is_student:
         return look("teacher", teacher, longer), look("student", student, task)
     found = look("student", student, longer)
-    return PlayerPlan("teacher", teacher, teacher.computed(found.model)), found
+    try:
+        return PlayerPlan("teacher", teacher, teacher.computed(found.model)), found
+    except ValueError as error:
+        raise ValueError(f"config.teacher.{error}") from None
 
 
 def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:

@@ -31,6 +31,8 @@ from opd.types import Rollout, TokenStats
 
 # Steps of a probe's keys: far from training's, which count from 0.
 PROBE_STEP = 2**30
+# Rollouts of an update at which a choice is predicted, beside the config's own.
+BATCHES = tuple(4**power for power in range(9))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Measured:
     rollouts: tuple[Rollout, ...]
     stats: tuple[TokenStats, ...]
     plan: Plan
+    squares: np.ndarray  # [N, K], a rollout's sum_t |dJ/dlogits_t|^2, mean over each group
 
 
 def measure(
@@ -165,7 +168,7 @@ def _measure(
 ) -> Measured:
     methods, columns = plan.methods, plan.columns
     total = programs.no_moments(world.mesh, *student, len(columns))
-    grams, sketches, rollouts, scored = [], [], [], []
+    grams, sketches, squares, rollouts, scored = [], [], [], [], []
     for batch in batches:
         rollout = batch.rollout
         head = drawing.head(world, teacher, rollout)
@@ -179,20 +182,24 @@ def _measure(
                 plan, rollout, coefficients, key, world.group_size, extend, together
             )
         uniforms = estimator.fresh_uniforms(seed, batch.step, rollout, methods)
-        total, gram, sketch = programs.probe(
+        total, gram, sketch, square = programs.probe(
             world.mesh, *student, rollout, head, columns, coefficients, uniforms, total,
             world.scoring, world.group_size, sketch_width,
         )  # fmt: skip
-        gram, sketch, rollout, stats = processes.on_host((gram, sketch, rollout, stats))
+        gram, sketch, square, rollout, stats = processes.on_host(
+            (gram, sketch, square, rollout, stats)
+        )
         grams.append(np.asarray(gram, np.float64))
         sketches.append(np.asarray(sketch, np.float64))
+        squares.append(np.asarray(square, np.float64)[:, : len(methods)])
         rollouts.append(rollout)
         scored.append(stats)
     sums = np.asarray(processes.on_host(programs.gram(total)), np.float64)
     moments = as_gradients(
         np.concatenate(grams), sums, np.concatenate(sketches), plan, world.group_size
     )
-    return Measured(moments, methods, tuple(rollouts), tuple(scored), plan)
+    kept = tuple(rollouts), tuple(scored)
+    return Measured(moments, methods, *kept, plan, np.concatenate(squares))
 
 
 def as_gradients(
@@ -237,41 +244,51 @@ def entries(
 
 
 def choices(
-    measured: Measured, prices: Mapping[str, Price], name: str = "start"
+    measured: Measured, prices: Mapping[str, Price], batch: int, name: str = "start"
 ) -> list[dict[str, Any]]:
     """The unbiased rows of each goal in pairs, on the probe's rollouts: entries of results.json.
 
-    Goals of one row have no pairs and no entry. The intervals of each of the two ratios hold
-    together over the pairs of the goal.
+    Goals of one row have no pairs and no entry. The intervals of each of the ratios hold together
+    over the pairs of the goal. `batch`: rollouts of an update, for which, and for more and fewer,
+    it is predicted how many a row would need.
     """
     goals: dict[facts.Goal, list[int]] = {}
     for column, method in enumerate(measured.methods):
         if facts.bias(method) is None:
             goals.setdefault(facts.goal(method), []).append(column)
     return [
-        _choice(measured, prices, name, goal, columns)
+        _choice(measured, prices, batch, name, goal, columns)
         for goal, columns in goals.items()
         if len(columns) > 1
     ]
 
 
 def _choice(
-    measured: Measured, prices: Mapping[str, Price], name: str, goal: facts.Goal, columns: list[int]
+    measured: Measured,
+    prices: Mapping[str, Price],
+    batch: int,
+    name: str,
+    goal: facts.Goal,
+    columns: list[int],
 ) -> dict[str, Any]:
     names = [measured.methods[column].name for column in columns]
     seconds = [prices[row].repeats for row in names]
-    pairs = intervals.compare(measured.moments, columns, seconds)
+    batches = sorted({batch, *BATCHES})
+    pairs = intervals.compare(measured.moments, columns, seconds, batches=batches)
     return {
         "probe": name,
         "goal": dataclasses.asdict(goal),
         "level": intervals.LEVEL,
         "count": len(pairs),
+        "batch": batch,
+        "batches": batches,
         "untrusted": [] if intervals.comparable(measured.moments) else names,
         "pairs": [
             {
                 "rows": [names[pair.first], names[pair.second]],
                 "snr_ratio": pair.snr,
                 "snr_per_second_ratio": pair.snr_per_second,
+                "rollouts_ratio": pair.rollouts,
             }
             for pair in pairs
         ],
@@ -324,6 +341,7 @@ def _entry(
         "relative_error": figures["relative_error"],
         "twins": _twins(method, measured),
         "mean_square": figures["mean_square"],
+        **intervals.beside_proxy(measured.moments, measured.squares, names.index(method.name)),
         "variance": {key: figures[key] for key in ("total", "across", "within", "cross")},
         "snr": figures["snr"],
         "snr_ratio": paired,

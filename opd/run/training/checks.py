@@ -22,6 +22,7 @@ from opd.engine.vocab import Pass
 from opd.fields import to_dict
 from opd.method import facts, table
 from opd.method.table import Method
+from opd.model import attention
 from opd.model.decoder import Decoder
 from opd.run.drawing import World
 from opd.run.players import players
@@ -269,6 +270,7 @@ def ready(
     reward = rewards.look(config.reward, task)
     for player in (*players.parts(teacher), student):
         _representable(player.name, player.model)
+        _runnable(player.name, player.model, sharding.Layout(world.mesh).platform)
     for method in methods:
         if isinstance(teacher, ServedPlan):
             refuse_unserved(method)
@@ -312,6 +314,14 @@ def refuse_unserved(method: Method) -> None:
 def _served(method: Method) -> bool:
     needs = facts.needs(method)
     return "teacher_logp" in needs and not set(needs) & set(UNSERVED)
+
+
+def _runnable(name: str, model: Decoder, platform: str) -> None:
+    """Refuses attention by a kernel that the mesh's devices don't run."""
+    try:
+        attention.refuse_elsewhere(model.attention, platform)
+    except ValueError as error:
+        raise ValueError(f"config.{name}.{error}") from None
 
 
 def available(task: Task) -> frozenset[str]:

@@ -6,6 +6,7 @@ What transformers reads is the measure, where it reads anything: see the last pa
 import json
 import os
 import pickle
+import shutil
 import struct
 
 import jax
@@ -16,6 +17,7 @@ import safetensors.numpy
 
 from opd.engine import sharding
 from opd.run.players import hub, hub_weights
+from tests.model import goldens
 from tests.run.players import folders
 
 WHOLE, INDEX = hub_weights.WHOLE, hub_weights.INDEX
@@ -543,8 +545,63 @@ def test_without_architectures_the_model_type_says_it(names, folder):
 
 
 def test_a_multimodal_config_has_its_hint(folder):
-    config(folder, architectures=["Gemma3ForConditionalGeneration"], text_config={})
+    config(folder, architectures=["PaliGemmaForConditionalGeneration"], text_config={})
     assert "are allowed; of a multimodal model its language model alone" in refusal(folder)
+
+
+# Published: names of the text model's tensors, and of others beside them.
+LAID = {
+    "old": (lambda name: f"language_model.{name}", "vision_tower.{}.weight"),
+    "new": (
+        lambda name: name.replace("model.", "model.language_model.", 1),
+        "model.multi_modal_projector.{}.weight",
+    ),
+}
+INNER = {
+    "Gemma3ForConditionalGeneration": "Gemma 3, tied, two bases",
+    "Mistral3ForConditionalGeneration": "Ministral 3, untied, yarn, queries that grow",
+}
+
+
+@pytest.mark.parametrize("laid", LAID)
+@pytest.mark.parametrize("architecture", INNER)
+def test_the_text_model_of_a_multimodal_one_is_read_and_kept_alone(
+    architecture, laid, tmp_path, capsys
+):
+    case = goldens.CASES[INNER[architecture]]
+    goldens.write(case, tmp_path / "text")
+    wanted, folder = read(tmp_path / "text"), tmp_path / "whole"
+    shutil.copytree(tmp_path / "text", folder)
+    own, other = LAID[laid]
+    parts = {other.format(number): np.ones((2, 3), np.float32) for number in range(3)}
+    rewritten(folder, lambda held: {own(name): x for name, x in held.items()} | parts)
+    inner = dict(case.json)
+    outer = {key: inner.pop(key) for key in ("tie_word_embeddings", "eos_token_id")}
+    del inner["architectures"]
+    folders.dump(
+        {"architectures": [architecture], "model_type": "whole", "text_config": inner, **outer},
+        folder / "config.json",
+    )
+    capsys.readouterr()
+    assert_same(read(folder), wanted)
+    assert (
+        "the text model is read alone; 3 tensors of other parts are left" in capsys.readouterr().err
+    )
+    assert hub.look(folder).config == hub.look(tmp_path / "text").config
+    player = tmp_path / "player"
+    folders.write_tokenizer(folder)
+    hub.keep(folder, player)
+    kept = json.loads((player / hub.KEPT / "config.json").read_text())
+    assert kept == json.loads((tmp_path / "text" / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(..., "has no text_config"), ({"model_type": "llama"}, "text_config.model_type = 'llama'")],
+)
+def test_a_multimodal_config_without_a_known_text_model_is_refused(text, said, folder):
+    config(folder, architectures=["Mistral3ForConditionalGeneration"], text_config=text)
+    assert said in refusal(folder)
 
 
 # --- transformers reads the same ---------------------------------------------------------------

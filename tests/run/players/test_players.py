@@ -359,6 +359,15 @@ def test_float64_is_refused_where_jax_has_none(fits):
         ready(debug(teacher=wide))
 
 
+def test_attention_by_a_kernel_that_isnt_for_a_player_is_refused(fits):
+    message = "config.student.attention = 'splash': allowed on tpu, and this is cpu"
+    with pytest.raises(ValueError, match=message):
+        ready(debug(student=dataclasses.replace(SMALL, attention="splash")))
+    message = "config.teacher.attention = 'cudnn': bfloat16 is allowed, not float32"
+    with pytest.raises(ValueError, match=message):
+        ready(debug(teacher=dataclasses.replace(SMALL, attention="cudnn")))
+
+
 def test_a_split_of_one_prompt_is_refused(fits):
     data = dataclasses.replace(debug().data, test=1)
     message = "config.evaluate.split = 'test': has 1 prompt, allowed are 2 or more"

@@ -495,7 +495,7 @@ def on_tree():
         given += branches.coefficients(plan, trunk, given, key, SIZE, tree.extend)
         uniforms = estimator.fresh_uniforms(0, STEP, trunk, plan.methods)
         total = programs.no_moments(tree.mesh, *student, len(plan.columns))
-        total, gram, sketch = programs.probe(
+        total, gram, sketch, _ = programs.probe(
             tree.mesh,
             *student,
             trunk,

@@ -38,7 +38,8 @@ def measured(seed=0, groups=64, size=9):
     values = 2 + scale * rng.normal(size=(groups, len(methods), size))
     sums = values.sum(0)
     moments = Moments(values @ values.swapaxes(1, 2), sums @ sums.T, values, 4)
-    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0))
+    squares = rng.exponential(size=(groups, len(methods)))
+    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0), squares)
 
 
 def prices(seed=1):
@@ -51,7 +52,7 @@ def written():
     """Entries and choices as results.json has them."""
     found, costs = measured(), prices()
     rows = json.loads(dumps(probe.entries(found, costs, "late")))
-    pairs = json.loads(dumps(probe.choices(found, costs, "late")))
+    pairs = json.loads(dumps(probe.choices(found, costs, 48, "late")))
     return {row["name"]: row for row in rows}, pairs
 
 
@@ -100,16 +101,30 @@ def test_a_pair_has_the_totals_and_the_repeats_of_both(written):
         assert pair["snr_per_second_ratio"]["value"] == pytest.approx(ratio * np.exp(times.mean()))
 
 
+def test_a_pair_says_what_each_batch_makes_of_it_the_config_s_own_among_them(written):
+    rows, choices = written
+    for choice in choices:
+        assert choice["batch"] == 48 and 48 in choice["batches"]
+        assert choice["batches"] == sorted(choice["batches"])
+        for pair in choice["pairs"]:
+            values = [figure["value"] for figure in pair["rollouts_ratio"]]
+            assert len(values) == len(choice["batches"])
+            far = abs(np.log(values))  # from no difference, which large batches come to
+            assert np.all(np.diff(far) <= 1e-12) and far[0] <= abs(
+                np.log(pair["snr_ratio"]["value"])
+            )
+
+
 def test_rows_of_fewer_than_64_groups_are_named_and_of_more_none_whatever_the_tail():
-    few = probe.choices(measured(groups=63), prices())
+    few = probe.choices(measured(groups=63), prices(), 48)
     assert all(choice["untrusted"] == sum_of_rows(choice) for choice in few)
     found = measured()
     sketch = found.moments.sketch.copy()
     sketch[:2, NAMES.index("opd_sampled")] *= 50
     sums = sketch.sum(0)
     moments = Moments(sketch @ sketch.swapaxes(1, 2), sums @ sums.T, sketch, 4)
-    heavy = probe.Measured(moments, found.methods, (), (), found.plan)
-    assert probe.choices(heavy, prices())[0]["untrusted"] == []
+    heavy = probe.Measured(moments, found.methods, (), (), found.plan, found.squares)
+    assert probe.choices(heavy, prices(), 48)[0]["untrusted"] == []
     tails = {row["name"]: row["heavy_tail"] for row in probe.entries(heavy)}
     assert tails == dict.fromkeys(tails, False) | {"opd_sampled": True}
 
@@ -155,7 +170,8 @@ def alone(method):
         found.moments.sketch[:, columns],
         4,
     )
-    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0))
+    squares = found.squares[:, columns]
+    return probe.Measured(moments, methods, (), (), branches.plan(methods, 0), squares)
 
 
 def test_twins_are_rows_of_another_goal_that_differ_in_one_axis(written):
