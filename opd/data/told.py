@@ -95,9 +95,8 @@ def columns(example: Example) -> dict[str, Any]:
         "answer": example.answer,
         "solution": example.solution,
     }
-    return {
-        key: value for key, value in (named | dict(example.further)).items() if value is not None
-    }
+    whole = named | dict(example.further)
+    return {key: value for key, value in whole.items() if value is not None}
 
 
 def _text(content: str | Sequence[Mapping[str, Any]] | None) -> str | None:

@@ -416,14 +416,14 @@ def look_at_both(
         server = served.look(teacher.served, text, task.tokenizer.encode(text))
         return ServedPlan(teacher, server), look("student", student, task)
     if several.players:
-        found = []
+        each = []
         for name, config in zip(several.names, several.each(teacher), strict=True):
             try:
                 refuse_no_folder(teacher=config)
-                found.append(dataclasses.replace(look("teacher", config, longer), called=name))
+                each.append(dataclasses.replace(look("teacher", config, longer), called=name))
             except ValueError as error:
                 raise ValueError(f"config.teachers.players, {name}: {error}") from None
-        plan = TeacherPlan(teacher, tuple(found))
+        plan = TeacherPlan(teacher, tuple(each))
         _ = plan.model  # whether they go together
         return plan, look("student", student, task)
     if not teacher.is_student:

@@ -63,7 +63,7 @@ def main(prepare: Callable[[], Callable[[], None] | None]) -> None:
 
 
 def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
-    """Runs what `prepare` hands back, and leaves: 0, 2 for a mistake, 3 for a disk's or server's no.
+    """Runs what `prepare` hands back, and leaves: 0, 2 for a mistake, 3 for a disk or server.
 
     A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
     ours, and keeps its traceback, unless a full, read-only or broken disk is behind it; a

@@ -345,7 +345,8 @@ def score(config: Config, workdir: Path, plan: Plan, step: int | str) -> dict[st
     """The evaluation of one checkpoint: its update, and the figures with their intervals."""
     checks.agree(config, plan.inputs, workdir)
     learner = prepare(config, workdir, plan)
-    if step == "best" and config.teacher.kept:  # what was best is the student's parameters alone
+    # What was best is the student's parameters alone.
+    if step == "best" and config.teacher.kept and isinstance(learner, policy.Policy):
         print("the teacher of that update wasn't kept: no KL to it", file=sys.stderr)
         learner = dataclasses.replace(learner, teacher=None)
     state = learner.start()

@@ -233,6 +233,7 @@ def test_a_run_that_goes_on_is_bit_identical_to_one_that_was_not_interrupted(
 ):
     """The checkpoint at 3 is in the middle of a batch's uses, and of a lag."""
     changes = SOURCES[source] | RESUMED[source] | {"models": models, "checkpoint__every": 50}
+    changes |= {"evaluate__every": 1}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = train.train(debug(teacher__source=source, updates=5, **changes), whole)
     said = capfd.readouterr().err
