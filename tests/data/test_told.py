@@ -116,6 +116,12 @@ def test_what_cannot_be_written_is_refused_by_its_line(source, message, listed):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_row_without_an_answer_has_no_such_column(listed):
+    rows = [{"prompt": "why?"}, *ROWS]
+    with pytest.raises(ValueError, match=r"prompts.jsonl:1: config.teacher.prompt needs 'answer'"):
+        tell(listed(rows, max_completion=4), "{{ answer }}{{ prompt }}")
+
+
 def test_a_row_of_no_file_is_named_by_its_prompt():
     with pytest.raises(ValueError, match=r"prompt '.*=': config.teacher.prompt needs 'hint'"):
         tell(load(DataConfig(tokenizer="char", **SIZES)), "{{ hint }}")
