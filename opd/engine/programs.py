@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from opd import layout, trees
 from opd.engine import estimator, preference, sharding, steps, vocab
-from opd.engine.optimizer import Optimizer
+from opd.engine.optimizer import Optimizer, averaged
 from opd.engine.preference import Pairs
 from opd.engine.sampling import Partner
 from opd.engine.steps import Critic, Sampling, State
@@ -89,6 +89,12 @@ def _stack(tree: Params, call: Call) -> Params:
     )
 
 
+def _trained(tree: Params, call: Call) -> Params:
+    """What is trained of the parameters, as these lie."""
+    model = call["model"]
+    return _laid(tree, model.trained(sharding.param_shardings(model, call["mesh"])))
+
+
 def _state(state: State, call: Call) -> State:
     """Parameters by their rules, the optimizer's moments as the parameters they belong to."""
     model, mesh, critic = call["model"], call["mesh"], call.get("critic")
@@ -120,6 +126,7 @@ LAYOUTS: dict[str, Layout | None] = {
     "params": _params,
     "partner_params": _partner,
     "state": _state,
+    "average": _trained,
     "total": _stack,
     "teacher": _head,
     "behavior": _head,
@@ -137,7 +144,7 @@ STATIC = (
     "mesh", "model", "partner", "share", "optimizer", "critic", "method", "methods", "kind", "how",
     "sampling", "parts", "count", "group_size", "sketch",
 )  # fmt: skip
-CONSUMED = ("state", "total")
+CONSUMED = ("state", "total", "average")
 
 
 def program(*results: Layout | None, **layouts: Layout | None):
@@ -309,6 +316,15 @@ def update(
     return steps.update_step(
         model, optimizer, state, rollout, teacher, method, seed, how, parts, critic
     )
+
+
+@program(_trained)
+def follow(
+    mesh: Mesh, model: Model, params: Params, average: Params | None, decay: Array | float
+) -> Params:
+    """What is trained of the parameters, averaged into what followed them; a copy without any."""
+    part = trees.masters(model.trained(params))
+    return jax.tree.map(jnp.copy, part) if average is None else averaged(part, average, decay)
 
 
 @program(_batch)

@@ -17,6 +17,7 @@ from opd.method.table import Method
 from opd.model.decoder import Decoder
 from opd.model.scalar import Scalar
 from opd.run.players import folder
+from opd.run.players.players import model_of
 from opd.run.settings.config import Config
 from opd.run.training.checks import Ready
 
@@ -42,6 +43,7 @@ def parts(
     average: bool = False,
     microbatches: int = 1,
     drawn: Sequence[tuple[Decoder, ...]] = (),
+    followed: bool = False,
 ) -> dict[str, int]:
     """Bytes on one device by what they are for: while a gradient is taken, or a rollout drawn.
 
@@ -55,6 +57,7 @@ def parts(
         average: whether parameters are averaged.
         microbatches: parts of a gradient; of more than one the sum is held too.
         drawn: who draws a rollout together, beside the student, which alone draws some.
+        followed: whether a teacher is kept that follows what is trained.
     """
     model = student if trains == "policy" else Scalar(student)
     trained = folder.abstract(model, mesh, trained=True)
@@ -66,6 +69,7 @@ def parts(
         "Adam's moments": MOMENTS * moved,
         "average": moved * average,
         GRADIENTS: gradients * moved,
+        "teacher": moved * followed,
     }
     if trains == "policy":
         held[MATRICES] = max(
@@ -106,8 +110,10 @@ def computed(model: Decoder, params: Any) -> Any:
     )
 
 
-def _drawing(method: Method, student: Decoder, teacher: Decoder) -> list[tuple[Decoder, ...]]:
+def _drawing(method: Method, student: Decoder, teacher: Any) -> list[tuple[Decoder, ...]]:
     """Who draws a rollout together, where the teacher has a part."""
+    if not isinstance(teacher, Decoder):  # several, or one behind a server: they grade alone
+        return []
     origin = method.origin
     if origin.behavior == "teacher":
         return [(teacher,)]
@@ -118,18 +124,19 @@ def _drawing(method: Method, student: Decoder, teacher: Decoder) -> list[tuple[D
 
 def said(config: Config, ready: Ready, method: Method, taught: bool) -> str:
     """The line of a training; `taught` is whether it has a teacher."""
-    is_policy = config.trains == "policy"
-    student, teacher = ready.student.model, ready.teacher.model
+    is_policy, teacher = config.trains == "policy", config.teacher
+    student, taught_by = ready.student.model, model_of(ready.teacher)
     held = parts(
         ready.world.mesh,
         student,
-        teacher if taught else None,
+        taught_by if taught and not teacher.is_student else None,
         ready.reward.model,
         config.trains,
         is_policy and "value" in facts.needs(method),
         config.optimizer.ema > 0,
         config.optimizer.microbatches,
-        _drawing(method, student, teacher),
+        _drawing(method, student, taught_by),
+        taught and teacher.kept,
     )
     return line(held, ready.world.mesh.size)
 
