@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import functools
 import math
-import operator
 import os
 import shutil
 import sys
@@ -340,11 +339,12 @@ def _reader(
                 padding[~np.isfinite(padding)] = 0
             return out
 
-        first = [part.indices(size)[0] for part, size in zip(index, leaf.shape, strict=True)]
+        starts = [part.indices(size)[0] for part, size in zip(index, leaf.shape, strict=True)]
         within = place.where(index[place.stacked :], leaf.shape[place.stacked :])
 
         def one(at: tuple[int, ...]) -> None:
-            names = dict(zip(("layer", "expert"), map(operator.add, first, at)))
+            numbers = (start + number for start, number in zip(starts, at))
+            names = dict(zip(("layer", "expert"), numbers))
             tensor = folder.tensors[place.name.format(**names)]
             hub_weights.fill(place.theirs(out[at]), tensor, within)
 
