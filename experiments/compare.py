@@ -37,7 +37,7 @@ def prepare(argv: list[str] | None = None) -> Callable[[], None] | None:
     from opd.run.settings import launch
 
     flags_ = _WORKDIR, _PRINT_CONFIG, _LIST_METHODS, _LIST_AXES
-    found = launch.asked(argv, *flags_, "configs/quickstart.py", together=False)
+    found = launch.asked(argv, *flags_, "configs/quickstart.py")
     if found is None:
         return None
     config, workdir = found

@@ -1,7 +1,8 @@
 """How the arrays inside a program lie on a mesh, said by the names of their axes.
 
 A model names its axes and knows no mesh; whoever compiles it says, around the call, what the names
-mean (`by`). Nothing said, nothing done: on one device a program is what it would be without.
+mean (`by`), and a model what it means by them otherwise (`ruled`). Nothing said, nothing done: on
+one device a program is what it would be without.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol
 
 import jax
 
-from opd.types import Array
+from opd.types import Array, Rules
 
 Names = Sequence[str | None]
 
@@ -24,11 +25,17 @@ class Layout(Protocol):
     def constrain(self, x: Array, names: Names) -> Array:
         """x, laid by the names of its axes; None: not split."""
 
+    def gathered(self, x: Array, names: Names) -> Array:
+        """x, laid likewise, but whole for every row of a batch."""
+
     def pieces(self, name: str) -> int:
         """Over how many devices an axis of that name is split, where they divide it."""
 
     def summed(self, x: Array, names: Names) -> Array:
         """The sum of x [n, ...] over its first axis, of which each of n devices has one."""
+
+    def ruled(self, rules: Rules) -> Layout:
+        """The same, but for these names."""
 
     def apart(
         self,
@@ -61,10 +68,27 @@ def by(layout: Layout) -> Iterator[None]:
         _LAYOUT.reset(token)
 
 
+@contextlib.contextmanager
+def ruled(rules: Rules) -> Iterator[None]:
+    """What some names mean otherwise for all that is traced within, where a mesh is there."""
+    layout = _LAYOUT.get()
+    if layout is None:
+        yield
+        return
+    with by(layout.ruled(rules)):
+        yield
+
+
 def constrain(x: Array, *names: str | None) -> Array:
     """x, laid by the names of its axes, one for each; as it is where nobody said what they mean."""
     layout = _LAYOUT.get()
     return x if layout is None else layout.constrain(x, names)
+
+
+def gathered(x: Array, *names: str | None) -> Array:
+    """A parameter as it meets rows: not split by what splits them, so that these stay apart."""
+    layout = _LAYOUT.get()
+    return x if layout is None else layout.gathered(x, names)
 
 
 def pieces(name: str) -> int:

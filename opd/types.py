@@ -18,6 +18,8 @@ from jax.typing import ArrayLike
 
 Array = jax.Array
 Params = Any
+# Names of axes that mean something else on a mesh than usual, and what: (name, axes of the mesh).
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @typing.dataclass_transform(frozen_default=True)
@@ -56,6 +58,11 @@ class Rollout:
     logp_proximal: Array | None = None  # of the trust region's policy; None: the behavior is it
     logp_reference: Array | None = None  # of the policy that a penalty holds the student to
     value: Array | None = None  # the critic's estimate at the state, when the token was drawn
+    # The prompt as the teacher reads it, [B, P'] each, left-padded; None: as the student does.
+    told: Array | None = None
+    told_mask: Array | None = None
+    logp_teacher: Array | None = None  # [B, T] nats, of a teacher who says nothing else (served)
+    taught: Array | None = None  # [B, K] bool, which of several teachers grades; None: the one
 
     @classmethod
     def of(
@@ -130,6 +137,19 @@ class Rollout:
     def sequence_mask(self) -> Array:
         return jnp.concatenate([self.prompt_mask, self.mask], axis=1)
 
+    @property
+    def as_told(self) -> Rollout:
+        """The rollout as the teacher reads it: its own prompt, and the very same completion.
+
+        Prompt and `told` change places, so that twice is the rollout itself.
+        """
+        if self.told is None:
+            return self
+        mine, told = (self.prompt, self.prompt_mask), (self.told, self.told_mask)
+        return dataclasses.replace(
+            self, prompt=told[0], prompt_mask=told[1], told=mine[0], told_mask=mine[1]
+        )
+
     def digests(self) -> tuple[str, str]:
         """SHA-256 of the graded tokens, and of tokens and behavior log-probabilities."""
         mask = np.asarray(self.mask)
@@ -184,6 +204,7 @@ class Model(Protocol):
     tokens: int  # ids that exist; those above are padding
     width: int
     logit_cap: float | None  # logits x become cap tanh(x / cap)
+    rules: Rules  # how its parameters lie on a mesh, where not as usual
 
     def init(self, key: Array) -> Params: ...
 

@@ -74,7 +74,8 @@ class Job:
     def resident(self) -> Mapping[str, int]:
         """Bytes of a device that are held throughout a training, by what they are for."""
         held = footprint.parts(self.mesh, self.student, self.teacher)
-        return {name: size for name, size in held.items() if name != "gradients"}
+        passing = footprint.GRADIENTS, footprint.MATRICES
+        return {name: size for name, size in held.items() if name not in passing}
 
 
 def of(config: Config, devices: Sequence[Any]) -> Job:
@@ -110,6 +111,8 @@ def of(config: Config, devices: Sequence[Any]) -> Job:
                 f"config.mesh.tensor = {tensor}: a divisor of the {name}'s {model.config.heads} "
                 "heads is allowed"
             )
+        if model is not None:
+            sharding.refuse_unsplit(f"config.{name}.sharding", model, mesh)
         if model is not None and prompt + length > model.config.max_length:
             raise ValueError(
                 f"config.data: {prompt + length} tokens: the {name} reads {model.config.max_length}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from experiments.scale.job import Job
 from opd.engine import costs, sharding
 from opd.engine.sampling import buckets
 from opd.model.decoder import Decoder
+from opd.run.players import folder
+from opd.run.training import footprint
 
 Report = dict[str, Any]
 
@@ -76,27 +79,16 @@ def passes(at_once: int | None, rows: int) -> int:
 
 def matrices(job: Job, model: Decoder) -> int:
     """Bytes of a model's matrices as a chip computes with them: gathered over `fsdp`."""
-    size = jnp.dtype(model.config.dtype).itemsize
-    mesh = sharding.Layout(job.mesh)
-    total = 0
-    shapes = sharding.shapes(model, jnp.result_type(float))
-    for leaf, names in zip(
-        jax.tree.leaves(shapes),
-        jax.tree.leaves(model.axes(), is_leaf=lambda each: isinstance(each, tuple)),
-        strict=True,
-    ):
-        whole = tuple(None if name == "embed" else name for name in names)
-        spec = sharding.spec(whole, leaf.shape, mesh.mesh)
-        where = jax.sharding.NamedSharding(job.mesh, spec)
-        total += math.prod(where.shard_shape(leaf.shape)) * size
-    return total
+    whole = dataclasses.replace(model, rules=sharding.gathered(model.rules))
+    return footprint.on_device(footprint.computed(model, folder.abstract(whole, job.mesh)))
 
 
 def cache(job: Job, slots: int) -> int:
     """Bytes of keys and values of so many slots, of the rows and heads that a chip has."""
     c = job.student.config
     shape = (job.rows, c.kv_heads, slots, c.head_dim)
-    spec = sharding.spec(("batch", "kv_heads", None, None), shape, job.mesh)
+    names = ("batch", "kv_heads", None, None)
+    spec = sharding.spec(names, shape, job.mesh, job.student.rules)
     mine = jax.sharding.NamedSharding(job.mesh, spec).shard_shape(shape)
     return 2 * c.layers * math.prod(mine) * jnp.dtype(c.dtype).itemsize
 
@@ -155,7 +147,8 @@ def _memory(job_: Job, chip: Chip, compiled: Mapping[str, Report]) -> str:
     used = [each["hbm_used"] for each in compiled.values()]
     if used and None not in used:
         return f"memory   {max(used) / GIB:.3g} of {chip.usable / GIB:.4g} GiB a chip, compiled"
-    drawn = matrices(job_, job_.student) + cache(job_, job_.prompt + job_.length)
+    drawn = footprint.matrices(job_.mesh, job_.student, trained=True)
+    drawn += cache(job_, job_.prompt + job_.length)
     least = sum(job_.resident.values()) + drawn
     fits = "" if least <= chip.usable else ": DOES NOT FIT"
     return (

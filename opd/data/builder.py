@@ -24,7 +24,8 @@ class Example:
     """One prompt; the text to imitate and the final answer, where there are any.
 
     Where the prompt is a conversation, `prompt` is that as JSON: what tells prompts apart, and is
-    shown. `where` is the line it is from, and `further` the columns there that nobody reads.
+    shown. `where` is the line it is from, and `further` its other columns, which a template may
+    read (`told.Told`).
     """
 
     prompt: str
@@ -32,7 +33,7 @@ class Example:
     answer: str | None = None
     conversation: Conversation | None = None
     where: str | None = dataclasses.field(default=None, compare=False)
-    further: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    further: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def asked(self) -> str | Conversation:

@@ -208,6 +208,54 @@ class Template:
         return message | {"content": "".join(part["text"] for part in content)}
 
 
+class RowTemplate:
+    """A user's template over the columns of a row, in the same sandbox; no day is told.
+
+    `source` is its text, `reads` are the columns that it may look at.
+
+    Raises:
+        ValueError: the source is no template, or reads nothing of the row.
+    """
+
+    def __init__(self, source: str, where: str):
+        self.source = source
+        environment = _environment(PLAIN.now)
+        environment.undefined = jinja2.StrictUndefined
+        del environment.globals[_NOW]  # the day of a resumed run is another one
+        try:
+            with bounded(SECONDS, MEMORY):
+                tree = environment.parse(source)
+                self._template = environment.from_string(source)
+        except _UNREADABLE as error:
+            raise ValueError(f"{where}: not a jinja2 template ({_line(error)})") from None
+        undeclared = jinja2.meta.find_undeclared_variables(tree)
+        self.reads: frozenset[str] = frozenset(undeclared - environment.globals.keys())
+        if not self.reads:
+            raise ValueError(
+                f"{where} = {source[:40]!r}: reads no column of a row, allowed is one that does, "
+                "such as {{ prompt }}"
+            )
+
+    def render(self, columns: Mapping[str, Any]) -> str:
+        """The text of a row.
+
+        Raises:
+            ValueError: a column that the row doesn't have, or a template that fails; one line.
+        """
+        try:
+            with bounded(SECONDS, MEMORY):
+                text = self._template.render(**columns)
+        except Exception as error:  # whatever the template's own expressions raise
+            missing = sorted(self.reads - columns.keys())
+            if isinstance(error, jinja2.UndefinedError) and missing:
+                has = ", ".join(sorted(columns))
+                raise ValueError(f"needs {missing[0]!r}, has {has}") from None
+            raise ValueError(f"fails ({_line(error)})") from None
+        if len(text) > LONGEST:
+            raise ValueError(f"writes {len(text)} characters, allowed are {LONGEST}")
+        return text
+
+
 # The names that a message's thoughts go by; templates read the first, gpt-oss's the second.
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 

@@ -99,7 +99,7 @@ def absent(value: Any) -> bool:
     return value is None or (isinstance(value, (str, list, tuple, dict)) and not value)
 
 
-def unread(where: str, line: Json, allowed: tuple[str, ...] = READ) -> tuple[str, ...]:
+def unread(where: str, line: Json, allowed: tuple[str, ...] = READ) -> dict[str, Any]:
     """A line's further columns, such as `id` and `source`, which change no prompt.
 
     Raises:
@@ -111,7 +111,7 @@ def unread(where: str, line: Json, allowed: tuple[str, ...] = READ) -> tuple[str
             raise ValueError(f"{where}: {key!r} is not read: allowed is {REFUSED[key]}")
         if key in BESIDE:
             raise ValueError(f"{where}: {key!r} is not read: allowed are {', '.join(allowed)}")
-    return tuple(further)
+    return {key: line[key] for key in further}
 
 
 def asked(where: str, line: Json) -> str | Conversation:

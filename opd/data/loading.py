@@ -32,6 +32,7 @@ from opd.data.tokenizers import (
     check,
     train_bpe,
 )
+from opd.data.told import Taught, Told
 from opd.data.verifiers import Verifier
 
 # Part of what a prepared folder is named after: raise it when what is written changes.
@@ -44,7 +45,8 @@ class Task:
 
     `max_prompt` is P and `max_completion` T, both resolved; `skipped` counts the prompts dropped
     for their length, by split. `where` is the folder of the prepared data, if any; `identity` names
-    what they were prepared from, `origin`: sources by content.
+    what they were prepared from, `origin`: sources by content. `told` is what a teacher reads in
+    the prompts' place; None: the prompts.
 
     Raises:
         ValueError: a tokenizer whose pad is its EOS.
@@ -60,6 +62,8 @@ class Task:
     where: Path | None = None
     identity: str = ""
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    told: Told | None = None
+    taught: Taught | None = None  # by whom, where there are several teachers
 
     def __post_init__(self) -> None:
         check(self.tokenizer)
@@ -291,8 +295,95 @@ def first_prompt(task: Task) -> str | None:
     """What the model gets to read of the first training prompt, cut, where a folder writes it."""
     if not isinstance(task.tokenizer, HubTokenizer):
         return None
+    return _shown(task, task.split("train")[0].asked)
+
+
+def _shown(task: Task, asked: str | Conversation) -> str:
     shown = 400  # a template and a question are seen in so many characters, and a screen is left
-    return repr(task.tokenizer.rendered(task.split("train")[0].asked))[:shown]
+    rendered = task.tokenizer.rendered(asked) if isinstance(task.tokenizer, HubTokenizer) else asked
+    return repr(rendered)[:shown]
+
+
+def first_prompts(task: Task) -> tuple[str, ...]:
+    """Lines on the first training prompt: as the student reads it, and the teacher's where told."""
+    if task.told is None:
+        shown = first_prompt(task)
+        return () if shown is None else (f"first prompt: {shown}",)
+    first = task.split("train")[0]
+    return (
+        f"first prompt, the student's: {_shown(task, first.asked)}",
+        f"first prompt, the teacher's: {_shown(task, task.told.asked(first))}",
+    )
+
+
+# --- another prompt for the teacher ---------------------------------------------------------------
+
+
+def tell(task: Task, source: str, max_prompt: int | None = None) -> Task:
+    """The task with what a teacher reads in the prompts' place, a template over the rows' columns.
+
+    Prompts that are too long are refused or dropped as `data.long_prompts` says.
+
+    Args:
+        task: of the students' prompts.
+        source: the template, see `told.Told`.
+        max_prompt: P', tokens; None: the longest there is.
+
+    Raises:
+        ValueError: by the row's line: a column that it doesn't have, no text, one that can't be
+            written or is too long.
+    """
+    told = Told.of(source)
+    lengths = {
+        name: [_told_length(task.tokenizer, told, each) for each in split]
+        for name, split in task.splits.items()
+    }
+    width = max_prompt or max(max(split) for split in lengths.values())
+    fitting, skipped = {}, dict(task.skipped)
+    for name, split in task.splits.items():
+        fits = [length <= width for length in lengths[name]]
+        if not all(fits) and task.config.long_prompts == "error":
+            at = fits.index(False)
+            raise ValueError(
+                f"config.teacher.max_prompt = {width}: the teacher's prompt of {split[at].named} "
+                f"has {lengths[name][at]} tokens; allowed are at most {width}, or "
+                "data.long_prompts = 'skip'"
+            )
+        if not any(fits):
+            raise ValueError(
+                f"config.teacher.max_prompt = {width}: no teacher's prompt of {name} fits, the "
+                f"shortest has {min(lengths[name])} tokens"
+            )
+        fitting[name] = tuple(each for each, fit in zip(split, fits, strict=True) if fit)
+        skipped[name] += fits.count(False)
+    return dataclasses.replace(
+        task,
+        told=dataclasses.replace(told, width=width),
+        splits=MappingProxyType(fitting),
+        skipped=MappingProxyType(skipped),
+    )
+
+
+def taught(task: Task, column: str, names: tuple[str, ...]) -> Task:
+    """The task whose prompts are graded by several teachers, each by the one that a column names.
+
+    Raises:
+        ValueError: by the row's line: no such column, or another name.
+    """
+    found = Taught(column, names)
+    for split in task.splits.values():
+        for example in split:
+            found.place(example)
+    return dataclasses.replace(task, taught=found)
+
+
+def _told_length(tokenizer: Tokenizer, told: Told, example: Example) -> int:
+    asked = told.asked(example)
+    try:
+        refuse_lost(tokenizer, asked)
+        return len(tokenizer.encode_prompt(asked))
+    except ValueError as error:
+        raise ValueError(f"{example.named}: the teacher's prompt: {error}") from None
 
 
 def remarks(task: Task) -> tuple[str, ...]:
@@ -300,6 +391,10 @@ def remarks(task: Task) -> tuple[str, ...]:
     examples = [example for split in task.splits.values() for example in split]
     lines = []
     further = dict.fromkeys(column for example in examples for column in example.further)
+    if task.told is not None:
+        further = {column: None for column in further if column not in task.told.template.reads}
+    if task.taught is not None:
+        further.pop(task.taught.column, None)
     if further:
         lines.append(f"columns of the data that are not read: {', '.join(further)}")
     if isinstance(task.tokenizer, HubTokenizer):
@@ -342,6 +437,8 @@ def refuse_rowless(task: Task, rows: int) -> None:
         solution = [] if example.solution is None else tokenizer.encode(example.solution)
         try:
             ids = [*tokenizer.encode_prompt(example.asked), *solution]
+            if task.told is not None:
+                ids += tokenizer.encode_prompt(task.told.asked(example))
             tokenizers.refuse_rowless(tokenizer, ids, rows)
         except ValueError as error:
             raise ValueError(f"{example.named}: {error}") from None

@@ -16,15 +16,19 @@ import numpy as np
 from opd.data import verifiers
 from opd.data.builder import Example
 from opd.data.config import DataConfig, integer
+from opd.data.conversation import Conversation
 from opd.data.loading import (
     Task,
     dated,
     first_prompt,
+    first_prompts,
     keep,
     load,
     recognised,
     refuse_rowless,
     remarks,
+    taught,
+    tell,
 )
 
 __all__ = [
@@ -38,12 +42,15 @@ __all__ = [
     "encode_solutions",
     "endless",
     "first_prompt",
+    "first_prompts",
     "keep",
     "load",
     "prompts",
     "recognised",
     "refuse_rowless",
     "remarks",
+    "taught",
+    "tell",
     "verify",
 ]
 
@@ -58,30 +65,53 @@ def encode_prompts(task: Task, examples: Sequence[Example]) -> Batch:
     Returns:
         `prompt` [N, P] int32, left-padded with pad; `prompt_mask` [N, P] bool, false on padding;
         `index` [N] int32, the place in the list; `texts` and `answers`, lists of N strings, the
-        prompts as they are written and the final answers ("" for none).
+        prompts as they are written and the final answers ("" for none). Where the teacher reads
+        others, `told` and `told_mask` [N, P'] are these; `taught` [N, K] bool says which of several
+        teachers it is.
 
     Raises:
         ValueError: a prompt of more than P tokens.
     """
-    count, width = len(examples), task.max_prompt
-    prompt = np.full((count, width), task.tokenizer.pad_id, np.int32)
-    mask = np.zeros((count, width), bool)
-    for row, example in enumerate(examples):
-        ids = task.tokenizer.encode_prompt(example.asked)
-        if not 0 < len(ids) <= width:
-            raise ValueError(
-                f"prompt {row} has {len(ids)} tokens ({example.prompt[:40]!r}): allowed are 1 to "
-                f"{width} (data.max_prompt)"
-            )
-        prompt[row, width - len(ids) :] = ids
-        mask[row, width - len(ids) :] = True
-    return {
+    asked = [example.asked for example in examples]
+    prompt, mask = _left_padded(task, examples, asked, task.max_prompt, "data.max_prompt")
+    batch = {
         "prompt": prompt,
         "prompt_mask": mask,
-        "index": np.arange(count, dtype=np.int32),
+        "index": np.arange(len(examples), dtype=np.int32),
         "texts": [example.prompt for example in examples],
         "answers": [example.answer or "" for example in examples],
     }
+    if task.told is not None:
+        asked = [task.told.asked(example) for example in examples]
+        width = task.told.width
+        both = _left_padded(task, examples, asked, width, "config.teacher.max_prompt")
+        batch["told"], batch["told_mask"] = both
+    if task.taught is not None:
+        places = np.array([task.taught.place(example) for example in examples])
+        batch["taught"] = places[:, None] == np.arange(len(task.taught.names))
+    return batch
+
+
+def _left_padded(
+    task: Task,
+    examples: Sequence[Example],
+    asked: Sequence[str | Conversation],
+    width: int,
+    key: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is asked of each example as ids [N, width] int32, and their mask [N, width] bool."""
+    ids = np.full((len(examples), width), task.tokenizer.pad_id, np.int32)
+    mask = np.zeros(ids.shape, bool)
+    for row, example in enumerate(examples):
+        found = task.tokenizer.encode_prompt(asked[row])
+        if not 0 < len(found) <= width:
+            raise ValueError(
+                f"prompt {row} has {len(found)} tokens ({example.prompt[:40]!r}): allowed are 1 to "
+                f"{width} ({key})"
+            )
+        ids[row, width - len(found) :] = found
+        mask[row, width - len(found) :] = True
+    return ids, mask
 
 
 def encode_solutions(task: Task, examples: Sequence[Example]) -> Batch:

@@ -116,7 +116,7 @@ def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> li
             )
     with quiet():
         rows = builder.as_data_source(split=split)
-    further = tuple(sorted({*features} - {prompt, answer}))
+    others = sorted({*features} - {prompt, answer})
     examples = []
     for number, row in enumerate(rows):
         here = f"{where}:{split}, {number}"
@@ -126,6 +126,7 @@ def read(dataset: str, split: str, prompt: str | None, answer: str | None) -> li
         text = None
         if answer is not None:
             text = _text(here, answer, row[answer]) or None
+        further = {name: _plain(row[name]) for name in others}
         examples.append(Example(asked, text, text, where=here, further=further))
     return examples
 
@@ -150,6 +151,13 @@ def _text(where: str, name: str, value: Any) -> str:
         return str(narrow if narrow == value else value)  # 0.1, not 0.10000000149011612
     kind = type(value).__name__
     raise ValueError(f"{where}: {name!r} is a {kind}, allowed are text and finite numbers")
+
+
+def _plain(value: Any) -> Any:
+    """A further feature's value as a template reads it: text, numbers and lists of these."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def splits(config: TFDSConfig) -> Splits:

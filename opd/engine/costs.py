@@ -64,11 +64,12 @@ def flops(
     length: int,
     how: Pass | None = None,
     rows: int = 1,
+    told: int | None = None,
 ) -> dict[str, int]:
     """Matmul FLOPs of one rollout's share of an update with this method alone: 2 m n k each.
 
         rollout = body(P - 1) + T (body(1 over C) + 2 D V)
-        teacher = body(P + T - 1)
+        teacher = body(P' + T - 1)
         update  = 3 body(P + T - 1) + T' (6 D V + 2 D_teacher V [+ 2 D V + 2 D_teacher V])
 
     A backward costs twice its forward, d_input and d_weight of every matmul. The vocabulary has
@@ -89,6 +90,7 @@ def flops(
         length: T, padding included.
         how: the vocabulary pass, whose chunk counts.
         rows: of a batch or its part, from which a chunk that isn't given follows.
+        told: P', of the prompt that the teacher reads; None: P.
 
     Returns:
         FLOPs of `rollout`, `teacher` and `update`, and their `total`.
@@ -102,6 +104,7 @@ def flops(
         raise ValueError(f"{method.name} needs a teacher, and none is given")
     graders = [teacher] if needs_teacher(method) else []
     sequence = prompt + length - 1
+    taught = (prompt if told is None else told) + length - 1
     chunk, _ = (Pass() if how is None else how).sizes(rows, length, student.vocab)
     chunks = math.ceil(length / chunk)
     tokens = length if chunks == 1 else chunks * chunk
@@ -111,7 +114,7 @@ def flops(
 
     parts = {
         "rollout": _rollout_flops(student, prompt, length) if draws_rollouts(method) else 0,
-        "teacher": sum(model.matmul_flops(sequence, sequence) for model in graders),
+        "teacher": sum(model.matmul_flops(taught, taught) for model in graders),
         "update": 3 * student.matmul_flops(sequence, sequence) + vocabulary,
     }
     return {**parts, "total": sum(parts.values())}

@@ -61,9 +61,15 @@ def coefficients_of(
     methods: tuple[Method, ...], rollout: Rollout, stats: TokenStats
 ) -> tuple[Coefficients, ...]:
     """Coefficients of K methods on a whole batch."""
+    stats = graded(stats, rollout.logp_teacher)
     return tuple(
         coefficients(method, weights(method, rollout), stats, rollout.group) for method in methods
     )
+
+
+def graded(stats: TokenStats, logp_teacher: Array | None) -> TokenStats:
+    """The statistics with a teacher's log-probabilities that no pass has made, if there are any."""
+    return stats if logp_teacher is None else dataclasses.replace(stats, logp_teacher=logp_teacher)
 
 
 def fresh_uniforms(
@@ -81,12 +87,14 @@ def _weigh(methods, rollout, student, teacher, coefs, how) -> tuple[vocab.Weigh,
     """How the vocabulary pass gets its coefficients: at hand, as it goes, or by a pass before."""
     if coefs is not None:
         return _at_hand, coefs
-    known = tuple(weights(method, rollout) for method in methods)
+    known = tuple(weights(method, rollout) for method in methods), rollout.logp_teacher
 
     def finish(stats: TokenStats, known) -> tuple[Coefficients, ...]:
+        parts, logp_teacher = known
+        stats = graded(stats, logp_teacher)
         return tuple(
             coefficients(method, part, stats, rollout.group)
-            for method, part in zip(methods, known, strict=True)
+            for method, part in zip(methods, parts, strict=True)
         )
 
     if all(facts.pointwise(method) for method in methods):

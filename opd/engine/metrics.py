@@ -125,6 +125,23 @@ def _kl_by_position(batch: Batch) -> Mean | None:
     return Mean(jnp.sum(batch.kl, 0), jnp.sum(batch.rollout.mask, 0))
 
 
+def _kl_by_teacher(batch: Batch) -> Mean | None:
+    taught = batch.rollout.taught
+    if batch.kl is None or taught is None:
+        return None
+    return Mean(*(_by_teacher(value, taught) for value in (jnp.sum(batch.kl, 1), batch.length)))
+
+
+def _by_teacher(value: Array, taught: Array) -> Array:
+    """Totals [K] of what each rollout has, [B], over those that each teacher grades."""
+    return jnp.sum(zero(value[:, None], taught), 0)
+
+
+def _tokens_by_teacher(batch: Batch) -> Sum | None:
+    taught = batch.rollout.taught
+    return None if taught is None else Sum(_by_teacher(batch.length, taught))
+
+
 def _reward(batch: Batch) -> Mean | None:
     reward = batch.rollout.reward
     return None if reward is None else batch.per_rollout(jnp.sum(reward))
@@ -187,6 +204,14 @@ METRICS: dict[str, Metric] = {
     "kl_by_position": Metric(
         _kl_by_position,
         "nats per token", "the same at each position t, over the rollouts that reach it",
+    ),
+    "kl_by_teacher": Metric(
+        _kl_by_teacher,
+        "nats per token", "the same of each of several teachers, over its own rollouts",
+    ),
+    "tokens_by_teacher": Metric(
+        _tokens_by_teacher,
+        "tokens", "that each of several teachers graded",
     ),
     "ess_token": Metric(
         lambda b: _ess(b, "token"),

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from opd import layout, trees
 from opd.engine import estimator, preference, sharding, steps, vocab
-from opd.engine.optimizer import Optimizer
+from opd.engine.optimizer import Optimizer, averaged
 from opd.engine.preference import Pairs
 from opd.engine.sampling import Partner
 from opd.engine.steps import Critic, Sampling, State
@@ -68,7 +68,8 @@ def _groups(tree: Any, call: Call) -> Any:
 
 def _head(head: Head, call: Call) -> Head:
     """Hidden states by their rows, the matrix as the parameter that it is."""
-    matrix = sharding.constrain(head.unembedding, ("vocab", "embed"), call["mesh"])
+    names, rules = ("vocab", "embed"), call["model"].rules
+    matrix = sharding.constrain(head.unembedding, names, call["mesh"], rules)
     return dataclasses.replace(head, hidden=_batch(head.hidden, call), unembedding=matrix)
 
 
@@ -80,10 +81,18 @@ def _stack(tree: Params, call: Call) -> Params:
     """K trees of what is trained, [K, ...]: every one of them lies as the parameters do."""
     model = call["model"]
     return jax.tree.map(
-        lambda leaf, names: sharding.constrain(leaf, ("estimator", *names), call["mesh"]),
+        lambda leaf, names: sharding.constrain(
+            leaf, ("estimator", *names), call["mesh"], model.rules
+        ),
         tree,
         model.trained(model.axes()),
     )
+
+
+def _trained(tree: Params, call: Call) -> Params:
+    """What is trained of the parameters, as these lie."""
+    model = call["model"]
+    return _laid(tree, model.trained(sharding.param_shardings(model, call["mesh"])))
 
 
 def _state(state: State, call: Call) -> State:
@@ -117,6 +126,7 @@ LAYOUTS: dict[str, Layout | None] = {
     "params": _params,
     "partner_params": _partner,
     "state": _state,
+    "average": _trained,
     "total": _stack,
     "teacher": _head,
     "behavior": _head,
@@ -134,7 +144,7 @@ STATIC = (
     "mesh", "model", "partner", "share", "optimizer", "critic", "method", "methods", "kind", "how",
     "sampling", "parts", "count", "group_size", "sketch",
 )  # fmt: skip
-CONSUMED = ("state", "total")
+CONSUMED = ("state", "total", "average")
 
 
 def program(*results: Layout | None, **layouts: Layout | None):
@@ -159,7 +169,8 @@ def program(*results: Layout | None, **layouts: Layout | None):
             bound.apply_defaults()
             call = bound.arguments
             given = {name: place(name, value, call) for name, value in call.items()}
-            with layout.by(sharding.Layout(call["mesh"])):  # and what is made on the way
+            where = sharding.Layout(call["mesh"], call["model"].rules)
+            with layout.by(where):  # and what is made on the way
                 made = function(**given)
             parts = made if len(results) > 1 else (made,)
             out = tuple(
@@ -305,6 +316,15 @@ def update(
     return steps.update_step(
         model, optimizer, state, rollout, teacher, method, seed, how, parts, critic
     )
+
+
+@program(_trained)
+def follow(
+    mesh: Mesh, model: Model, params: Params, average: Params | None, decay: Array | float
+) -> Params:
+    """What is trained of the parameters, averaged into what followed them; a copy without any."""
+    part = trees.masters(model.trained(params))
+    return jax.tree.map(jnp.copy, part) if average is None else averaged(part, average, decay)
 
 
 @program(_batch)

@@ -114,7 +114,7 @@ def generate(
         policies.append((partner.model, partner.params))
     # [D, V], laid out as a product with [B, D] reads it: for a few rows that is most of its time.
     matrices = [
-        jax.lax.optimization_barrier(layout.constrain(model.unembedding(params).T, None, "vocab"))
+        jax.lax.optimization_barrier(layout.gathered(model.unembedding(params).T, "embed", "vocab"))
         for model, params in policies
     ]
     # A model computes in its matrix's dtype. Rounded once, or it would be at every token.

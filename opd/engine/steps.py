@@ -23,6 +23,7 @@ from opd.method import facts, local
 from opd.method.coefficients import coefficients, weights
 from opd.method.table import Method
 from opd.model.scalar import Scalar
+from opd.model.several import Several
 from opd.types import (
     Array,
     Coefficients,
@@ -71,12 +72,16 @@ def mastered(model: Model | Scalar, params: Params) -> Params:
     return model.with_trained(params, trees.masters(model.trained(params)))
 
 
-def hidden(model: Model, params: Params, rollout: Rollout) -> Array:
+def hidden(model: Model | Several, params: Params, rollout: Rollout) -> Array:
     """The hidden states that predict the completion, [B, T, D].
 
     Row P - 1 + t of the sequence predicts token t; the last token predicts nothing.
     """
-    rows = model.hidden(params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1])
+    read = params, rollout.sequence[:, :-1], rollout.sequence_mask[:, :-1]
+    if isinstance(model, Several):
+        rows = model.chosen(*read, rollout.taught)
+    else:
+        rows = model.hidden(*read)
     return rows[:, rollout.prompt.shape[1] - 1 :]
 
 
@@ -314,6 +319,7 @@ def update_step(
     asked = (model, state.params, rollout, teacher, (method,), uniforms, how)
     stacked, stats = pull_back(*asked) if parts == 1 else accumulate(*asked, parts)
     gradient = jax.tree.map(lambda leaf: leaf[0], stacked)
+    stats = estimator.graded(stats, rollout.logp_teacher)
     known, stats = weights(method, rollout), dataclasses.replace(stats, value=value)
     after, unchanged = ascend(model, optimizer, state, gradient)
     learned = None

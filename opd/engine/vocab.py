@@ -240,7 +240,7 @@ def gathered(head: Head | None) -> Head | None:
     """A side whose matrix is split by token ids alone: gathered once, and not for every chunk."""
     if head is None or head.unembedding is None:
         return head
-    matrix = layout.constrain(head.unembedding, "vocab", None)
+    matrix = layout.gathered(head.unembedding, "vocab", "embed")
     return dataclasses.replace(head, unembedding=matrix)
 
 

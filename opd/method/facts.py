@@ -67,19 +67,19 @@ def parts(method: Method) -> tuple[Part, ...]:
     return tuple(sorted(summands, key=lambda part: (part.signal != "reward", repr(part))))
 
 
-def describe(goal: Goal) -> str:
-    """A goal in words."""
-    words = " + ".join(map(_described, goal.parts))
+def describe(goal: Goal, teacher: str = "teacher") -> str:
+    """A goal in words; `teacher` says who that is."""
+    words = " + ".join(_described(part, teacher) for part in goal.parts)
     where = "" if goal.behavior is None else f", on the behavior's states ({goal.behavior})"
     return words + where
 
 
-def _described(part: Part) -> str:
+def _described(part: Part, teacher: str) -> str:
     words = part.divergence or part.signal
     if part.argument is not None:
         words += f"({part.argument:g})"
     if part.to is not None:
-        words += f" to the {part.to}"
+        words += f" to the {teacher if part.to == 'teacher' else part.to}"
     if part.gamma != (1.0 if part.signal == "reward" else 0.0):
         words += f" at gamma={part.gamma:g}"
     return words if part.coef == 1 else f"{part.coef:g} x {words}"

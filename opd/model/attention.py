@@ -171,13 +171,13 @@ def _by_kernel(query, key, value, seen, windows, which, scale, cap, how: str) ->
             _scaled(query, scale), key, value, seen, which, windows, cap, interpret
         )
 
-    by_rows = ("batch", "time")
+    by_rows = ("batch", "time")  # and by heads, which are whole for a product over them
     return layout.apart(
         own,
         (query, key, value, seen, jnp.asarray(which, jnp.int32)),
         (
-            (*by_rows, "heads", "head_dim"),
-            *((*by_rows, "kv_heads", "head_dim"),) * 2,
+            (*by_rows, "heads", None),
+            *((*by_rows, "kv_heads", None),) * 2,
             by_rows,
             (),
         ),

@@ -15,7 +15,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -26,8 +26,9 @@ from opd.model import attention, experts, lora, rotary
 from opd.model.lora import INPUTS, A, B, Lora
 from opd.model.rotary import RopeScaling
 from opd.trees import wider
-from opd.types import Array, Params, pytree
+from opd.types import Array, Params, Rules, pytree
 
+Made = TypeVar("Made")
 DTYPES = ("bfloat16", "float32", "float64")
 # What a layer's forward leaves for its pull-back, beside its input; the rest is computed again.
 REMATS: Mapping[str, Callable[..., Any] | None] = MappingProxyType(
@@ -277,7 +278,7 @@ class Block(nn.Module):
         variance = 1.0 / (2 * c.layers) if name in ("o", "down") else 1.0
         init = nn.with_logical_partitioning(_truncated_normal((variance / fan_in) ** 0.5), axes)
         found = self.param(name, init, shape, jnp.dtype(dtype or c.param_dtype)).astype(c.dtype)
-        return _gathered(found, axes) if self.whole else found
+        return layout.gathered(found, *axes) if self.whole else found
 
     def project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
         """x [B, S, inputs...] times a matrix [inputs..., outputs...], and its adapter's share."""
@@ -497,7 +498,7 @@ def _embedded(config: DecoderConfig, embedding: Array, tokens: Array) -> Array:
     if tokens.shape[0] % layout.pieces("batch"):
         # Rows that not all devices have: XLA's partitioner cuts the rows of a matrix wrongly that
         # is split by what some of these are split by.
-        embedding = _gathered(embedding, ("vocab", "embed"))
+        embedding = layout.gathered(embedding, "vocab", "embed")
     x = embedding[tokens].astype(config.dtype)
     return x if config.embed_scale == 1 else x * jnp.asarray(config.embed_scale, x.dtype)
 
@@ -509,6 +510,17 @@ def _by_heads(cached: Array) -> Array:
 
 def _put(array: Array, part: Array, index: Array, axis: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(array, part, index, axis)
+
+
+def _ruled(method: Callable[..., Made]) -> Callable[..., Made]:
+    """A method of a model, whose arrays lie by its own rules."""
+
+    @functools.wraps(method)
+    def by_its_rules(self: Any, *args: Any, **kwargs: Any) -> Made:
+        with layout.ruled(self.rules):
+            return method(self, *args, **kwargs)
+
+    return by_its_rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -526,6 +538,7 @@ class Decoder:
     remat: str = "none"  # what a gradient computes again in place of keeping it: one of REMATS
     rows: int | None = None  # of a batch, that `hidden` computes at once at most; None: all
     gather: bool = True  # `apart` gathers what is split over `fsdp`, once for a whole decode loop
+    rules: Rules = ()  # what names of axes mean on a mesh, where not as usual
 
     def __post_init__(self) -> None:
         if self.rows is not None and self.rows < 1:
@@ -561,7 +574,7 @@ class Decoder:
 
     def axes(self) -> Any:
         """The tree of logical axis names, one tuple for each parameter."""
-        boxed = jax.eval_shape(self._boxed, jax.random.key(0))
+        boxed = jax.eval_shape(lambda: self._boxed(jax.random.key(0)))
         return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=_is_box)
 
     def trained(self, tree: Any) -> Any:
@@ -577,6 +590,7 @@ class Decoder:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
         return lora.joined(params, lora.fresh(shapes, self.config.lora, key))
 
+    @_ruled
     def hidden(self, params: Params, tokens: Array, mask: Array) -> Array:
         """Hidden states after the final norm, [B, S, D], of tokens [B, S] int32, mask [B, S] bool.
 
@@ -607,6 +621,7 @@ class Decoder:
         matrix = params["embedding" if self.config.tied else "unembedding"]
         return matrix.astype(self.config.dtype)
 
+    @_ruled
     def prefill(self, params: Params, tokens: Array, mask: Array, length: int) -> Cache:
         """A cache for at most `length` tokens, padding included, that holds tokens [B, s], s >= 0.
 
@@ -628,6 +643,7 @@ class Decoder:
         )
         return self.grown(cache, length)
 
+    @_ruled
     def grown(self, cache: Cache, length: int) -> Cache:
         """The cache with room for `length` tokens, padding included, and not for fewer than before.
 
@@ -646,6 +662,7 @@ class Decoder:
             mask=jnp.pad(cache.mask, (none, more)),
         )
 
+    @_ruled
     def apart(self, params: Params) -> Params:
         """The parameters as `extend` takes them: the layers' one by one, and not stacked.
 
@@ -653,11 +670,14 @@ class Decoder:
         it gather them at every token, where each device has the memory for its heads' whole ones.
         """
         if self.gather:
-            params = jax.tree.map(_gathered, params, self.axes())
+            params = jax.tree.map(
+                lambda leaf, names: layout.gathered(leaf, *names), params, self.axes()
+            )
         layers = params["layers"]
         each = [jax.tree.map(operator.itemgetter(n), layers) for n in range(self.config.layers)]
         return {**params, "layers": tuple(each)}
 
+    @_ruled
     def extend(
         self, params: Params, cache: Cache, tokens: Array, mask: Array
     ) -> tuple[Array, Cache]:
@@ -719,11 +739,6 @@ class Decoder:
 def _parts(batch: int, most: int) -> int:
     """Into how many equal parts of at most so many rows a batch is cut: the fewest."""
     return next(n for n in range(-(-batch // most), batch + 1) if batch % n == 0)
-
-
-def _gathered(leaf: Array, names: tuple[str, ...]) -> Array:
-    """A parameter that isn't split by its width; by heads and by the MLP's inner width it stays."""
-    return layout.constrain(leaf, *(None if name == "embed" else name for name in names))
 
 
 def _is_box(leaf: Any) -> bool:

@@ -11,6 +11,7 @@ own. Shapes are those of `opd.model.attention`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,7 @@ def cudnn(
     which: Array,
     windows: Windows,
     scale: float | None,
-    implementation: str = "cudnn",
+    implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> Array:
     """cuDNN's attention, as `jax.nn.dot_product_attention` calls it; bfloat16.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from opd.model.decoder import Decoder
 from opd.trees import wider
-from opd.types import Array, Params
+from opd.types import Array, Params, Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Scalar:
     """One number at each position, as pure functions of the parameters; static and hashable."""
 
     body: Decoder
+
+    @property
+    def rules(self) -> Rules:
+        """The body's."""
+        return self.body.rules
 
     def init(self, key: Array) -> Params:
         """A fresh body, and a head of zeros."""

@@ -18,7 +18,7 @@ from opd.data.functions import RewardError
 from opd.data.pipeline import Example, Task
 from opd.engine import programs, sharding
 from opd.engine.steps import Sampling
-from opd.engine.vocab import Pass
+from opd.engine.vocab import Head, Pass
 from opd.types import Model, Params, Rollout
 
 # (rollout, the batch of its prompts, group size) -> the rollout with its reward [B].
@@ -61,10 +61,14 @@ def draw(
     seed: int,
     group_size: int,
     sampling: Sampling | None = None,
+    told: bool = False,
 ) -> Rollout:
-    """A rollout of G completions for each prompt of a batch, rewarded where the task verifies."""
+    """A rollout of G completions for each prompt of a batch, rewarded where the task verifies.
+
+    `told` as `complete` takes it.
+    """
     key = draws.key(seed, step, "action")
-    drawn = complete(world, player, batch, key, group_size, sampling or world.sampling)
+    drawn = complete(world, player, batch, key, group_size, sampling or world.sampling, told=told)
     return reward(world.task, drawn, batch["answers"], group_size, batch["texts"])
 
 
@@ -75,16 +79,50 @@ def complete(
     key: jax.Array,
     group_size: int,
     sampling: Sampling,
+    told: bool = False,
     **mixed: Any,
 ) -> Rollout:
     """A rollout of G completions for each prompt of a batch, graded by nobody.
 
-    `mixed` is what else programs.rollout takes: a partner that some tokens come from.
+    `told` is whether the player reads the teacher's prompts, where these are others. `mixed` is
+    what else programs.rollout takes: a partner that some tokens come from.
     """
+    read, other = batch_prompts(batch, group_size)
+    if told and other is not None:
+        read, other = other, read
+    names = ("prompt", "prompt_mask")
     rows = programs.batch_rows(batch["prompt"], batch["prompt_mask"], group_size)
+    rows |= dict(zip(names, read, strict=True))
     rows = sharding.shard_batch(jax.tree.map(jnp.asarray, rows), world.mesh)
     given = {**rows, "key": key, "sampling": sampling, "group_size": group_size, **mixed}
-    return programs.rollout(world.mesh, *player, **given)
+    rollout = programs.rollout(world.mesh, *player, **given)
+    beside = {} if other is None else dict(zip(("told", "told_mask"), other, strict=True))
+    if "taught" in batch:
+        beside["taught"] = np.repeat(batch["taught"], group_size, axis=0)
+    if not beside:
+        return rollout
+    laid = sharding.shard_batch({k: jnp.asarray(v) for k, v in beside.items()}, world.mesh)
+    rollout = dataclasses.replace(rollout, **laid)
+    return rollout.as_told if told else rollout
+
+
+Prompts = tuple[np.ndarray, np.ndarray]  # ids and mask, [B, P] each
+
+
+def batch_prompts(batch: pipeline.Batch, group_size: int) -> tuple[Prompts, Prompts | None]:
+    """A batch's prompts, each G times: the students', and the teacher's where these are others."""
+
+    def repeated(*names: str) -> Prompts:
+        ids, mask = (np.repeat(batch[name], group_size, axis=0) for name in names)
+        return ids, mask
+
+    told = repeated("told", "told_mask") if "told" in batch else None
+    return repeated("prompt", "prompt_mask"), told
+
+
+def head(world: World, teacher: Player, rollout: Rollout) -> Head:
+    """A teacher's side of the vocabulary on a rollout: of its own prompts where it is told any."""
+    return programs.head(world.mesh, *teacher, rollout.as_told)
 
 
 def reward(
@@ -132,8 +170,10 @@ def rewarded(rollout: Rollout, reward: Any) -> Rollout:
     return dataclasses.replace(rollout, reward=laid)
 
 
-def sampled_accuracy(world: World, player: Player, examples: tuple[Example, ...]) -> float:
-    """The verifier's mean over one completion a prompt."""
+def sampled_accuracy(
+    world: World, player: Player, examples: tuple[Example, ...], told: bool = False
+) -> float:
+    """The verifier's mean over one completion a prompt; `told` as `complete` takes it."""
     batch = pipeline.encode_prompts(world.task, examples)
-    drawn = draw(world, player, batch, EVALUATION_STEP, world.seed, 1)
+    drawn = draw(world, player, batch, EVALUATION_STEP, world.seed, 1, told=told)
     return float(jnp.mean(drawn.reward))

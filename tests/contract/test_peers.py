@@ -35,6 +35,7 @@ class States:
     tokens: int = V
     width: int = D
     logit_cap: float | None = None
+    rules: tuple = ()
 
     def trained(self, tree):
         return tree
@@ -57,6 +58,7 @@ class Chain:
     tokens: int = V
     width: int = V
     logit_cap: float | None = None
+    rules: tuple = ()
 
     def trained(self, tree):
         return tree

@@ -53,7 +53,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 )  # fmt: skip
 def test_a_line_is_a_prompt_or_a_conversation(line, wanted):
     assert asked("f:1", line) == wanted
-    assert unread("f:1", line) == ()
+    assert unread("f:1", line) == {}
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_what_nobody_reads_is_refused_by_name(key):
             unread("f:1", {"prompt": "x", key: value})
         assert str(error.value) == f"f:1: '{key}' is not read: allowed is {REFUSED[key]}"
     for nothing in (None, [], {}, ""):
-        assert absent(nothing) and unread("f:1", {"prompt": "x", key: nothing}) == ()
+        assert absent(nothing) and unread("f:1", {"prompt": "x", key: nothing}) == {}
 
 
 def test_plain_columns_pass_and_are_counted_up(tmp_path):
     rows = [{"prompt": "x", "answer": "1", "id": 7, "level": None}, {"prompt": "y", "source": "s"}]
     examples = prompts.read(Path(jsonl_file(tmp_path, rows)))
-    assert [example.further for example in examples] == [("id",), ("source",)]
+    assert [example.further for example in examples] == [{"id": 7}, {"source": "s"}]
     for key in BESIDE:
         with pytest.raises(ValueError, match=f"'{key}' is not read: allowed are prompt, chosen"):
             unread("f:1", {key: "x"}, ("prompt", "chosen"))

@@ -40,7 +40,8 @@ def batch(here, name, **changes):
 
 
 def test_every_entry_is_there_for_some_batch_and_of_its_type(here):
-    found = metrics_of(batch(here, "ppo"))
+    taught = jnp.arange(scene.ROWS)[:, None] % 2 == jnp.arange(2)[None]
+    found = metrics_of(batch(here, "ppo", taught=taught))
     assert found.keys() == (METRICS.keys() - {"loss"}) | {"loss_reward", "loss_value"}
     assert all(isinstance(metric, Mean | Sum | Max) for metric in found.values())
     assert float(found["critic_gradient_norm"].value()) == 5.0
@@ -52,8 +53,24 @@ def test_a_batch_without_something_lacks_its_metrics(here):
     stats = dataclasses.replace(here.stats, kl=None, entropy_teacher=None)
     found = metrics_of(Batch(alone, stats)).keys()
     gone = {"reward", "reward_range", "kl", "kl_by_position", "entropy_teacher"}
+    gone |= {"kl_by_teacher", "tokens_by_teacher"}
     gone |= {"loss", "clip_fraction", "gradient_norm", "critic_gradient_norm", "unchanged"}
     assert found == METRICS.keys() - gone
+
+
+def test_kl_and_tokens_of_several_teachers_are_those_of_their_rows(here):
+    """Parts of a batch are joined as any mean's."""
+    whose = np.arange(scene.ROWS) % 3
+    taught = jnp.asarray(whose[:, None] == np.arange(3))
+    found = metrics_of(batch(here, "opd", taught=taught))
+    mask = np.asarray(here.rollout.mask)
+    kl = np.where(mask, here.stats.kl, 0)
+    for at in range(3):
+        tokens = mask[whose == at].sum()
+        assert found["tokens_by_teacher"].value()[at] == tokens
+        np.testing.assert_allclose(
+            found["kl_by_teacher"].value()[at], kl[whose == at].sum() / tokens, rtol=1e-5
+        )
 
 
 def test_losses_are_named_by_signal(here):

@@ -267,7 +267,7 @@ PROGRAMS = {
     name: each for name, each in vars(programs).items() if type(each) is type(programs.gram)
 }
 # What lies where it lies: on every device, or wherever a caller's own arrays are.
-ANYWHERE = {"seed", "key", "uniforms", "coefs", "stats", "student", "tokens", "rules"}
+ANYWHERE = {"seed", "key", "uniforms", "coefs", "stats", "student", "tokens", "rules", "decay"}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -74,7 +74,8 @@ def test_sequence_is_prompt_and_completion():
 def test_a_rollout_is_a_pytree_without_what_it_lacks():
     leaves = jax.tree.leaves(rollout())
     optional = {field.name for field in dataclasses.fields(Rollout) if field.default is None}
-    assert optional == {"reward", "version", "logp_proximal", "logp_reference", "value"}
+    asked = {"reward", "version", "logp_proximal", "logp_reference", "value"}
+    assert optional == asked | {"told", "told_mask", "logp_teacher", "taught"}
     assert len(leaves) == len(dataclasses.fields(Rollout)) - len(optional)
     assert jax.tree.map(lambda leaf: leaf[1:], rollout()).tokens.shape == (1, 3)
 

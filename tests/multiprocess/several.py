@@ -13,6 +13,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 DEBUG = "--config=configs/debug.py"
 LOCAL = "127.0.0.1"
+FILES = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "probe.jsonl")
 
 
 def free_port() -> int:
@@ -96,3 +97,13 @@ def alike(one: object, other: object, close: float = 1e-5, name: str = "") -> No
         assert np.isclose(one, other, rtol=close, atol=close), (name, one, other)
     else:
         assert one == other, (name, one, other)
+
+
+def same(one: Path, other: Path, close: float = 1e-5) -> None:
+    """Asserts that two workdirs ended alike: tokens and texts exactly, numbers to `close`."""
+    for name in FILES:
+        alike(jsonl(one / name), jsonl(other / name), close, name)
+    ends = [json.loads((workdir / "done.json").read_text()) for workdir in (one, other)]
+    for end in ends:
+        del end["params_sha256"], end["resumed_from"]
+    alike(*ends, close)

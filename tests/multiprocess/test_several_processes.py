@@ -8,19 +8,7 @@ import signal
 import time
 
 import pytest
-from several import DEBUG, alike, begin, ended, jsonl, start, succeed, until
-
-FILES = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "probe.jsonl")
-
-
-def same(one, other, close=1e-5):
-    """Whether two workdirs ended alike: tokens and texts exactly, numbers to `close`."""
-    for name in FILES:
-        alike(jsonl(one / name), jsonl(other / name), close, name)
-    ends = [json.loads((workdir / "done.json").read_text()) for workdir in (one, other)]
-    for end in ends:
-        del end["params_sha256"], end["resumed_from"]
-    alike(*ends, close)
+from several import DEBUG, alike, begin, ended, jsonl, same, start, succeed, until
 
 
 def sha256(workdir):
@@ -184,9 +172,32 @@ def test_a_finished_run_is_scored_exported_and_asked_alike(one_and_two, tmp_path
     paths = {name: f"--path={folder}" for name, folder in folders.items()}
     succeed([start("export", *named, paths["one"]), *begin("export", *named, paths["two"])])
     assert contents(folders["one"]) == contents(folders["two"])
+    sums = tmp_path / "sums.jsonl"
+    sums.write_text("".join(f'{{"prompt": "{n}+1=", "answer": "{n + 1}"}}\n' for n in range(8)))
+    task = paths["one"], f"--task={sums}", "--length=3"
+    alone, first, _ = succeed([start("evaluate", *task, devices=8), *begin("evaluate", *task)])
+    alike(printed(first), printed(alone))
     asked = paths["two"], "--prompt=1+2=", "--length=4"
     alone, first, _ = succeed([start("generate", *asked), *begin("generate", *asked)])
     assert first.endswith(alone)
+
+
+@pytest.mark.deep
+def test_a_comparison_is_the_same_in_two_processes(tmp_path):
+    """All but what a clock says, and the last bits of what tokens were drawn with."""
+    alone = start("compare", DEBUG, f"--workdir={tmp_path / 'one'}", devices=8)
+    first = succeed([alone, *begin("compare", DEBUG, f"--workdir={tmp_path / 'two'}")])[1]
+    assert f"report: {tmp_path / 'two' / 'report.html'}" in first
+    one, two = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")
+    )
+    for results in (one, two):
+        del results["stages"], results["advice"]  # seconds, and texts that have some
+        del results["rollouts"]["digest_logp"], results["rollouts"]["late"]["digest_logp"]
+    alike(two, one)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        alike(jsonl(tmp_path / "two" / name), jsonl(tmp_path / "one" / name), name=name)
+    assert (tmp_path / "two" / "report.html").exists()
 
 
 @pytest.mark.deep

@@ -75,9 +75,8 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
     backend.make_room()
     workdir.mkdir(parents=True, exist_ok=True)
     world = drawing.prepared(plan.ready.world, workdir)
-    shown = pipeline.first_prompt(world.task)
-    if shown is not None:
-        print(f"first prompt: {shown}", file=sys.stderr)
+    for shown in pipeline.first_prompts(world.task):
+        print(shown, file=sys.stderr)
     for remark in pipeline.remarks(world.task):
         print(remark, file=sys.stderr)
     for difference in plan.differences:
@@ -85,16 +84,16 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
 
     stage = progress.Stages()
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
-    with stage("teacher"):
-        teacher = players.make(plan.ready.teacher, world, workdir, config.models)
     with stage("student"):
         student = players.make(plan.ready.student, world, workdir, config.models)
-    judge = functools.partial(evaluate.evaluate, world, held_out, teacher, None)
+    with stage("teacher"):
+        teacher = players.make_teacher(plan.ready.teacher, student, world, workdir, config.models)
+    judge = functools.partial(evaluate.evaluate, world, held_out, teacher=teacher)
     choose = world.task.splits.get("validation", ())[: config.evaluate.prompts]
-    chooser = functools.partial(evaluate.evaluate, world, choose, teacher, None)
+    chooser = functools.partial(evaluate.evaluate, world, choose, teacher=teacher)
     with stage("evaluation and self-test"):
         models = {
-            "teacher": evaluate.evaluate(world, held_out, None, None, teacher)[0],
+            "teacher": evaluate.evaluate(world, held_out, teacher, told=True)[0],
             "student": judge(student)[0],
         }
         self_test(world, student, config)
@@ -139,6 +138,7 @@ def compare(config: Config, workdir: Path, plan: Plan | None = None) -> dict[str
         "schema": SCHEMA,
         "config": to_dict(config),
         "inputs": plan.inputs,
+        "teacher": config.teacher.words,
         "environment": environment(world),
         "rollouts": probe.rollouts(first, world)
         | {"late": probe.rollouts(last, world) | {"arm": moved.curve["name"],
@@ -187,6 +187,21 @@ def check(config: Config, workdir: Path) -> Plan:
                 f"config.{key}: allowed in a training only; a comparison's rollouts are drawn from "
                 "the policies and graded by the task's verifier"
             )
+    if config.teacher.served.url is not None:
+        raise ValueError(
+            "config.teacher.served.url: allowed in a training only; a comparison enumerates the "
+            "teacher's whole vocabulary, which no server gives"
+        )
+    if config.teachers.players:
+        raise ValueError(
+            "config.teachers.players: allowed in a training only; a comparison measures the "
+            "accuracy of one teacher, and what it would draw"
+        )
+    if config.teacher.moves:
+        raise ValueError(
+            f"config.teacher.source = {config.teacher.source!r}: allowed in a training only; in a "
+            "comparison each arm would have a teacher of its own, and at the start it is 'start'"
+        )
     done = finished(workdir)
     config = checks.dated(config, None if done is None else done["config"], workdir)
     if done is not None:

@@ -68,13 +68,16 @@ def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
     held_out = world.task.split("validation")[:HELD_OUT] if checked else ()
     with progress.progress(f"fit {name}", config.steps) as advance:
         for step in range(config.steps):
-            rollout = sharding.shard_batch(demonstration(batches[step]), world.mesh)
+            given = _read(demonstration(batches[step]), reads_told(name, world))
+            rollout = sharding.shard_batch(given, world.mesh)
             state, _ = programs.update(
                 world.mesh, model, optimizer, state, rollout, None, SFT, world.seed, world.scoring
             )
             beside = None
             if checked and (step + 1) % config.check_every == 0:
-                accuracy = drawing.sampled_accuracy(world, Player(model, state.params), held_out)
+                accuracy = drawing.sampled_accuracy(
+                    world, Player(model, state.params), held_out, reads_told(name, world)
+                )
                 beside = f"accuracy {accuracy:.2f}"
                 if accuracy >= config.stop_at:
                     break
@@ -82,9 +85,24 @@ def fit(name: str, model: Decoder, config: FitConfig, world: World) -> Params:
     return trees.cast(state.params, model.config.param_dtype)
 
 
+def reads_told(name: str, world: World) -> bool:
+    """Whether a player is fitted to the teacher's own prompts: it grades after them."""
+    return name == "teacher" and world.task.told is not None
+
+
+def _read(given: Rollout, told: bool) -> Rollout:
+    """Demonstrations after the prompts that a player reads, and no others beside them."""
+    given = given.as_told if told else given
+    return dataclasses.replace(given, **dict.fromkeys(BESIDE))
+
+
 def seed_of(name: str, seed: int) -> int:
     """A seed of 31 bits, which JAX takes: teacher and student start from different parameters."""
     return int.from_bytes(hashlib.sha256(f"{name}\0{seed}".encode()).digest()[:4], "big") >> 1
+
+
+# What a batch has of a rollout's fields for its teachers, where they are told or are several.
+BESIDE = ("told", "told_mask", "taught")
 
 
 def demonstration(batch: pipeline.Batch) -> Rollout:
@@ -99,16 +117,21 @@ def demonstration(batch: pipeline.Batch) -> Rollout:
         ended=jnp.asarray(batch["ended"]),
         group=jnp.arange(count, dtype=jnp.int32),
         row=jnp.arange(count, dtype=jnp.int32),
+        **{name: jnp.asarray(batch[name]) for name in BESIDE if name in batch},
     )
 
 
-def identity(model: Decoder, config: FitConfig, world: World) -> dict[str, Any]:
-    """All that a fit depends on, as player.json has it."""
+def identity(
+    model: Decoder, config: FitConfig, world: World, name: str = "student"
+) -> dict[str, Any]:
+    """All that a fit depends on, as player.json has it; `name` says whose."""
     data = dataclasses.asdict(world.task.config)
     data["path"] = data["prompts"] = None
     judged = None if config.stop_at is None else verifiers.digest(world.task.config.verifier)
+    told = world.task.told if reads_told(name, world) else None
     return disk.strict(
         ({} if judged is None else {"verifier": judged})
+        | ({} if told is None else {"told": {"prompt": told.template.source, "room": told.width}})
         | {
             "decoder": dataclasses.asdict(model.config),
             "fit": dataclasses.asdict(config),

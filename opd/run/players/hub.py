@@ -34,7 +34,7 @@ from opd.model.families.family import Family, Json, Tensor
 from opd.run.players import hub_names, hub_weights
 from opd.run.players.hub_names import EMBEDDING, HEAD
 from opd.run.players.hub_weights import CONFIG, DTYPES, Stored, read_json, shown
-from opd.types import Params
+from opd.types import Params, Rules
 
 # Where a player's folder keeps what its parameters came with, weights aside.
 KEPT = "hub"
@@ -280,15 +280,16 @@ def keep(source: Path, player: Path) -> None:
             hub_tokenizer.copy(source, staging)
 
 
-def load(folder: Folder, mesh: Mesh) -> Params:
+def load(folder: Folder, mesh: Mesh, rules: Rules = ()) -> Params:
     """The parameters, each device's part read from the files straight into place.
 
+    `rules` are the model's own, where it has some.
     What is to be said of the folder is said on standard error.
     """
     if processes.first():
         for note in folder.notes:
             print(note, file=sys.stderr, flush=True)
-    shardings = sharding.param_shardings(Decoder(folder.config), mesh)
+    shardings = sharding.param_shardings(Decoder(folder.config, rules=rules), mesh)
     params: dict[tuple[str, ...], jax.Array] = {}
     with _threads() as pool:
         for path, leaf, place in _places(folder.family, folder.config):

@@ -17,7 +17,7 @@ from opd.data.chat import ChatConfig
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import Example, Task
 from opd.run.players import hub, players
-from opd.run.players.players import PlayerPlan
+from opd.run.players.players import PlayerPlan, Taught, TeacherConfig, parts
 
 # Prompts that are looked at. Templates differ by the kind of a conversation, and kinds are few.
 PROMPTS = 32
@@ -39,24 +39,32 @@ ADDED = {
 
 
 def differences(
-    teacher: PlayerPlan, student: PlayerPlan, task: Task, inputs: Mapping[str, Any]
+    teacher: Taught, student: PlayerPlan, task: Task, inputs: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """What is different of two players, a line each; `inputs` are `Ready.inputs`."""
     found: list[str] = []
-    if inputs["teacher"] is not None and inputs["teacher"] == inputs["student"]:
+    told, config = task.told is not None, teacher.config
+    if isinstance(config, TeacherConfig) and config.is_student:
+        if not told:
+            found.append(
+                f"the teacher is the {config.words}, and is told nothing more (teacher.prompt): it "
+                "teaches nothing but not to move away"
+            )
+    elif not told and inputs["teacher"] is not None and inputs["teacher"] == inputs["student"]:
         where = teacher.config.path or teacher.config.from_
         found.append(
             f"teacher and student are the same model ({where}): their KL is 0, and the teacher "
             "teaches nothing until the student has moved away"
         )
-    for player in (teacher, student):
+    for player in (*parts(teacher), student):
         folder = _folder(player)
         if folder is not None and isinstance(task.tokenizer, HubTokenizer):
             own = players.own_tokenizer(folder, task)
             found += _ends(player, own, task.tokenizer)
             found += _texts(player, own, task.tokenizer, task.split("train")[:PROMPTS])
         found += _trained_with(player, task)
-    return tuple(found + list(_rows(teacher, student, task)))
+    rows = (line for part in parts(teacher) for line in _rows(part, student, task))
+    return tuple(found + list(_begins(task)) + list(rows))
 
 
 def _folder(player: PlayerPlan) -> Path | None:
@@ -210,6 +218,24 @@ def _trained_with(player: PlayerPlan, task: Task) -> Iterator[str]:
             f"data.chat: the {player.name} was trained with other prompts "
             f"({player.config.from_}: {was}): it reads what it was not trained on"
         )
+
+
+# --- what the teacher is told -----------------------------------------------------------------
+
+
+def _begins(task: Task) -> Iterator[str]:
+    """A first token that comes after another one for the teacher than for the student."""
+    if task.told is None:
+        return
+    for example in task.split("train")[:PROMPTS]:
+        ours, theirs = map(task.tokenizer.encode_prompt, (example.asked, task.told.asked(example)))
+        if ours[-1] != theirs[-1]:
+            ends = [repr(task.tokenizer.table()[ids[-1]]) for ids in (ours, theirs)]
+            yield (
+                f"teacher.prompt: the student's prompt ends in {ends[0]}, the teacher's in "
+                f"{ends[1]}: a completion's first token comes after another one there"
+            )
+            return
 
 
 # --- rows of the vocabulary --------------------------------------------------------------------

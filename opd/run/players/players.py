@@ -19,15 +19,18 @@ from typing import Any
 
 import jax
 
-from opd import processes
-from opd.data import hub_tokenizer, pipeline, tokenizers
+from opd import fields, processes
+from opd.data import hub_tokenizer, pipeline, served, tokenizers
 from opd.data.hub_tokenizer import HubTokenizer
 from opd.data.pipeline import DataConfig, Task
+from opd.data.served import ServedConfig
 from opd.engine import programs
+from opd.engine.sharding import ShardingConfig
 from opd.fields import setting
 from opd.model.attention import KINDS
 from opd.model.decoder import REMATS, Decoder, DecoderConfig
 from opd.model.lora import INPUTS, Lora
+from opd.model.several import Several
 from opd.run.drawing import Player, World
 from opd.run.players import fit, folder, hub, trained
 from opd.run.players.fit import FitConfig
@@ -107,14 +110,142 @@ class PlayerConfig:
     # Rows of a batch whose hidden states are computed at once, at most, one part after the other;
     # of the whole mesh together. None: all. The same numbers for less memory where it scores.
     rows: int | None = setting(None, at_least=1)
+    # How its parameters and activations lie on the mesh: the same numbers, in other places.
+    sharding: ShardingConfig = ShardingConfig()
     # Whether a rollout gathers the matrices that `mesh.fsdp` splits once, and not at every token.
     gather: bool = True
 
     def computed(self, model: Decoder) -> Decoder:
         """The decoder, computed as is said here."""
         return dataclasses.replace(
-            model, attention=self.attention, remat=self.remat, rows=self.rows, gather=self.gather
+            model,
+            attention=self.attention,
+            remat=self.remat,
+            rows=self.rows,
+            gather=self.gather,
+            rules=self.sharding.rules,
         )
+
+
+# Who a teacher is: a player of its own, or the student at some time.
+SOURCES = ("given", "start", "live", "ema", "lagged")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig(PlayerConfig):
+    """The teacher: who it is, and what it is told in the prompts' place.
+
+    The student as it began (`start`) or is at the update (`live`), an average of it (`ema`), or a
+    copy that is made anew every so many updates (`lagged`): none of them is a further model, and
+    no gradient goes through any. Rollouts that serve for several updates are graded once, by the
+    teacher of the first of these.
+    """
+
+    source: str = setting("given", choices=SOURCES)
+    decay: float = setting(0.99, at_least=0, below=1)  # ema: of the average, an update
+    every: int = setting(50, at_least=1)  # lagged: updates after which it is copied anew
+    # A jinja2 template over the columns of the data: `prompt`, `messages`, `answer`, `solution` and
+    # the line's own. None: the teacher reads what the student does. One that is fitted here is
+    # fitted to its own prompts.
+    prompt: str | None = None
+    max_prompt: int | None = setting(None, at_least=1)  # P', tokens; None: the longest
+    # A teacher behind a server, which says the log-probabilities of the rollouts' own tokens.
+    served: ServedConfig = ServedConfig()
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the teacher is the student at some time."""
+        return self.source != "given"
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is another one from update to update."""
+        return self.source in ("live", "ema", "lagged")
+
+    @property
+    def kept(self) -> bool:
+        """Whether it has parameters that a run keeps from update to update."""
+        return self.source in ("ema", "lagged")
+
+    @property
+    def words(self) -> str:
+        """Who it is and what it is told, as a claim names it."""
+        who = {
+            "given": "teacher",
+            "start": "student as it began",
+            "live": "student as it is at the update",
+            "ema": f"average of the student (decay {self.decay:g})",
+            "lagged": f"student of up to {self.every} updates ago",
+        }[self.source]
+        who = f"teacher served as {self.served.name}" if self.served.name else who
+        return who if self.prompt is None else f"{who}, told another prompt (teacher.prompt)"
+
+    def check(self, path: str) -> None:
+        """Refuses a teacher that is the student and comes from elsewhere, or is it altogether.
+
+        Raises:
+            ValueError: one line.
+        """
+        for name in ("path", "from_"):
+            value = getattr(self, name)
+            if self.served.url is not None and (self.is_student or value is not None):
+                raise ValueError(
+                    f"{path}.served.url = {self.served.url!r}: allowed without {path}.path, "
+                    f"{path}.from and {path}.source"
+                )
+            if self.is_student and value is not None:
+                raise ValueError(
+                    f"{path}.{fields.key(name)} = {value!r}: allowed with {path}.source = 'given' "
+                    f"only; {self.source!r} is the student itself"
+                )
+        if self.prompt is None and self.max_prompt is not None:
+            raise ValueError(f"{path}.max_prompt = {self.max_prompt}: needs {path}.prompt")
+        if self.source == "live" and self.prompt is None:
+            raise ValueError(
+                f"{path}.source = 'live': needs {path}.prompt, or teacher and student are one and "
+                "their KL is 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TeachersConfig:
+    """Several teachers, each of which grades the prompts that a column of the data says.
+
+    What else a teacher's config says (`dtype`, `attention`, `prompt`, ...) is said of all.
+    """
+
+    players: tuple[str, ...] = ()  # NAME=PATH or NAME=from:WORKDIR[@STEP|@best]; (): one teacher
+    column: str = "teacher"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers' names, as the column has them."""
+        return tuple(player.partition("=")[0] for player in self.players)
+
+    def each(self, teacher: TeacherConfig) -> tuple[TeacherConfig, ...]:
+        """Their configs, of what is said of all."""
+        found = []
+        for player in self.players:
+            where = player.partition("=")[2]
+            trained = where.startswith("from:")
+            place = {"from_": where.removeprefix("from:")} if trained else {"path": where}
+            found.append(dataclasses.replace(teacher, **place))
+        return tuple(found)
+
+    def check(self, path: str) -> None:
+        """Refuses names that aren't any, and one that comes twice.
+
+        Raises:
+            ValueError: one line.
+        """
+        for player in self.players:
+            name, _, where = player.partition("=")
+            if not name or not where:
+                raise ValueError(
+                    f"{path}.players: {player!r}: allowed is NAME=PATH or NAME=from:WORKDIR"
+                )
+            if self.names.count(name) > 1:
+                raise ValueError(f"{path}.players: {name!r} is given twice")
 
 
 def tokenized(data: DataConfig, *players: PlayerConfig) -> DataConfig:
@@ -138,6 +269,7 @@ class PlayerPlan:
     model: Decoder
     hub: hub.Folder | None = None  # of a path to a Hugging Face folder
     trained: Trained | None = None  # of a `from`
+    called: str | None = None  # of several: its own name
 
     @property
     def inputs(self) -> dict[str, Any] | None:
@@ -150,6 +282,54 @@ class PlayerPlan:
         if self.config.path is not None:
             return {"sha256": checkpoint.contents(Path(self.config.path))}
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherPlan:
+    """Several teachers that were looked at, as one."""
+
+    config: TeacherConfig
+    parts: tuple[PlayerPlan, ...]
+    name: str = "teacher"
+
+    @property
+    def model(self) -> Several:
+        """Them as one model."""
+        names = tuple(str(part.called) for part in self.parts)
+        return Several(names, tuple(part.model for part in self.parts))
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What identifies each; all of their weights are read for that."""
+        return {str(part.called): part.inputs for part in self.parts}
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedPlan:
+    """A teacher behind a server, which was asked what it is."""
+
+    config: TeacherConfig
+    server: served.Server
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The model's name, which is all that is known of it."""
+        return {"served": self.server.model}
+
+
+Taught = PlayerPlan | TeacherPlan | ServedPlan
+
+
+def parts(plan: Taught) -> tuple[PlayerPlan, ...]:
+    """A player, or each of several teachers; none of one that is served."""
+    if isinstance(plan, ServedPlan):
+        return ()
+    return plan.parts if isinstance(plan, TeacherPlan) else (plan,)
+
+
+def model_of(plan: Taught) -> Decoder | Several | None:
+    """The teacher's model, where it is here."""
+    return None if isinstance(plan, ServedPlan) else plan.model
 
 
 def refuse_no_folder(**players: PlayerConfig) -> None:
@@ -228,6 +408,41 @@ def _check(name: str, config: PlayerConfig, task: Task) -> None:
         )
 
 
+def look_at_both(
+    teacher: TeacherConfig, student: PlayerConfig, task: Task, several: TeachersConfig
+) -> tuple[Taught, PlayerPlan]:
+    """`look` at teacher and student, each of which reads what it is told.
+
+    Raises:
+        ValueError: what `look` refuses, of several teachers by name.
+    """
+    longer = task
+    if task.told is not None and task.told.width > task.max_prompt:
+        longer = dataclasses.replace(task, max_prompt=task.told.width)
+    if teacher.served.url is not None:
+        text = task.split("train")[0].prompt
+        server = served.look(teacher.served, text, task.tokenizer.encode(text))
+        return ServedPlan(teacher, server), look("student", student, task)
+    if several.players:
+        each = []
+        for name, config in zip(several.names, several.each(teacher), strict=True):
+            try:
+                refuse_no_folder(teacher=config)
+                each.append(dataclasses.replace(look("teacher", config, longer), called=name))
+            except ValueError as error:
+                raise ValueError(f"config.teachers.players, {name}: {error}") from None
+        plan = TeacherPlan(teacher, tuple(each))
+        _ = plan.model  # whether they go together
+        return plan, look("student", student, task)
+    if not teacher.is_student:
+        return look("teacher", teacher, longer), look("student", student, task)
+    found = look("student", student, longer)
+    try:
+        return PlayerPlan("teacher", teacher, teacher.computed(found.model)), found
+    except ValueError as error:
+        raise ValueError(f"config.teacher.{error}") from None
+
+
 def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
     """A Hugging Face folder whose ids are the task's.
 
@@ -248,18 +463,17 @@ def looked_at(path: Path, dtype: str | None, task: Task) -> hub.Folder:
     return theirs
 
 
-def together(
-    teacher: PlayerPlan, student: PlayerPlan, task: Task
-) -> tuple[PlayerPlan, PlayerPlan, Task]:
-    """Both players and the task with the ids that each has: an id without a row is never drawn.
+def together(teacher: Taught, student: PlayerPlan, task: Task) -> tuple[Taught, PlayerPlan, Task]:
+    """All players and the task with the ids that each has: an id without a row is never drawn.
 
     Raises:
         ValueError: what `within` refuses.
     """
-    tokens = min(teacher.model.tokens, student.model.tokens)
+    players = (*parts(teacher), student)
+    tokens = min(plan.model.tokens for plan in players)
     gone = [token for token in task.tokenizer.eos_ids if token >= tokens]
     plans = []
-    for plan in (teacher, student):
+    for plan in players:
         model = plan.model
         if model.tokens != tokens:
             known = dataclasses.replace(model.config, tokens=tokens)
@@ -270,13 +484,19 @@ def together(
             looked = dataclasses.replace(looked, notes=(*looked.notes, note))
         plans.append(dataclasses.replace(plan, model=model, hub=looked))
     try:
-        return *plans, within(task, tokens)
+        task = within(task, tokens)
     except ValueError as error:
-        least = next(plan for plan in (teacher, student) if plan.model.tokens == tokens)
+        least = next(plan for plan in players if plan.model.tokens == tokens)
         raise ValueError(
             f"{least.config.path or least.name}: has rows for {tokens} of the tokenizer's "
             f"{task.tokenizer.vocab} ids; {error}"
         ) from None
+    *taught, student = plans
+    if isinstance(teacher, ServedPlan):
+        return teacher, student, task
+    if isinstance(teacher, TeacherPlan):
+        return dataclasses.replace(teacher, parts=tuple(taught)), student, task
+    return taught[0], student, task
 
 
 def within(task: Task, tokens: int) -> Task:
@@ -323,7 +543,8 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
     `models` is the folder that a fitted one is shared in: processes that want the same wait for
     the first of them. None: the workdir's own.
     """
-    here = workdir / "models" / plan.name
+    called = plan.name if plan.called is None else f"{plan.name}-{plan.called}"
+    here = workdir / "models" / called
     if plan.trained is not None:
         step = {"from": plan.config.from_, "step": plan.trained.step}
         folder.describe(here, plan.model, step, world.task)
@@ -337,7 +558,7 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
         if plan.hub is not None:
             hub.keep(plan.hub.path, here)
         return Player(plan.model, _from_path(plan, world))
-    identity = fit.identity(plan.model, plan.config.fit, world)
+    identity = fit.identity(plan.model, plan.config.fit, world, plan.name)
     if models is None:
         return Player(plan.model, _fitted(plan, identity, world, here))
     named = Path(models) / _name(plan.name, identity)
@@ -346,6 +567,24 @@ def make(plan: PlayerPlan, world: World, workdir: Path, models: str | None = Non
         params = _fitted(plan, identity, world, shared)
     folder.describe(here, plan.model, {"path": str(shared)}, world.task)
     return Player(plan.model, params)
+
+
+def make_teacher(
+    plan: Taught,
+    student: Player,
+    world: World,
+    workdir: Path,
+    models: str | None = None,
+) -> Player:
+    """The teacher, `make`d; or the student as it begins, where it is the student at some time."""
+    assert not isinstance(plan, ServedPlan), "nothing is made of a served teacher"
+    if isinstance(plan, TeacherPlan):
+        made = {str(part.called): make(part, world, workdir, models).params for part in plan.parts}
+        return Player(plan.model, made)
+    config = plan.config
+    if isinstance(config, TeacherConfig) and config.is_student:
+        return Player(plan.model, student.params)
+    return make(plan, world, workdir, models)
 
 
 def _name(name: str, identity: Any) -> str:
@@ -368,9 +607,10 @@ def _shared(named: Path, identity: Any) -> Path:
 def _from_path(plan: PlayerPlan, world: World) -> Params:
     """A folder's parameters, and a fresh adapter's beside them."""
     if plan.hub is not None:
-        params = hub.load(plan.hub, world.mesh)
+        params = hub.load(plan.hub, world.mesh, plan.model.rules)
     else:
-        plain = Decoder(dataclasses.replace(plan.model.config, lora=None))
+        config = dataclasses.replace(plan.model.config, lora=None)
+        plain = dataclasses.replace(plan.model, config=config)
         params = folder.load(plain, Path(plan.config.path), world.mesh)
     if plan.model.config.lora is None:
         return params

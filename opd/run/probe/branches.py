@@ -308,11 +308,13 @@ def continuing(
             jax.tree.map(jnp.asarray, rows | {"prefix": prefix}), world.mesh
         )
         drawn = programs.rollout(world.mesh, *student, **rows, key=key, sampling=world.sampling)
+        beside = {name: getattr(trunk, name) for name in ("told", "told_mask", "taught")}
+        drawn = dataclasses.replace(drawn, **sharding.shard_batch(beside, world.mesh))
         theirs = [answers[place // world.group_size] for place in which]
         drawn = drawing.reward(world.task, drawn, theirs, 1)
         if not graded:
             return drawn, None
-        head = programs.head(world.mesh, *teacher, drawn)
+        head = drawing.head(world, teacher, drawn)
         return drawn, programs.score(world.mesh, *student, drawn, head, scoring)
 
     return extend

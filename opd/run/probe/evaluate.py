@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +16,18 @@ from opd.engine import programs
 from opd.fields import setting
 from opd.masked import zero
 from opd.measure import intervals
+from opd.run import drawing
 from opd.run.drawing import EVALUATION_STEP, Grader, Player, World, draw
 from opd.types import Rollout
 
-# (policy, how many completions to show) -> figures and completions.
-Judge = Callable[[Player, int], tuple[dict[str, Any], list[dict[str, Any]]]]
+Judged = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+class Judge(Protocol):
+    """Figures of a policy, and as many completions of it as are to be shown."""
+
+    def __call__(self, policy: Player, samples: int = 0, teacher: Player | None = None) -> Judged:
+        """`evaluate`, on prompts of the judge's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,30 +48,34 @@ class EvaluateConfig:
 def evaluate(
     world: World,
     examples: tuple[Example, ...],
-    teacher: Player | None,
-    grade: Grader | None,
     policy: Player,
     samples: int = 0,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    teacher: Player | None = None,
+    *,
+    grade: Grader | None = None,
+    told: bool = False,
+) -> Judged:
     """Figures over held-out prompts with 95 % intervals over prompts, and some completions.
 
     `kl` is the sequence KL(policy || teacher) in nats: per-state KLs enumerated and summed over
     the policy's own completions. `grade` is who grades the training where that isn't the
-    verifier: `reward` is then its mean, and what the completions have.
+    verifier: `reward` is then its mean, and what the completions have. `told` is whether the
+    policy reads the teacher's prompts, where these are others.
     """
     batch = pipeline.encode_prompts(world.task, examples)
-    drawn = draw(world, policy, batch, EVALUATION_STEP, world.seed, 1)
+    which = (world, policy, batch, EVALUATION_STEP, world.seed, 1)
+    drawn = draw(*which, told=told)
     best = None
     if drawn.reward is not None:
         greedy = dataclasses.replace(world.sampling, temperature=0.0)
-        best = draw(world, policy, batch, EVALUATION_STEP, world.seed, 1, greedy)
+        best = draw(*which, greedy, told=told)
     judged = figures([drawn], None if best is None else [best])
     earned = drawn.reward
     if grade is not None:
         earned = grade(drawn, batch, 1).reward
         judged["reward"] = intervals.mean_interval(processes.on_host(earned))
     if teacher is not None:
-        head = programs.head(world.mesh, *teacher, drawn)
+        head = drawing.head(world, teacher, drawn)
         stats = programs.score(world.mesh, *policy, drawn, head, world.scoring)
         kl = processes.on_host(jnp.sum(zero(stats.kl, drawn.mask), 1))
         judged["kl"] = intervals.mean_interval(kl, floor=0.0)

@@ -60,7 +60,7 @@ def price(
     drawn = draw()
     clock: dict[Any, Callable[[], Any]] = {
         "rollout": draw,
-        "teacher": lambda: programs.head(world.mesh, *teacher, drawn),
+        "teacher": lambda: drawing.head(world, teacher, drawn),
     }
     kinds = {costs.program_key(method): method for method in methods[::-1]}
     heads = {key: clock["teacher"]() if costs.needs_teacher(kinds[key]) else None for key in kinds}
@@ -87,7 +87,7 @@ def price(
         seconds = tuple(each / count for each in costs.whole([taken[name] for name in used]))
         flops = costs.flops(
             student.model, teacher.model, method, drawn.prompt.shape[1], drawn.mask.shape[1],
-            world.scoring, count // config.microbatches,
+            world.scoring, count // config.microbatches, drawn.as_told.prompt.shape[1],
         )  # fmt: skip
         prices[method.name] = Price(seconds, flops["total"], costs.peak_bytes(compiled[key]))
     return prices

@@ -172,7 +172,7 @@ def _measure(
     grams, sketches, squares, rollouts, scored = [], [], [], [], []
     for batch in batches:
         rollout = batch.rollout
-        head = programs.head(world.mesh, *teacher, rollout)
+        head = drawing.head(world, teacher, rollout)
         stats = programs.score(world.mesh, *student, rollout, head, scoring)
         coefficients = programs.coefficients_of(methods, rollout, stats)
         if plan.branched:

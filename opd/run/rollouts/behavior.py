@@ -27,6 +27,7 @@ from opd.method.table import Method
 from opd.run import drawing
 from opd.run.drawing import Grader, Player, World
 from opd.run.players.fit import demonstration
+from opd.run.players.players import TeacherConfig
 from opd.run.rollouts import grouped
 from opd.run.rollouts.grouped import Groups
 from opd.run.rollouts.rewards import RewardConfig
@@ -37,6 +38,7 @@ from opd.types import Model, Params, Rollout
 Memory = dict[str, np.ndarray]
 
 FOREIGN = -1  # version of a row that the student didn't draw
+GIVEN = TeacherConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,15 +176,41 @@ def draws_teacher(method: Method, config: DatasetConfig) -> bool:
 
 
 def check(
-    method: Method, dataset: DatasetConfig, buffer: BufferConfig, prompts: int, task: Task
+    method: Method,
+    dataset: DatasetConfig,
+    buffer: BufferConfig,
+    prompts: int,
+    task: Task,
+    teacher: TeacherConfig = GIVEN,
 ) -> None:
     """Refuses a behavior that data or config can't give; `prompts` are those of an update.
 
     Raises:
-        ValueError: prompts without the solutions that are asked for, or a buffer that is smaller
-            than a batch.
+        ValueError: prompts without the solutions that are asked for, a buffer that is smaller than
+            a batch, a teacher that draws and moves, or one that is told another prompt where both
+            draw one completion.
     """
     origin = method.origin
+    if teacher.moves and draws_teacher(method, dataset):
+        raise ValueError(
+            f"config.teacher.source = {teacher.source!r}: {method.name} draws from the teacher "
+            f"(behavior={method.behavior}), allowed are given and start, which stay who they are"
+        )
+    if teacher.served.url is not None and draws_teacher(method, dataset):
+        raise ValueError(
+            f"{method.name}: draws from the teacher (behavior={method.behavior}), and a served one "
+            "draws nothing here"
+        )
+    if task.taught is not None and draws_teacher(method, dataset):
+        raise ValueError(
+            f"{method.name}: draws from the teacher (behavior={method.behavior}), and there are "
+            "several (config.teachers): allowed is one"
+        )
+    if task.told is not None and method.behavior == "mixture" and origin.level == "token":
+        raise ValueError(
+            f"{method.name}: level=token mixes two policies after one prompt, and teacher.prompt "
+            "gives the teacher another: allowed are batch and sequence"
+        )
     solved = method.behavior == "dataset" and dataset_source(method, dataset) == "solutions"
     mixed = method.behavior == "mixture" and origin.other == "dataset" and origin.share < 1
     if (solved or mixed) and any(each.solution is None for each in task.split("train")):
@@ -293,7 +321,7 @@ def _blended(source: Source, params: Params, number: int, share: float) -> Drawn
 
 
 def _completed(source: Source, player: Player, batch: Batch, number: int, **mixed: Any) -> Rollout:
-    """G completions a prompt; `mixed` is what else programs.rollout takes."""
+    """G completions a prompt; `mixed` is what else `drawing.complete` takes."""
     key = draws.key(source.seed, number, "action")
     return drawing.complete(
         source.world, player, batch, key, source.world.group_size, source.sampling, **mixed
@@ -302,7 +330,7 @@ def _completed(source: Source, player: Player, batch: Batch, number: int, **mixe
 
 def _teachers(source: Source, batch: Batch, number: int) -> Rollout:
     assert source.teacher is not None, f"{source.method.name} has no teacher"
-    return _completed(source, source.teacher, batch, number)
+    return _completed(source, source.teacher, batch, number, told=True)
 
 
 def _solutions(source: Source, batch: Batch, number: int) -> Rollout:
@@ -410,15 +438,19 @@ def _log(source: Source, player: Player, version: int) -> Groups:
     for number in range(-(-count // source.groups)):
         batch = source.prompts[number]
         key = draws.key(source.seed, number, "dataset")
-        rollout = drawing.complete(source.world, player, batch, key, size, source.sampling)
+        rollout = drawing.complete(
+            source.world, player, batch, key, size, source.sampling, told=version == FOREIGN
+        )
         parts.append(grouped.split(_graded(source, rollout, batch, version).rollout, size))
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 def _identity(source: Source, whose: str, player: Player) -> Any:
     """All that logged rollouts depend on, as JSON has it."""
+    told = source.world.task.told
     return disk.strict(
-        {
+        ({} if told is None else {"told": told.template.source, "room": told.width})
+        | {
             "source": whose,
             "groups": source.dataset.groups,
             "prompts": source.groups,

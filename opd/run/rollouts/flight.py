@@ -36,7 +36,8 @@ class Flight:
     """A batch of rollouts in use, and what was computed of them once."""
 
     rollout: Rollout
-    teacher: jax.Array | None = None  # [B, T, D], the teacher's hidden states
+    # The teacher's hidden states [B, T, D]; its side of the vocabulary as it was, where it moves.
+    teacher: jax.Array | Head | None = None
     behavior: Head | None = None  # the student's side of the vocabulary, as it was when it drew
 
 
@@ -69,11 +70,15 @@ def packed(value: Any) -> Any:
 
 def unpacked(arrays: Mapping[str, Any], student: Decoder, world: World) -> Flight:
     """What `packed` made of the student's flight, on the mesh."""
-    batch = {name: part for name, part in arrays.items() if name != "behavior"}
-    batch = sharding.shard_batch(jax.tree.map(jnp.asarray, batch), world.mesh)
-    head = arrays.get("behavior")
-    if head is not None:
-        hidden = sharding.shard_batch(jnp.asarray(head["hidden"]), world.mesh)
-        matrix = jnp.asarray(head["unembedding"])
-        head = Head(hidden, matrix, student.logit_cap, student.tokens)
-    return Flight(Rollout(**batch["rollout"]), batch.get("teacher"), head)
+
+    def laid(part: Any) -> Any:
+        return sharding.shard_batch(jax.tree.map(jnp.asarray, part), world.mesh)
+
+    def side(name: str) -> jax.Array | Head | None:
+        part = arrays.get(name)
+        if not isinstance(part, Mapping):
+            return None if part is None else laid(part)
+        matrix = jnp.asarray(part["unembedding"])
+        return Head(laid(part["hidden"]), matrix, student.logit_cap, student.tokens)
+
+    return Flight(Rollout(**laid(arrays["rollout"])), side("teacher"), side("behavior"))

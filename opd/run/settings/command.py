@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from opd import disk, processes
 from opd.data.functions import RewardError
+from opd.data.served import Gone
 from opd.run.settings import pages
 
 ARGV: list[str] = []  # where config_flags finds the keys that are given; `launch` fills it
@@ -62,7 +63,7 @@ def main(prepare: Callable[[], Callable[[], None] | None]) -> None:
 
 
 def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
-    """Runs what `prepare` hands back, and leaves: 0, 2 for a user's mistake, 3 for the disk's no.
+    """Runs what `prepare` hands back, and leaves: 0, 2 for a mistake, 3 for a disk or server.
 
     A ValueError of `prepare` is the user's, said in at most three lines. One of the run itself is
     ours, and keeps its traceback, unless a full, read-only or broken disk is behind it; a
@@ -88,7 +89,7 @@ def run(prepare: Callable[[], Callable[[], None] | None]) -> None:
 
 ENDED = (
     "another process of this run has ended: start all of them again with the same command, and "
-    "they go on from the last checkpoint"
+    "they go on from what was saved"
 )
 
 
@@ -113,6 +114,13 @@ def _run(prepare: Callable[[], Callable[[], None] | None]) -> None:
         except (RewardError, processes.Apart) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except Gone as error:
+            print(
+                f"error: {error}: what was finished is saved; give the same command again once the "
+                "server is there",
+                file=sys.stderr,
+            )
+            sys.exit(3)
         except Exception as error:
             _leave_if_refused(error)
             raise

@@ -15,13 +15,21 @@ import ml_collections
 
 from opd import fields
 from opd.data.pipeline import DataConfig
+from opd.data.served import ServedConfig
 from opd.engine.optimizer import CriticConfig, OptimizerConfig
-from opd.engine.sharding import MeshConfig
+from opd.engine.sharding import MeshConfig, ShardingConfig
 from opd.fields import setting, to_dict
 from opd.method import facts, table
 from opd.method.table import Method
 from opd.run.players.fit import FitConfig
-from opd.run.players.players import LoraConfig, ModelConfig, PlayerConfig, tokenized
+from opd.run.players.players import (
+    LoraConfig,
+    ModelConfig,
+    PlayerConfig,
+    TeacherConfig,
+    TeachersConfig,
+    tokenized,
+)
 from opd.run.probe.evaluate import EvaluateConfig
 from opd.run.probe.probe import ProbeConfig, methods_of
 from opd.run.rollouts.behavior import BufferConfig, DatasetConfig
@@ -50,6 +58,10 @@ __all__ = [
     "ReuseConfig",
     "RewardConfig",
     "SamplingConfig",
+    "ServedConfig",
+    "ShardingConfig",
+    "TeacherConfig",
+    "TeachersConfig",
     "build",
     "config_dict",
     "kind_of",
@@ -146,7 +158,8 @@ class Config:
     models: str | None = None  # folder to keep teacher and student in; None: the workdir's own
     trains: str = setting("policy", choices=TRAINS)
     data: DataConfig = DataConfig()
-    teacher: PlayerConfig = PlayerConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    teachers: TeachersConfig = TeachersConfig()
     student: PlayerConfig = PlayerConfig()
     probe: ProbeConfig = ProbeConfig()
     method: MethodConfig = MethodConfig()
@@ -184,6 +197,20 @@ class Config:
                         f"{path}.reward.{fields.key(name)} = {value!r}: means nothing where "
                         f"{path}.trains = {trains!r}"
                     )
+        own = {"path": self.teacher.path, "from": self.teacher.from_}
+        own["served.url"] = self.teacher.served.url
+        own["source"] = self.teacher.source if self.teacher.is_student else None
+        for key, value in own.items():
+            if self.teachers.players and value is not None:
+                raise ValueError(
+                    f"{path}.teacher.{key} = {value!r} and {path}.teachers.players are both given: "
+                    "allowed is one of them"
+                )
+        if self.teacher.served.url is not None and self.temperature != 1:
+            raise ValueError(
+                f"{path}.temperature = {self.temperature}: allowed is 1 with "
+                f"{path}.teacher.served, whose log-probabilities are those of temperature 1"
+            )
         rollouts = self.prompts * self.group_size
         if rollouts % self.optimizer.microbatches:
             raise ValueError(

@@ -83,16 +83,13 @@ def asked(
     list_methods: command.Flag,
     list_axes: command.Flag,
     example: str,
-    together: bool = True,
 ) -> tuple[Config, Path] | None:
     """A job's config and workdir; None where a listing was asked for, which is printed.
-
-    `together` as `parse` takes it.
 
     Raises:
         ValueError: what `parse` finds wrong, or no config or workdir.
     """
-    config = parse(argv, together)
+    config = parse(argv)
     for listing, listed in ((list_methods, methods), (list_axes, axes)):
         if listing.value:
             with processes.one_voice():

@@ -196,9 +196,13 @@ def teachers(
         config = configs.build(values | {"seed": seed})
         ready = checks.ready(config, ())
         world = drawing.prepared(ready.world, workdir)
-        teacher = players.make(ready.teacher, world, workdir, str(models))
+        if config.teacher.is_student:
+            student = players.make(ready.student, world, workdir, str(models))
+            teacher = players.make_teacher(ready.teacher, student, world, workdir)
+        else:
+            teacher = players.make(ready.teacher, world, workdir, str(models))
         held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
-        judged.append(evaluate.evaluate(world, held_out, None, None, teacher)[0])
+        judged.append(evaluate.evaluate(world, held_out, teacher, told=True)[0])
     return judged
 
 

@@ -20,13 +20,13 @@ from opd.engine import backend, sharding
 from opd.engine.steps import Sampling
 from opd.engine.vocab import Pass
 from opd.fields import to_dict
-from opd.method import facts
+from opd.method import facts, table
 from opd.method.table import Method
 from opd.model import attention
 from opd.model.decoder import Decoder
 from opd.run.drawing import World
 from opd.run.players import players
-from opd.run.players.players import PlayerPlan
+from opd.run.players.players import PlayerPlan, ServedPlan, Taught
 from opd.run.rollouts import rewards
 from opd.run.rollouts.rewards import RewardPlan
 from opd.run.settings import config as configs
@@ -197,7 +197,7 @@ class Ready:
 
     world: World
     student: PlayerPlan
-    teacher: PlayerPlan
+    teacher: Taught
     reward: RewardPlan
 
     @property
@@ -242,14 +242,17 @@ def ready(
         raise ValueError(
             f"config.evaluate.split = {config.evaluate.split!r}: allowed are {allowed}"
         )
+    if config.teacher.prompt is not None:
+        task = pipeline.tell(task, config.teacher.prompt, config.teacher.max_prompt)
     size = min(len(task.split(config.evaluate.split)), config.evaluate.prompts)
     if size < 2:
         raise ValueError(
             f"config.evaluate.split = {config.evaluate.split!r}: has {size} prompt, allowed are 2 "
             "or more, for an interval"
         )
-    teacher = players.look("teacher", config.teacher, task)
-    student = players.look("student", config.student, task)
+    if config.teachers.players:
+        task = pipeline.taught(task, config.teachers.column, config.teachers.names)
+    teacher, student = players.look_at_both(config.teacher, config.student, task, config.teachers)
     teacher, student, task = players.together(teacher, student, task)
     world = World(
         mesh=sharding.make_mesh(**dataclasses.asdict(config.mesh)),
@@ -265,10 +268,13 @@ def ready(
         seed=config.seed,
     )
     reward = rewards.look(config.reward, task)
-    for player in (teacher, student):
+    for player in (*players.parts(teacher), student):
         _representable(player.name, player.model)
+        sharding.refuse_unsplit(f"config.{player.name}.sharding", player.model, world.mesh)
         _runnable(player.name, player.model, sharding.Layout(world.mesh).platform)
     for method in methods:
+        if isinstance(teacher, ServedPlan):
+            refuse_unserved(method)
         facts.require(method, available(task) | more)
         facts.fits(method, task.tokenizer.vocab)
     backend.check()
@@ -284,6 +290,31 @@ def _representable(name: str, model: Decoder) -> None:
                 f"config.{name}.model.{key} = 'float64': allowed with JAX_ENABLE_X64=1 in the "
                 "environment only, else it is a float32"
             )
+
+
+# What a server can't say of a teacher: only the log-probability of a token that was sent.
+UNSERVED = ("teacher_full", "teacher_samples", "teacher_rollouts")
+
+
+def refuse_unserved(method: Method) -> None:
+    """Refuses a method that needs more of a teacher than the log-probability of a rollout's token.
+
+    Raises:
+        ValueError: names what it needs, and the rows that can be had.
+    """
+    lacks = [need for need in facts.needs(method) if need in UNSERVED]
+    if not lacks:
+        return
+    rows = [name for name in table.ROWS if _served(table.parse(name))]
+    raise ValueError(
+        f"{method.name} needs {facts.NEEDS[lacks[0]]}, which a served teacher doesn't give: "
+        f"allowed are {', '.join(rows)}"
+    )
+
+
+def _served(method: Method) -> bool:
+    needs = facts.needs(method)
+    return "teacher_logp" in needs and not set(needs) & set(UNSERVED)
 
 
 def _runnable(name: str, model: Decoder, platform: str) -> None:

@@ -14,11 +14,14 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from opd import processes
-from opd.engine import costs, optimizer, programs, steps
+from opd.data.served import Gone, Server
+from opd.engine import costs, optimizer, programs, sharding, steps
 from opd.engine.optimizer import Optimizer
 from opd.engine.steps import Critic, Sampling, State
+from opd.engine.vocab import Head
 from opd.method import facts
 from opd.method.table import Method
 from opd.model.decoder import Decoder
@@ -30,7 +33,19 @@ from opd.run.rollouts import flight
 from opd.run.rollouts.behavior import Drawn, Source
 from opd.run.rollouts.flight import Flight
 from opd.run.settings.config import Config
-from opd.types import Params
+from opd.types import Params, Rollout, pytree
+
+
+class _Elsewhere:
+    """A model whose matmuls are another machine's."""
+
+    width = vocab = 0
+
+    def matmul_flops(self, queries: int, keys: int) -> int:
+        return 0
+
+
+ELSEWHERE = _Elsewhere()
 
 Memory = dict[str, Any]  # a tree of arrays and counters
 NOTHING: Memory = {"batches": 0, "generated": 0, "uses": 0, "probed": -1}
@@ -57,6 +72,13 @@ class Learner(Protocol):
         """What an evaluation is worth: more is better."""
 
 
+@pytree
+class Followed(State):
+    """A student's state, and what is trained of a teacher that follows it."""
+
+    teacher: Params = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """All that an update of a policy needs besides the state: the same throughout a run."""
@@ -64,23 +86,65 @@ class Policy:
     world: World
     student: Decoder
     begin: Params  # the student's parameters before the first update
-    teacher: Player | None
+    teacher: Player | None  # of one that moves: as it begins
     method: Method
     config: Config
     optimizer: Optimizer
     critic: Critic | None
     source: Source
     judged_by: Judge
+    server: Server | None = None  # of a teacher that is served
 
     @property
     def name(self) -> str:
         return self.method.name
 
     def start(self) -> State:
-        """The student's start, and fresh optimizers."""
-        return programs.start(
+        """The student's start, and fresh optimizers; a teacher that follows starts there too."""
+        state = programs.start(
             self.world.mesh, self.student, self.optimizer, self.begin, self.critic
         )
+        if not self._kept:
+            return state
+        return self._followed(state, self._follow(state.params, None, 0.0))
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the teacher is another one from update to update."""
+        return self.teacher is not None and self.config.teacher.moves
+
+    @property
+    def _kept(self) -> bool:
+        """Whether the state has a teacher's parameters."""
+        return self.teacher is not None and self.config.teacher.kept
+
+    def _follow(self, params: Params, average: Params | None, decay: float) -> Params:
+        return programs.follow(self.world.mesh, self.student, params, average, decay)
+
+    @staticmethod
+    def _followed(state: State, teacher: Params) -> Followed:
+        return Followed(state.params, state.optimizer, state.step, state.critic, teacher)
+
+    def _after(self, state: State, before: State, number: int) -> State:
+        """The state after update `number`, with the teacher that follows it from `before`."""
+        if not isinstance(before, Followed):
+            return state
+        config = self.config.teacher
+        if config.source == "ema":
+            return self._followed(state, self._follow(state.params, before.teacher, config.decay))
+        due = (number + 1) % config.every == 0
+        return self._followed(
+            state, self._follow(state.params, None, 0.0) if due else before.teacher
+        )
+
+    def taught_by(self, state: State) -> Player | None:
+        """The teacher at a state."""
+        if not self._moves:
+            return self.teacher
+        params = state.params
+        if isinstance(state, Followed):
+            params = self.student.with_trained(params, state.teacher)
+        return Player(self.teacher.model, params)
 
     def params(self, state: State) -> Params:
         """The average where one is kept, else the parameters."""
@@ -88,7 +152,9 @@ class Policy:
 
     def judge(self, state: State, samples: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`evaluate.evaluate` of the student."""
-        return self.judged_by(Player(self.student, self.params(state)), samples)
+        return self.judged_by(
+            Player(self.student, self.params(state)), samples, teacher=self.taught_by(state)
+        )
 
     def merit(self, figures: Mapping[str, Any]) -> float | None:
         """The reward for a reward's row, else -KL."""
@@ -115,19 +181,37 @@ class Policy:
                 line |= {"drift": 0.0, "drift_from": "enumerated"}  # the behavior is the student
             if self._due(memory, number):
                 memory |= {"probed": number}
-                line |= {"probe": self._probe(state.params, in_use, number)}
+                line |= {"probe": self._probe(state, in_use, number)}
         memory["uses"] = int(memory["uses"]) + 1
-        head = None
-        if in_use.teacher is not None:
-            head = steps.head_of(self.teacher.model, self.teacher.params, in_use.teacher)
+        head = in_use.teacher
+        if head is not None and not isinstance(head, Head):
+            head = steps.head_of(self.teacher.model, self.teacher.params, head)
+        before, state = state, State(state.params, state.optimizer, state.step, state.critic)
         state, metrics = programs.update(
             self.world.mesh, self.student, self.optimizer, state, in_use.rollout, head, self.method,
             self.source.seed, self.world.scoring, self.config.optimizer.microbatches, self.critic,
         )  # fmt: skip
+        state = self._after(state, before, number)
         values = processes.on_host({name: metric.value() for name, metric in metrics.items()})
+        values |= self._by_teacher(values)
         line = {"drift_from": "sampled", "ess_of": facts.weighs(self.method)} | line
         line |= {"uses": memory["uses"], "flops": self._flops(fresh)}
         return state, memory, values | line
+
+    def _by_teacher(self, values: dict[str, Any]) -> dict[str, float]:
+        """KL and tokens of each of several teachers by its name, taken out of an update's figures.
+
+        Where one graded nothing there is no KL.
+        """
+        names = self.config.teachers.names
+        kl, tokens = (values.pop(f"{name}_by_teacher", None) for name in ("kl", "tokens"))
+        if tokens is None:
+            return {}
+        found = {f"tokens_{name}": float(n) for name, n in zip(names, tokens, strict=True)}
+        if kl is not None:
+            graded = (pair for pair in zip(names, kl, tokens, strict=True) if pair[2] > 0)
+            found |= {f"kl_{name}": float(value) for name, value, _ in graded}
+        return found
 
     def _in_flight(self, params: Params, memory: Memory) -> tuple[Flight | None, dict[str, Any]]:
         """The rollouts in flight, how stale they are, and why they are given up: None if not."""
@@ -165,12 +249,15 @@ class Policy:
             )
         rollout = dataclasses.replace(rollout, **once)
         teacher, behavior = None, None
-        if costs.needs_teacher(self.method):
-            teacher = programs.hidden(world.mesh, *self.teacher, rollout)
+        if self.server is not None:
+            rollout = served_by(self.server, rollout)
+        elif costs.needs_teacher(self.method):
+            teacher = programs.hidden(world.mesh, *self.taught_by(state), rollout.as_told)
+            if self._moves:
+                teacher = _as_it_is(*self.taught_by(state), teacher)
         if self._enumerates_drift:
-            behavior = programs.head(world.mesh, self.student, state.params, rollout)
-            # The unembedding may be the parameters' own array, which the update consumes.
-            behavior = dataclasses.replace(behavior, unembedding=jnp.copy(behavior.unembedding))
+            hidden = programs.hidden(world.mesh, self.student, state.params, rollout)
+            behavior = _as_it_is(self.student, state.params, hidden)
         return drawn, Flight(rollout, teacher, behavior)
 
     @property
@@ -184,21 +271,56 @@ class Policy:
         every, last = self.config.probe.every, int(memory["probed"])
         return every > 0 and (last < 0 or number // every > last // every)
 
-    def _probe(self, params: Params, fresh: Flight, number: int) -> list[dict[str, Any]]:
+    def _probe(self, state: State, fresh: Flight, number: int) -> list[dict[str, Any]]:
         """`probe.follow` on the rollouts of an update."""
         return probe.follow(
-            self.world, Player(self.student, params), self.teacher, fresh.rollout, number,
-            self.source.seed, self.config.probe,
+            self.world, Player(self.student, state.params), self.taught_by(state), fresh.rollout,
+            number, self.source.seed, self.config.probe,
         )  # fmt: skip
 
     def _flops(self, fresh: bool) -> float:
         """Matmul FLOPs of an update's batch, of rollouts that never end; a critic's left out."""
         task, teacher = self.world.task, None if self.teacher is None else self.teacher.model
+        if self.server is not None:
+            teacher = ELSEWHERE
         sizes = task.max_prompt, task.max_completion
         rollouts = self.config.prompts * self.config.group_size
         rows = rollouts // self.config.optimizer.microbatches
-        flops = costs.flops(self.student, teacher, self.method, *sizes, self.world.scoring, rows)
+        told = None if task.told is None else task.told.width
+        flops = costs.flops(
+            self.student, teacher, self.method, *sizes, self.world.scoring, rows, told
+        )
         return float(rollouts * (flops["total"] if fresh else flops["update"]))
+
+
+def served_by(server: Server, rollout: Rollout) -> Rollout:
+    """The rollout with what a server says of its tokens, after the prompt that the teacher reads.
+
+    Each process asks for the rows on its own devices.
+
+    Raises:
+        Gone: the server doesn't answer; at any process.
+    """
+    read = rollout.as_told
+    rows, arrays = sharding.own_rows(read.prompt, read.prompt_mask, read.tokens, read.mask)
+    sequences = [
+        (prompt[given].tolist(), tokens[mask].tolist())
+        for prompt, given, tokens, mask in zip(*arrays)
+    ]
+    said = processes.together(
+        lambda: server.logp([prompt + completion for prompt, completion in sequences]), Gone
+    )
+    logp = np.zeros(rollout.mask.shape, np.float32)
+    for row, mask, (_, completion), found in zip(rows, arrays[3], sequences, said, strict=True):
+        logp[row][mask] = found[len(found) - len(completion) :]
+    laid = sharding.put(jnp.asarray(logp), rollout.logp_behavior.sharding)
+    return dataclasses.replace(rollout, logp_teacher=laid)
+
+
+def _as_it_is(model: Decoder, params: Params, hidden: jax.Array) -> Head:
+    """A side of the vocabulary that outlives its parameters, which an update consumes."""
+    head = steps.head_of(model, params, hidden)
+    return dataclasses.replace(head, unembedding=jnp.copy(head.unembedding))
 
 
 def make(
@@ -213,6 +335,7 @@ def make(
     grade: Grader,
     sampling: Sampling,
     workdir: Path | None = None,
+    server: Server | None = None,
 ) -> Policy:
     """A policy to be trained at a learning rate, on prompts and noise of a seed."""
     critic = None
@@ -226,7 +349,7 @@ def make(
         sampling=sampling, start=student.params, workdir=workdir,
     )  # fmt: skip
     adamw = optimizer.Optimizer(config.optimizer, rate)
-    return Policy(world, *student, teacher, method, config, adamw, critic, source, judge)
+    return Policy(world, *student, teacher, method, config, adamw, critic, source, judge, server)
 
 
 def merit(figures: Mapping[str, Any], method: Method) -> float | None:

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from opd import disk, processes
-from opd.data import pipeline
+from opd import disk, fields, processes
+from opd.data import pipeline, served
 from opd.engine import backend, costs, optimizer
 from opd.engine.steps import Sampling
 from opd.fields import to_dict
@@ -30,6 +30,7 @@ from opd.method import facts
 from opd.method.table import Method
 from opd.run import drawing
 from opd.run.players import match, players
+from opd.run.players.players import ServedPlan
 from opd.run.probe import evaluate
 from opd.run.rollouts import behavior, rewards, sampling
 from opd.run.settings.config import Config
@@ -49,6 +50,8 @@ FREE = (
     "config.probe.",
     "config.models",
     "config.mesh.",
+    "config.student.sharding.",
+    "config.teacher.sharding.",
 )
 # Figures whose being infinite or NaN says where a gradient's comes from.
 CULPRITS = ("loss", "reward", "kl", "entropy", "gradient_norm", "critic_gradient_norm")
@@ -75,6 +78,23 @@ class Plan:
         policy = self.ready.world.sampling
         return facts.bias(self.method, sampling.law(policy, self.sampling))
 
+    @property
+    def claim(self) -> str | None:
+        """The method's goal where the teacher isn't simply another policy; None where it is."""
+        teacher, names = self.config.teacher, self.config.teachers.names
+        plain = not (teacher.is_student or teacher.prompt or names or teacher.served.url)
+        if plain or not _has_teacher(self.config, self.method):
+            return None
+        words = teacher.words + f" that the data name ({', '.join(names)})" * bool(names)
+        goal = facts.describe(facts.goal(self.method), words)
+        claim = f"{self.method.name}: {goal}"
+        if teacher.moves:
+            claim += (
+                "; each gradient holds the teacher fixed, and the next one has another: no one "
+                "objective falls from update to update"
+            )
+        return claim
+
 
 def check(config: Config, workdir: Path) -> Plan:
     """All that can be wrong, said before a model is compiled or anything written.
@@ -90,6 +110,19 @@ def check(config: Config, workdir: Path) -> Plan:
         checkpoint.refuse_narrow(workdir)
     method = config.method.parsed
     facts.trainable(method)
+    _refuse_unread(config, method)
+    if config.teacher.served.url is not None and processes.count() > 1:
+        raise ValueError(
+            f"config.teacher.served.url: allowed in one process, here are {processes.count()}: "
+            "what a server answered is kept by the first alone"
+        )
+    asked = {"probe.every": config.probe.every, "evaluate.teacher": config.evaluate.teacher}
+    for key, value in asked.items():
+        if config.teacher.served.url is not None and value:
+            raise ValueError(
+                f"config.{key} = {value}: allowed is {type(value)()} with config.teacher.served, "
+                "whose whole vocabulary no server gives"
+            )
     probed = config.probe.methods if config.probe.every else ()
     if probed and method.behavior != "student":
         raise ValueError(
@@ -105,7 +138,9 @@ def check(config: Config, workdir: Path) -> Plan:
         has |= {"reward"}
     ready = checks.ready(config, (method, *probed), has, workdir)
     world = ready.world
-    behavior.check(method, config.dataset, config.buffer, config.prompts, world.task)
+    behavior.check(
+        method, config.dataset, config.buffer, config.prompts, world.task, config.teacher
+    )
     if config.trains == "reward":
         preference.check(config, world.task)
     drawn = sampling.drawn(config.sampling, world.sampling, world.task.tokenizer.vocab)
@@ -153,9 +188,10 @@ def _train(
     biased = plan.biased if config.trains == "policy" else None
     if biased is not None:
         print(f"{plan.method.name} is biased: {biased}", file=sys.stderr)
-    shown = pipeline.first_prompt(plan.ready.world.task)
-    if shown is not None:
-        print(f"first prompt: {shown}", file=sys.stderr)
+    if plan.claim is not None:
+        print(plan.claim, file=sys.stderr)
+    for shown in pipeline.first_prompts(plan.ready.world.task):
+        print(shown, file=sys.stderr)
     for remark in pipeline.remarks(plan.ready.world.task):
         print(remark, file=sys.stderr)
     for difference in plan.differences:
@@ -197,7 +233,12 @@ def _train(
                 if leave:
                     break
                 began = time.perf_counter()
-                state, memory, values = learner.advance(state, memory, note.update)
+                try:
+                    state, memory, values = learner.advance(state, memory, note.update)
+                except served.Gone:  # before anything of the state was consumed
+                    if note.update > saved:
+                        checkpoints.save(note.update, state, dataclasses.asdict(note), memory)
+                    raise
                 note = note.updated(time.perf_counter() - began)
                 row, total = map(int, optimizer.skipped(state.optimizer))
                 values |= {"skipped": total, "limited": optimizer.limited(state.optimizer)}
@@ -218,6 +259,7 @@ def _train(
         "eval": note.evaluation,
         "stopped": "no better evaluation" if note.update < config.updates else None,
         "biased": biased,
+        "claim": plan.claim,
         "warnings": [*plan.differences, *note.warnings],
     }
     disk.dump_json(done, workdir / "done.json")
@@ -231,16 +273,19 @@ def prepare(config: Config, workdir: Path, plan: Plan) -> Learner:
     student = players.make(ready.student, world, workdir, config.models)
     if config.trains == "reward":
         return preference.prepare(config, workdir, world, student)
-    teacher = None
-    if _has_teacher(config, plan.method):
-        teacher = players.make(ready.teacher, world, workdir, config.models)
+    teacher, server = None, None
+    if isinstance(ready.teacher, ServedPlan):
+        server = ready.teacher.server
+        server.keep(workdir)
+    elif _has_teacher(config, plan.method):
+        teacher = players.make_teacher(ready.teacher, student, world, workdir, config.models)
     held_out = world.task.split(config.evaluate.split)[: config.evaluate.prompts]
     grade = rewards.grader(ready.reward, world)
     other = grade if config.reward.others else None
-    judge = functools.partial(evaluate.evaluate, world, held_out, teacher, other)
+    judge = functools.partial(evaluate.evaluate, world, held_out, grade=other)
     return policy.make(
         world, student, teacher, plan.method, config, config.optimizer.learning_rate, config.seed,
-        judge, grade, plan.sampling, workdir,
+        judge, grade, plan.sampling, workdir, server,
     )  # fmt: skip
 
 
@@ -251,6 +296,20 @@ def _has_teacher(config: Config, method: Method) -> bool:
     asked = config.evaluate.teacher or config.probe.every > 0
     draws = behavior.draws_teacher(method, config.dataset)
     return asked or draws or costs.needs_teacher(method)
+
+
+def _refuse_unread(config: Config, method: Method) -> None:
+    """Refuses what is said of a teacher that nobody asks."""
+    said = {"teacher.prompt": config.teacher.prompt, "teacher.source": config.teacher.source}
+    said["teacher.served.url"] = config.teacher.served.url
+    said["teachers.players"] = config.teachers.players
+    given = next((key for key, value in said.items() if value not in (None, "given", ())), None)
+    if given is not None and not _has_teacher(config, method):
+        who = method.name if config.trains == "policy" else "a reward model"
+        raise ValueError(
+            f"config.{given} = {fields.shown(said[given])}: nobody reads it, {who} has no "
+            "teacher; allowed with a method that has one, or with config.evaluate.teacher"
+        )
 
 
 def begun(workdir: Path, split: str | None = None, prompts: int | None = None) -> Config:
@@ -288,6 +347,10 @@ def score(config: Config, workdir: Path, plan: Plan, step: int | str) -> dict[st
     """The evaluation of one checkpoint: its update, and the figures with their intervals."""
     checks.agree(config, plan.inputs, workdir)
     learner = prepare(config, workdir, plan)
+    # What was best is the student's parameters alone.
+    if step == "best" and config.teacher.kept and isinstance(learner, policy.Policy):
+        print("the teacher of that update wasn't kept: no KL to it", file=sys.stderr)
+        learner = dataclasses.replace(learner, teacher=None)
     state = learner.start()
     folder = workdir / ("best" if step == "best" else "checkpoints")
     wanted = state.params if step == "best" else state

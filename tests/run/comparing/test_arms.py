@@ -110,6 +110,8 @@ def test_an_arm_that_learns_nothing_says_so(tmp_path, monkeypatch, capsys):
 
 def test_running_sums_of_narrow_parameters_are_wide():
     class Narrow:
+        rules = ()
+
         def axes(self):
             return {"w": ("embed",)}
 

@@ -87,6 +87,9 @@ def test_eight_devices_read_what_one_reads(case, tmp_path):
     assert jax.tree.map(lambda leaf: leaf.sharding, found) == rules
     assert found["layers"]["q"].sharding.spec == PartitionSpec(None, "fsdp", "tensor", None)
     assert found["layers"]["q"].addressable_shards[0].data.size == found["layers"]["q"].size // 4
+    other = hub.load(hub.look(tmp_path / "model"), mesh, (("embed", ("data", "fsdp")),))
+    assert_same(other, wanted)
+    assert other["layers"]["q"].sharding.spec[1] == ("data", "fsdp")
 
 
 @pytest.mark.parametrize("case", [QWEN2, GEMMA3], ids=lambda case: case.family)

@@ -18,7 +18,7 @@ from opd.run.players import match
 from opd.run.players.players import PlayerPlan
 from opd.run.players.trained import Trained
 from opd.run.settings import config as configs
-from opd.run.settings.config import PlayerConfig
+from opd.run.settings.config import PlayerConfig, TeacherConfig
 from opd.run.training import train
 from tests.run.players import folders
 
@@ -179,7 +179,7 @@ def test_one_model_as_teacher_and_student_is_said(plain, tmp_path):
     assert line.startswith("teacher and student are the same model (") and "KL is 0" in line
     copy = shutil.copytree(plain / "student", tmp_path / "copy")
     config = asked(plain)
-    config = dataclasses.replace(config, teacher=PlayerConfig(path=str(copy)))
+    config = dataclasses.replace(config, teacher=TeacherConfig(path=str(copy)))
     assert found(config, tmp_path) == (line.replace(str(plain / "student"), str(copy)),)
 
 

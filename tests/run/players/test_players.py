@@ -25,6 +25,7 @@ from opd.run.settings.config import (
     ModelConfig,
     OptimizerConfig,
     PlayerConfig,
+    TeacherConfig,
 )
 from opd.run.store import checkpoint
 from opd.run.store.checkpoint import Checkpoints
@@ -198,11 +199,11 @@ def test_a_teacher_fitted_again_in_the_same_folder_is_another_input(fits, tmp_pa
     world = ready(debug())
     make("teacher", SMALL, world, tmp_path / "a")
     folder = tmp_path / "a" / "models" / "teacher"
-    config = debug(teacher=PlayerConfig(path=str(folder)))
+    config = debug(teacher=TeacherConfig(path=str(folder)))
     before = inputs(config)
     assert inputs(config) == before and before["student"] is None
     moved = shutil.copytree(folder, tmp_path / "moved")
-    there = dataclasses.replace(config, teacher=PlayerConfig(path=str(moved)))
+    there = dataclasses.replace(config, teacher=TeacherConfig(path=str(moved)))
     assert inputs(there) == before, "content, not place"
     refitted = dataclasses.replace(SMALL, fit=FitConfig(steps=2))
     make("teacher", refitted, world, tmp_path / "a")
@@ -344,12 +345,12 @@ def test_a_description_of_other_types_is_no_player(fits, tmp_path, change, messa
     file = tmp_path / "models" / "teacher" / "player.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ValueError, match=f"no player there .*{message}") as error:
-        ready(debug(teacher=PlayerConfig(path=str(file.parent))))
+        ready(debug(teacher=TeacherConfig(path=str(file.parent))))
     assert "\n" not in str(error.value)
 
 
 def test_float64_is_refused_where_jax_has_none(fits):
-    wide = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, dtype="float64"))
+    wide = TeacherConfig(model=dataclasses.replace(SMALL.model, dtype="float64"), fit=SMALL.fit)
     with pytest.raises(
         ValueError, match="config.teacher.model.dtype = 'float64': allowed with JAX"
     ):

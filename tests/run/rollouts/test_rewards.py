@@ -256,19 +256,19 @@ def test_an_evaluation_has_the_training_s_own_reward_beside_the_accuracy(world, 
     examples = world.task.split("test")[:4]
     _, rollout = demonstrated(world, examples[:2])
     rollout = drawing.reward(world.task, rollout, [e.answer for e in examples[:2]], G)
-    monkeypatch.setattr(evaluate, "draw", lambda *_: rollout)
+    monkeypatch.setattr(evaluate, "draw", lambda *_, **__: rollout)
     seen = []
 
     def grade(rollout, batch, group_size):
         seen.append((batch["texts"], group_size))
         return drawing.rewarded(rollout, np.asarray([1.0, 2.0, 3.0, 6.0]))
 
-    found, shown = evaluate.evaluate(world, examples, None, grade, None, 4)
+    found, shown = evaluate.evaluate(world, examples, None, 4, grade=grade)
     assert seen == [([example.prompt for example in examples], 1)]
     assert found["reward"].value == 3 and found["reward"].low < 3
     assert found["accuracy"].value == 0.75, "the verifier's: one completion was cut"
     assert [sample["reward"] for sample in shown] == [1, 2, 3, 6]
-    plain, shown = evaluate.evaluate(world, examples, None, None, None, 4)
+    plain, shown = evaluate.evaluate(world, examples, None, 4)
     assert "reward" not in plain and plain["accuracy"].value == 0.75
     assert [sample["reward"] for sample in shown] == [1, 1, 1, 0]
 

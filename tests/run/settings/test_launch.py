@@ -162,16 +162,20 @@ MISTAKES = {
     ),
     "unknown flag": ([DEBUG, "--worksdir=x"], "worksdir"),
     "positional argument": ([DEBUG, "runs/debug"], "unknown argument 'runs/debug'"),
-    "a comparison in several": (
-        [DEBUG, "--coordinator=127.0.0.1:1", "--processes=2", "--process=0"],
-        "--coordinator: this command runs in one process",
+    "no axis of the mesh": (
+        [DEBUG, "--config.student.sharding.mlp=tensor;expert"],
+        "config.student.sharding.mlp = ('tensor', 'expert'): allowed are data, fsdp, tensor",
+    ),
+    "an axis of the mesh twice": (
+        [DEBUG, "--config.teacher.sharding.mlp=fsdp;fsdp"],
+        "config.teacher.sharding.mlp = ('fsdp', 'fsdp'): each axis of the mesh is allowed once",
     ),
     "one of how many": ([DEBUG, "--process=1"], "--process without --coordinator: allowed are"),
     "a process too many": (
         [DEBUG, "--coordinator=127.0.0.1:1", "--processes=2", "--process=2"],
         "--process=2: allowed is 0 to 1 (--processes)",
     ),
-    "a comparison on a cluster": ([DEBUG, "--distributed"], "--distributed: this command runs in"),
+    "no cluster": ([DEBUG, "--distributed"], "--distributed: JAX finds no cluster here"),
     "data not there": (
         [DEBUG, "--config.data.prompts={nowhere}", "--config.data.tokenizer=byte"],
         "nowhere.jsonl: cannot be read",
@@ -546,9 +550,10 @@ def test_a_reader_that_has_read_enough_is_no_traceback():
     process.stderr.close()
 
 
-def test_no_cluster_is_one_line():
-    """`--distributed` where JAX knows of none."""
-    command = [sys.executable, "-m", "experiments.train", DEBUG, "--workdir=x", "--distributed"]
+def test_a_sweep_runs_in_one_process():
+    """It starts others; what a cluster runs of it are its points."""
+    flags = ["--coordinator=127.0.0.1:1", "--processes=2", "--process=0"]
+    command = [sys.executable, "-m", "experiments.sweep", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    said = done.stderr.splitlines()
-    assert done.returncode == 2 and "--distributed: JAX finds no cluster here" in said[-1]
+    said = "error: --coordinator: this command runs in one process; allowed is none\n"
+    assert done.returncode == 2 and done.stderr == said

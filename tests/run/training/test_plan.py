@@ -87,7 +87,7 @@ def test_a_comparison_looks_at_everything_once(hub_config, calls, tmp_path, monk
     class Reached(Exception):
         """The players are there."""
 
-    def stop(*_):
+    def stop(*_, **__):
         raise Reached
 
     monkeypatch.setattr(compare.evaluate, "evaluate", stop)
