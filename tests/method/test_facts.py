@@ -221,6 +221,19 @@ def test_both_kls_in_equal_parts_are_jeffreys():
     )
 
 
+@pytest.mark.parametrize(
+    "name, needs",
+    [
+        ("reinforce@weigh=entropy_teacher", {"teacher_full", "reward"}),
+        ("reinforce@weigh=agreement", {"teacher_logp", "reward"}),
+        ("reinforce@weigh=entropy_student", {"reward"}),
+        ("opd_sampled@gate=wrong", {"teacher_logp", "reward"}),
+    ],
+)
+def test_what_a_weight_is_made_of_is_needed(name, needs):
+    assert set(facts.needs(table.parse(name))) == needs
+
+
 def test_axes_are_json_with_every_axis_of_every_term():
     found = json.loads(json.dumps(facts.axes(table.parse("dapo@entropy.coef=0.1"))))
     assert found["origin"]["redraws"] == 3 and len(found["terms"]) == 2
