@@ -1,5 +1,7 @@
 """Each row's logit cotangent is minus autodiff of its published loss (opd/measure/losses.py)."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -34,6 +36,23 @@ def test_cotangent_is_minus_the_loss_gradient(name, found):
     with jax.enable_x64(True):
         (gradient,) = losses.gradients(case, [name])
     np.testing.assert_allclose(cotangents[name], -gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("gspo", "grpo@reduction=sequence_mean"),
+        ("dr_grpo", "grpo@normaliser=none,reduction=constant"),
+    ],
+)
+def test_on_fresh_rollouts_a_clip_is_the_plain_policy_gradient(name, plain):
+    """Ratios of 1 lie within every bound, under advantages of either sign."""
+    with jax.enable_x64(True):
+        case = losses.draw(0)
+        fresh = dataclasses.replace(case, behavior=case.logp)
+        clipped, wanted = losses.gradients(fresh, [name, plain])
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_allclose(clipped, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("row", table.ROWS)

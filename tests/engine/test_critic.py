@@ -96,6 +96,22 @@ def test_the_critic_descends_its_squared_error(name, parts, here, state):
     assert int(moved.critic.step) == 1
 
 
+@pytest.mark.parametrize("name", ["vtrace", "vtrace@entropy.coef=0.1"])
+def test_v_trace_takes_the_critic_s_values_of_now_beside_other_terms_too(name, here, state):
+    """Whatever an older critic said of the rollout."""
+
+    def moved(offset):
+        old = estimates(state.critic.params, here.rollout) + offset
+        rollout = dataclasses.replace(here.rollout, value=old)
+        copy = jax.tree.map(jnp.copy, state)
+        return programs.update(
+            here.mesh, scene.STUDENT, STEP, copy, rollout, None, table.parse(name), 0, scene.HOW,
+            1, CRITIC,
+        )[0].params  # fmt: skip
+
+    jax.tree.map(np.testing.assert_array_equal, moved(0.0), moved(3.0))
+
+
 def test_values_are_of_the_state_before_the_token(here, state):
     """A token changes the values after it, and its own not."""
     rollout = here.rollout
