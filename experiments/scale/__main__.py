@@ -30,6 +30,36 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def weak() -> str:
+    """How far from as fast a program stays when chips and rollouts grow alike, and why.
+
+    `results/DATE_weak_CHIPS.json` are of the config that DATE_8b_0.6b_v5e.json is of, on 16 chips.
+    """
+    lines = [
+        "| chips | program | sent a chip, GiB | predicted, s | efficiency at worst |",
+        "|---|---|---|---|---|",
+    ]
+    for alone in sorted(HERE.glob("results/*_8b_0.6b_v5e.json")):
+        files = alone.parent.glob(alone.name.replace("8b_0.6b_v5e", "weak_*"))
+        reports = [json.loads(file.read_text()) for file in (alone, *files)]
+        reports.sort(key=lambda report: report["chips"])
+        first = reports[0]["programs"]
+        lines += [
+            _weak(report["chips"], name, report["programs"][name], first[name])
+            for name in first
+            for report in reports
+            if name in report["programs"] and name in reports[1]["programs"]
+        ]
+    return "\n".join(lines)
+
+
+def _weak(chips: int, name: str, each: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    sent = sum(kind["bytes"] for kind in each["collectives"].values()) / GIB
+    now, before = (one["predicted"]["seconds"] for one in (each, first))
+    seconds = f"{now['at_best']:.3g} to {now['at_worst']:.3g}"
+    return f"| {chips} | {name} | {sent:.1f} | {seconds} | {before['at_worst'] / now['at_worst']:.2f} |"
+
+
 def _row(file: Path, report: Mapping[str, Any], name: str, each: Mapping[str, Any]) -> str:
     def gib(key: str) -> str:
         return f"{each[key] / GIB:.2f}" if each.get(key) is not None else "-"
@@ -51,4 +81,5 @@ def _row(file: Path, report: Mapping[str, Any], name: str, each: Mapping[str, An
 
 
 if __name__ == "__main__":
-    README.write_text(tables.replaced(README.read_text(), {"results": table()}))
+    made = {"results": table(), "weak": weak()}
+    README.write_text(tables.replaced(README.read_text(), made))

@@ -410,7 +410,7 @@ def no_moments(mesh: Mesh, model: Model, params: Params, count: int) -> Params:
 # ------------------------------------------------------------- of arrays that lie where they are
 
 coefficients_of = jax.jit(estimator.coefficients_of, static_argnames=("methods",))
-cotangents = jax.jit(estimator.cotangents, static_argnames=("methods", "how"))
+cotangents = jax.jit(estimator.cotangents, static_argnames=("methods", "how", "squares"))
 statistics = jax.jit(vocab.stats, static_argnames=("how", "rules"))
 
 
