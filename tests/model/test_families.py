@@ -72,19 +72,18 @@ IN_CI = (
     "Qwen3, window by layer",
     "Gemma 2, tied, window",
     "Gemma 3, untied, linear, caps, old config",
-    "Gemma, tied",
-    "Granite, untied, four scales",
     "SmolLM3, untied, window where nothing turns, old config",
-    "OLMo 2, untied",
     "OLMo 3, untied, window in three of four layers, yarn in the other",
-    "Ministral, untied, window by layer",
     "Ministral 3, untied, yarn, queries that grow",
     "Qwen3-MoE, untied, weights that add up to 1",
 )
 
 
 def test_each_family_is_put_to_every_property():
-    assert {goldens.CASES[name].architecture for name in IN_CI} == set(FAMILIES)
+    found = {goldens.CASES[name].architecture for name in IN_CI}
+    # A family that comes before or after one that is there, and has less that is its own.
+    less = ("GemmaForCausalLM", "GraniteForCausalLM", "Olmo2ForCausalLM", "MinistralForCausalLM")
+    assert found.isdisjoint(less) and found | set(less) == set(FAMILIES)
 
 
 @THEIRS
