@@ -38,6 +38,7 @@ ALSO = {
     "opd/engine/steps.py": ("tests/engine/test_critic.py", "tests/engine/test_arrays.py"),
     "opd/engine/metrics.py": ("tests/engine/test_steps.py",),
     "opd/method/axes.py": ("tests/method/test_table.py", "tests/method/test_facts.py"),
+    "opd/method/rows.py": ("tests/method/test_table.py", "tests/contract/test_rows.py"),
     "opd/measure/losses.py": ("tests/contract/test_published_losses.py",),
 }
 # What notices the rest, by the module's room: the rooms that stand on it, soonest first.

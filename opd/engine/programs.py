@@ -142,7 +142,7 @@ LAYOUTS: dict[str, Layout | None] = {
 # What selects a program, and what a call uses up.
 STATIC = (
     "mesh", "model", "partner", "share", "optimizer", "critic", "method", "methods", "kind", "how",
-    "sampling", "parts", "count", "group_size", "sketch",
+    "sampling", "parts", "count", "group_size", "sketch", "squares",
 )  # fmt: skip
 CONSUMED = ("state", "total", "average")
 

@@ -389,7 +389,7 @@ class Comparison:
     snr: Interval | None  # SNR_first / SNR_second = total_second / total_first
     snr_per_second: Interval | None  # that times seconds_second / seconds_first
     # Predicted rollouts of the second over the first's, for as much learning, at each batch size.
-    rollouts: tuple[Interval, ...] | None
+    rollouts: tuple[Interval, ...] | None = None
 
 
 def compare(

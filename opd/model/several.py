@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from opd.masked import zero
 from opd.model.decoder import Decoder
-from opd.types import Array, Params
+from opd.types import Array, Params, Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Several:
     def logit_cap(self) -> float | None:
         """The cap that all have."""
         return self.models[0].logit_cap
+
+    @property
+    def rules(self) -> Rules:
+        """How their arrays lie on a mesh, where not as usual: alike, as one config says it."""
+        return self.models[0].rules
 
     def _each(self, params: Params) -> Sequence[tuple[Decoder, Params]]:
         return [(model, params[name]) for name, model in zip(self.names, self.models, strict=True)]

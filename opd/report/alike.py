@@ -18,7 +18,7 @@ Axes = Mapping[str, Any]
 BRINGS: dict[str, tuple[str, ...]] = {
     "expectation": ("k", "tail", "topk_from"),
     "gamma": (),
-    "signal": ("divergence", "argument", "penalty"),
+    "signal": ("divergence", "argument", "own", "penalty"),
 }
 
 

@@ -30,7 +30,7 @@ from opd.model import lora
 from opd.model.decoder import Decoder, DecoderConfig
 from opd.model.lora import Lora
 from opd.run.players import folder, hub, hub_export, trained
-from opd.run.players.players import PlayerConfig, tokenized
+from opd.run.players.players import PlayerConfig, TeacherConfig, tokenized
 from opd.types import Array, Params
 
 
@@ -328,8 +328,8 @@ def _tokenizer_of(workdir: Path) -> Tokenizer:
     """The tokenizer of a training's data."""
     begun = hub.read_json(workdir / "config.json")["config"]
     data = fields.build(begun.get("data", {}), DataConfig, "config.data")
+    kinds = {"student": PlayerConfig, "teacher": TeacherConfig}
     players = (
-        fields.build(begun.get(name, {}), PlayerConfig, f"config.{name}")
-        for name in ("student", "teacher")
+        fields.build(begun.get(name, {}), kind, f"config.{name}") for name, kind in kinds.items()
     )
     return pipeline.load(tokenized(data, *players), workdir).tokenizer

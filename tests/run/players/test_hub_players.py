@@ -26,7 +26,14 @@ from opd.run import drawing
 from opd.run.comparing import compare
 from opd.run.players import folder, hub, models, players
 from opd.run.settings import config as configs
-from opd.run.settings.config import Config, MeshConfig, ModelConfig, OptimizerConfig, PlayerConfig
+from opd.run.settings.config import (
+    Config,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlayerConfig,
+    TeacherConfig,
+)
 from opd.run.store import checkpoint
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks, train
@@ -151,9 +158,11 @@ def test_a_student_from_scratch_is_exported_too(tokenizer, monkeypatch, tmp_path
     values = runpy.run_path(str(ROOT / "configs" / "debug.py"))["get_config"]().to_dict()
     values["data"] |= {"tokenizer": tokenizer, "bpe_size": 260}
     model = ModelConfig(width=16, layers=2, heads=2, qk_norm=True)
-    player = PlayerConfig(model=model)
     config = dataclasses.replace(
-        configs.build(values), student=player, teacher=player, mesh=MeshConfig(data=4, fsdp=2)
+        configs.build(values),
+        student=PlayerConfig(model=model),
+        teacher=TeacherConfig(model=model),
+        mesh=MeshConfig(data=4, fsdp=2),
     )
     made = {}
 

@@ -365,7 +365,7 @@ def test_attention_by_a_kernel_that_isnt_for_a_player_is_refused(fits):
         ready(debug(student=dataclasses.replace(SMALL, attention="splash")))
     message = "config.teacher.attention = 'cudnn': bfloat16 is allowed, not float32"
     with pytest.raises(ValueError, match=message):
-        ready(debug(teacher=dataclasses.replace(SMALL, attention="cudnn")))
+        ready(debug(teacher=TeacherConfig(**vars(SMALL) | {"attention": "cudnn"})))
 
 
 def test_a_split_of_one_prompt_is_refused(fits):
