@@ -57,7 +57,8 @@ def _weak(chips: int, name: str, each: Mapping[str, Any], first: Mapping[str, An
     sent = sum(kind["bytes"] for kind in each["collectives"].values()) / GIB
     now, before = (one["predicted"]["seconds"] for one in (each, first))
     seconds = f"{now['at_best']:.3g} to {now['at_worst']:.3g}"
-    return f"| {chips} | {name} | {sent:.1f} | {seconds} | {before['at_worst'] / now['at_worst']:.2f} |"
+    efficiency = before["at_worst"] / now["at_worst"]
+    return f"| {chips} | {name} | {sent:.1f} | {seconds} | {efficiency:.2f} |"
 
 
 def _row(file: Path, report: Mapping[str, Any], name: str, each: Mapping[str, Any]) -> str:
