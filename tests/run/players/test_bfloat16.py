@@ -23,7 +23,7 @@ from opd.model.decoder import Decoder
 from opd.model.lora import Lora
 from opd.run.players import folder, models, players, trained
 from opd.run.settings import config as configs
-from opd.run.settings.config import LoraConfig, PlayerConfig
+from opd.run.settings.config import LoraConfig, PlayerConfig, TeacherConfig
 from opd.run.store import checkpoint
 from opd.run.store.checkpoint import Checkpoints
 from opd.run.training import checks, train
@@ -124,7 +124,10 @@ def test_a_student_goes_on_from_the_masters_and_a_teacher_takes_their_rounding(
     config = asked(files)
     data = dataclasses.replace(config.data, tokenizer=str(files["student"]))
     config = dataclasses.replace(
-        config, data=data, **dict.fromkeys(("student", "teacher"), PlayerConfig(from_=str(run[0])))
+        config,
+        data=data,
+        student=PlayerConfig(from_=str(run[0])),
+        teacher=TeacherConfig(from_=str(run[0])),
     )
     ready = checks.ready(config, ())
     trained_to = masters(run[0], ready.world.mesh)
