@@ -142,3 +142,14 @@ def write_prompts(path: Path, count: int = 24) -> Path:
     rows = [{"prompt": f"what is {n} + {n}?", "answer": str(2 * n)} for n in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def changed(values: dict, **changes) -> dict:
+    """A config's values with some keys changed, as method__name="grpo"; in place."""
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        part = values
+        for name in parents:
+            part = part[name]
+        part[key] = value
+    return values

@@ -5,6 +5,7 @@ import json
 import runpy
 from pathlib import Path
 
+import folders
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -189,13 +190,7 @@ def test_a_server_that_is_not_there_is_refused():
 
 def debug(**changes):
     values = runpy.run_path(str(ROOT / "configs" / "debug.py"))["get_config"]().to_dict()
-    for path, value in ({"method__name": "opd_sampled"} | changes).items():
-        *parents, key = path.split("__")
-        part = values
-        for name in parents:
-            part = part[name]
-        part[key] = value
-    return configs.build(values)
+    return configs.build(folders.changed(values, **{"method__name": "opd_sampled"} | changes))
 
 
 @pytest.fixture(scope="module")

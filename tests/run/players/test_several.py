@@ -54,13 +54,7 @@ def asked(folder, prompts="prompts.jsonl", **changes):
     values["data"] |= {"max_completion": 6, "train": None, "validation": None, "test": None}
     values["student"]["path"] = str(folder / "student")
     values["teachers"]["players"] = tuple(f"{name}={folder / name}" for name in NAMES)
-    for path, value in changes.items():
-        *parents, key = path.split("__")
-        part = values
-        for name in parents:
-            part = part[name]
-        part[key] = value
-    return configs.build(values)
+    return configs.build(folders.changed(values, **changes))
 
 
 @pytest.fixture(scope="module")

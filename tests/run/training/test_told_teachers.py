@@ -21,6 +21,7 @@ from opd.run.players import fit
 from opd.run.rollouts import behavior, flight
 from opd.run.settings import config as configs
 from opd.run.training import footprint, log, train
+from tests.run.players import folders
 
 ROOT = Path(__file__).parents[3]
 HINT = "{{ answer }}={{ prompt }}"
@@ -35,13 +36,7 @@ SOURCES = {
 def debug(**changes):
     """The debug config with some keys changed, its teacher told the answer."""
     values = runpy.run_path(str(ROOT / "configs" / "debug.py"))["get_config"]().to_dict()
-    for path, value in ({"teacher__prompt": HINT} | changes).items():
-        *parents, key = path.split("__")
-        part = values
-        for name in parents:
-            part = part[name]
-        part[key] = value
-    return configs.build(values)
+    return configs.build(folders.changed(values, **{"teacher__prompt": HINT} | changes))
 
 
 def of(source, **changes):

@@ -19,6 +19,7 @@ from opd.run.settings import config as configs
 from opd.run.settings.config import Config
 from opd.run.store import checkpoint
 from opd.run.training import checks, log, train
+from tests.run.players import folders
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,13 +27,7 @@ ROOT = Path(__file__).parents[3]
 def debug(**changes) -> Config:
     """The debug config with some keys changed: method__name="grpo"."""
     values = runpy.run_path(str(ROOT / "configs" / "debug.py"))["get_config"]().to_dict()
-    for path, value in changes.items():
-        part = values
-        *parents, key = path.split("__")
-        for name in parents:
-            part = part[name]
-        part[key] = value
-    return configs.build(values)
+    return configs.build(folders.changed(values, **changes))
 
 
 def lines(workdir, name="metrics.jsonl"):
